@@ -1,0 +1,279 @@
+"""Files that are whole or not there: atomic writing, and reading that says what is wrong with a file.
+
+Nothing here unpickles. `import headword.files` stays light: torch and safetensors are imported where used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARKER = "headword.json"
+"""The file that shows a folder to be headword's own."""
+
+# Safetensors keeps metadata in a hash map of random order; under one key, equal contents give equal bytes.
+_METADATA_KEY = "headword"
+
+
+@contextmanager
+def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKER) -> Iterator[Path]:
+    """A folder that appears whole at `path`, or not at all.
+
+    Yields a temporary sibling to write into. When the block ends well it is renamed to `path`; on any
+    exception, Ctrl-C included, it is removed together with the parent folders that were made for it.
+
+    Args:
+        path: where the folder shall be; missing parents are made, an empty folder is replaced.
+        overwrite: replace a folder that holds something, if it is headword's own.
+        marker: the name of the file that must lie in a folder for it to be replaced.
+
+    Raises:
+        HeadwordError: before the block runs, if `path` is a file, holds something and may not be replaced, or
+            cannot be made; after it, if another program filled `path` meanwhile.
+    """
+    target = Path(path).expanduser().resolve()
+    _check_replaceable(target, overwrite=overwrite, marker=marker)
+    made = _make_parents(target)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise HeadwordError(f"cannot write in {target.parent}: {error.strerror}") from error
+        yield temporary
+        # The block may have taken hours: another program can have filled the place.
+        _check_replaceable(target, overwrite=overwrite, marker=marker)
+        _move_into_place(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # not empty: someone else's by now
+                parent.rmdir()
+        raise
+
+
+def _check_replaceable(target: Path, *, overwrite: bool, marker: str) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise HeadwordError(f"{target} is a file; give the name of a new folder")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise HeadwordError(f"{target} already exists; give another name, or overwrite it (--overwrite)")
+    if not (target / marker).is_file():
+        raise HeadwordError(f"{target} is not overwritten: it has no {marker}, so it is not headword's own")
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make the missing folders above `target`; returns them, the innermost first."""
+    missing = []
+    for parent in target.parents:
+        if parent.exists():
+            break
+        missing.append(parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadwordError(f"cannot make the folder {target.parent}: {error.strerror}") from error
+    return missing
+
+
+def _move_into_place(temporary: Path, target: Path) -> None:
+    with suppress(OSError):  # only an empty folder goes
+        target.rmdir()
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = temporary.with_suffix(".old")
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling that replaces `path` when the block ends well and is removed when it does not."""
+    target = Path(path).expanduser().resolve()
+    if target.is_dir():
+        raise HeadwordError(f"{target} is a folder; give the name of a file")
+    _make_parents(target)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise HeadwordError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file that is whole or not there; missing parents are made, an old file is replaced.
+
+    Raises:
+        HeadwordError: if `path` is a folder or may not be written.
+    """
+    with _new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with _existing_file(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        HeadwordError: if the file is missing, may not be read, or is not UTF-8 (with the line).
+    """
+    path = _existing_file(path)
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise HeadwordError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        HeadwordError: if the file is missing, is not UTF-8, or is not JSON (with the line).
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise HeadwordError(f"{path}:{error.lineno} is not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise HeadwordError(f"{path} is not read: its JSON is nested too deeply") from error
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors as one safetensors file, whole or not there; equal contents give equal bytes.
+
+    Args:
+        path: the file.
+        tensors: by name; they may be on any device, views of each other, and not contiguous.
+        metadata: what JSON can say; `read_metadata` gives it back.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    # Cloned because safetensors refuses tensors that share memory.
+    owned = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    said = json.dumps(dict(metadata or {}), sort_keys=True, ensure_ascii=False)
+    with _new_file(path) as temporary:
+        temporary.touch()  # so that a missing permission is Python's error, not safetensors' own kind
+        save_file(owned, temporary, {_METADATA_KEY: said})
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name, on the CPU.
+
+    Raises:
+        HeadwordError: if the file is missing, is a pickle (which is never opened), is cut short, or is no
+            safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = _existing_file(path)
+    _safetensors_header(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise HeadwordError(f"{path} is damaged and cannot be read as safetensors: {error}") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata `save_tensors` wrote, else the file's own as strings; empty when there is none.
+
+    Raises:
+        HeadwordError: as `load_tensors`.
+    """
+    path = _existing_file(path)
+    raw = _safetensors_header(path).get("__metadata__", {})
+    if _METADATA_KEY not in raw:
+        return dict(raw)
+    try:
+        said: dict[str, Any] = json.loads(raw[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise HeadwordError(f"{path} is damaged: its metadata is not valid JSON") from error
+    return said
+
+
+def _safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header. The file is: 8 bytes of its length (little-endian), the JSON, the tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(64)
+        length = int.from_bytes(start[:8], "little")
+        # A header can begin with a pickle's or a zip's first bytes by chance, but then a brace follows.
+        if start[8:9] != b"{" or not 2 <= length <= 100_000_000:
+            raise HeadwordError(f"{path} {_what_instead(start)}")
+        if length + 8 > size:
+            raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+        file.seek(8)
+        raw = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise HeadwordError(f"{path} is damaged: its safetensors header cannot be read") from error
+    if 8 + length + max(ends, default=0) > size:
+        raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+    return header
+
+
+def _what_instead(start: bytes) -> str:
+    if not start:
+        return "is empty (0 bytes); copy or download it again"
+    if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1:2] in b"\x01\x02\x03\x04\x05"):
+        return (
+            "is a pickle (a PyTorch checkpoint), which can run code when opened, so it is not read; "
+            "convert it with safetensors.torch.save_file"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
+    return "is not a safetensors file"
+
+
+def _existing_file(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise HeadwordError(f"{path} is a folder; give the name of a file")
+    if not path.exists():
+        raise HeadwordError(f"there is no file {path}")
+    if not os.access(path, os.R_OK):
+        raise HeadwordError(f"{path} may not be read: permission denied")
+    return path
