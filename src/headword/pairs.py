@@ -12,12 +12,12 @@ from torch import Tensor
 from headword.errors import HeadwordError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Rows of two matrices that mean the same thing, with where each row came from and how much it counts.
 
-    The rows are kept as they came; aligners normalise them (CONTRACTS: both sides unit norm, weights scaled to
-    mean 1), so that fit and use cannot differ.
+    The rows are kept as they came; aligners bring both sides to unit norm and the weights to mean 1, so that
+    fit and use cannot differ. Two `Pairs` are equal only if they are the same object.
 
     Args:
         image: `[N, d]` head rows, image features or their averages.
@@ -27,7 +27,8 @@ class Pairs:
         weight: `[N]` positive weights ω; ones when not given.
 
     Raises:
-        HeadwordError: if the lengths differ, there are no rows, or a value is not finite or a weight not positive.
+        HeadwordError: if the lengths or devices differ, there are no rows, or a value is not floating-point
+            or not finite or a weight not positive.
     """
 
     image: Tensor
@@ -38,12 +39,12 @@ class Pairs:
 
     def __post_init__(self) -> None:
         n = len(self.image)
-        if not self.names:
-            object.__setattr__(self, "names", ("",) * n)
-        if not self.source:
-            object.__setattr__(self, "source", ("user",) * n)
+        object.__setattr__(self, "names", tuple(self.names) or ("",) * n)
+        object.__setattr__(self, "source", tuple(self.source) or ("user",) * n)
         if not self.weight.numel() and n:
-            object.__setattr__(self, "weight", torch.ones(n, dtype=self.image.dtype, device=self.image.device))
+            object.__setattr__(
+                self, "weight", torch.ones(n, dtype=self.image.dtype, device=self.image.device)
+            )
         self._check()
 
     def _check(self) -> None:
@@ -60,7 +61,15 @@ class Pairs:
             said = ", ".join(f"{k} {v}" for k, v in lengths.items())
             raise HeadwordError(f"the parts of the pairs differ in length: {said}")
         for name in ("image", "text", "weight"):
-            bad = ~torch.isfinite(getattr(self, name)).reshape(n, -1).all(dim=1)
+            side = getattr(self, name)
+            if not side.is_floating_point():
+                raise HeadwordError(f"the {name} side of the pairs must be floating-point, got {side.dtype}")
+            if side.device != self.image.device:
+                raise HeadwordError(
+                    f"the {name} side of the pairs is on {side.device} but the image side on "
+                    f"{self.image.device}; bring both to one device"
+                )
+            bad = ~torch.isfinite(side).reshape(n, -1).all(dim=1)
             if bad.any():
                 rows = bad.nonzero().flatten().tolist()
                 raise HeadwordError(
@@ -68,7 +77,9 @@ class Pairs:
                     f"the first in row {rows[0]} ({self.names[rows[0]]!r})"
                 )
         if (self.weight <= 0).any():
-            raise HeadwordError("pair weights must be positive; leave a row out instead of giving it weight 0")
+            raise HeadwordError(
+                "pair weights must be positive; leave a row out instead of giving it weight 0"
+            )
 
     def __len__(self) -> int:
         return len(self.image)
@@ -78,9 +89,18 @@ class Pairs:
         """How many rows came from each source."""
         return dict(Counter(self.source))
 
-    def __getitem__(self, rows: Sequence[int] | Tensor | slice) -> Pairs:
-        """The pairs of some rows: indices, a boolean mask or a slice."""
-        index = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
+    def __getitem__(self, rows: Sequence[int] | Sequence[bool] | Tensor | slice) -> Pairs:
+        """The pairs of some rows: indices, a boolean mask or a slice.
+
+        Raises:
+            HeadwordError: if no row is left.
+            IndexError: if an index is out of range or a mask has another length.
+        """
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]
+        chosen = torch.as_tensor(rows).cpu()
+        # An empty list has no type of its own; as indices it says "no rows", which the check refuses by name.
+        index = torch.arange(len(self))[chosen if chosen.numel() else chosen.long()]
         picked = index.tolist()
         on = index.to(self.image.device)
         return Pairs(
@@ -120,12 +140,10 @@ class Pairs:
         return self[order[:n].sort().values]
 
     def weighted(self, factor: float) -> Pairs:
-        """The same rows, each weight multiplied by `factor`."""
+        """The same rows, each weight multiplied by the positive `factor`."""
         return Pairs(self.image, self.text, self.names, self.source, self.weight * factor)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pairs:
         """The same rows on another device or in another precision."""
-        image, text, weight = (
-            t.to(device=device, dtype=dtype) for t in (self.image, self.text, self.weight)
-        )
+        image, text, weight = (t.to(device=device, dtype=dtype) for t in (self.image, self.text, self.weight))
         return Pairs(image, text, self.names, self.source, weight)

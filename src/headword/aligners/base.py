@@ -22,8 +22,12 @@ class Aligner(nn.Module, ABC):
     As in scikit-learn, `__init__` only stores its settings and `fit` learns; learnt tensors are buffers whose
     names end in `_`. All normalisation and centring happens in here, once, so that fit and use cannot differ.
 
-    The image side subtracts a *centre* from the unit-norm features. It starts as `default_centre` says and is
-    replaced by `calibrate` with the mean of any unlabelled pool.
+    The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
+    otherwise, and replaced by `calibrate` with the mean of any unlabelled pool.
+
+    Inputs of any floating-point type are taken and brought to the precision of the fit, at least float32. A
+    row that says nothing (a zero vector, an image equal to the centre) comes out as a zero vector, never as
+    NaN.
     """
 
     name: ClassVar[str]
@@ -35,11 +39,18 @@ class Aligner(nn.Module, ABC):
     centre_: Tensor
     """`[d]`, what is subtracted from unit-norm image features."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def fit(self, pairs: Pairs) -> Self:
-        """Learn the maps from pairs; both sides are normalised first and the weights scaled to mean 1."""
-        image, text = F.normalize(pairs.image, dim=1), F.normalize(pairs.text, dim=1)
-        weight = pairs.weight / pairs.weight.mean()
-        self._fit(image, text, weight)
+        """Learn the maps from pairs, anew; both sides are normalised first and the weights scaled to mean 1.
+
+        Raises:
+            HeadwordError: if a setting is out of its range.
+        """
+        # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            self._fit(*prepared(pairs))
         return self
 
     @abstractmethod
@@ -56,20 +67,29 @@ class Aligner(nn.Module, ABC):
 
     def image(self, features: Tensor) -> Tensor:
         """Image features `[M, d]` → unit-norm `[M, D]` in the shared space."""
-        self._check_input(features, "image_dim")
-        return F.normalize(self._map_image(F.normalize(features, dim=1) - self.centre_), dim=1)
+        unit = F.normalize(self._checked(features, "image_dim"), dim=1)
+        return F.normalize(self._map_image(unit - self.centre_), dim=1)
 
     def text(self, embeddings: Tensor) -> Tensor:
         """Text embeddings `[M, k]` → unit-norm `[M, D]` in the shared space."""
-        self._check_input(embeddings, "text_dim")
-        return F.normalize(self._map_text(F.normalize(embeddings, dim=1)), dim=1)
+        unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
+        return F.normalize(self._map_text(unit), dim=1)
 
     def calibrate(self, features: Tensor) -> Self:
-        """Set the centre to the mean of the unit-norm `features` `[M, d]` of an unlabelled pool, in place."""
-        self._check_input(features, "image_dim")
+        """Set the centre to the mean of the unit-norm `features` `[M, d]` of an unlabelled pool, in place.
+
+        Calling it again replaces the centre, and `fit` puts the default one back.
+
+        Raises:
+            HeadwordError: if there are no images or a feature is not finite.
+        """
+        features = self._checked(features, "image_dim")
         if len(features) == 0:
             raise HeadwordError("calibration needs at least one image")
-        self.centre_ = F.normalize(features, dim=1).mean(dim=0).to(self.centre_)
+        mean = F.normalize(features, dim=1).mean(dim=0)
+        if not torch.isfinite(mean).all():
+            raise HeadwordError("the features to calibrate on have a NaN or infinite value")
+        self._learn("centre_", mean)
         return self
 
     @property
@@ -88,10 +108,19 @@ class Aligner(nn.Module, ABC):
         """Width k of the text embeddings."""
 
     @property
+    def shared_dim(self) -> int:
+        """Width D of the shared space."""
+        return self.image_dim
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `__init__`, as given: with `tensors`, all there is to save."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name != "self"}
+        return {name: getattr(self, name) for name in self.setting_names()}
+
+    @classmethod
+    def setting_names(cls) -> tuple[str, ...]:
+        """The names of the arguments of `__init__`."""
+        return tuple(name for name in inspect.signature(cls.__init__).parameters if name != "self")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -106,22 +135,40 @@ class Aligner(nn.Module, ABC):
             aligner._learn(name, tensor)
         return aligner
 
+    def unfitted(self, n_pairs: int) -> Self:  # noqa: ARG002 - iterative aligners spend by the number of pairs
+        """A new aligner of the same settings, to fit on `n_pairs` pairs while other classes are held out."""
+        return type(self)(**self.settings)
+
     def _learn(self, name: str, tensor: Tensor) -> None:
         """Store a learnt tensor as a buffer; its name ends in `_`."""
-        self.register_buffer(name, tensor.detach())
+        self.register_buffer(name, tensor.detach().contiguous())
 
     def _width(self, name: str, axis: int) -> int:
         if not self.fitted:
             raise HeadwordError(f"this {type(self).__name__} is not fitted; call fit(pairs) first")
         return int(self.get_buffer(name).shape[axis])
 
-    def _check_input(self, rows: Tensor, side: str) -> None:
+    def _checked(self, rows: Tensor, side: str) -> Tensor:
+        """The rows in the precision of the fit, if their width is `side`'s."""
         width = getattr(self, side)
         if rows.ndim != 2 or rows.shape[1] != width:
             raise HeadwordError(
                 f"{side.removesuffix('_dim')} vectors must have shape [N, {width}], got {list(rows.shape)}; "
                 "use the encoder the aligner was fitted with"
             )
+        return rows.to(self.centre_.dtype)
+
+    def _require(self, holds: bool, setting: str, rule: str) -> None:
+        """Refuse a setting that breaks its rule ("must be positive"), with its value."""
+        if not holds:
+            raise HeadwordError(f"{self.name}: {setting} {rule}, got {getattr(self, setting)!r}")
+
+
+def prepared(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+    """What a fit starts from: unit-norm `[N, d]`, `[N, k]` and weights `[N]` of mean 1, in one precision."""
+    dtype = torch.promote_types(torch.promote_types(pairs.image.dtype, pairs.text.dtype), torch.float32)
+    image, text, weight = (side.detach().to(dtype) for side in (pairs.image, pairs.text, pairs.weight))
+    return F.normalize(image, dim=1), F.normalize(text, dim=1), weight / weight.mean()
 
 
 def weighted_mean(rows: Tensor, weight: Tensor) -> Tensor:

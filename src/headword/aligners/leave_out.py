@@ -1,0 +1,116 @@
+"""What an aligner says of classes it was not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headword.aligners.base import Aligner
+from headword.errors import HeadwordError
+from headword.pairs import Pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Embeddings of pairs by aligners fitted without their classes.
+
+    Each fold's rows come from an aligner of its own: compare images with texts within a fold only.
+    """
+
+    rows: Tensor
+    """`[M]` which pairs, ascending: all of them, or for iterative aligners those of fold 0."""
+    fold: Tensor
+    """`[M]` the fold each was held out in."""
+    image: Tensor
+    """`[M, D]` unit-norm image-side embeddings."""
+    text: Tensor
+    """`[M, D]` unit-norm text-side embeddings."""
+
+
+def held_out(
+    aligner: Aligner, pairs: Pairs, *, folds: int = 5, seed: int = 0, calibrated: bool = False
+) -> HeldOut:
+    """Each pair's embeddings by the aligner's settings fitted without the pair's class.
+
+    Whole classes leave together: pairs that share a name, a text or an image row (`class_groups`). The given
+    aligner stays as it is and need not be fitted. Closed forms are fitted once a fold. Iterative aligners are
+    fitted once, with a tenth of their epochs, and give the pairs of the first fold only.
+
+    Args:
+        aligner: whose class and settings to use.
+        pairs: what to hold out from.
+        folds: how many parts to split the classes into; no more than there are classes.
+        seed: of the split.
+        calibrated: set each fold's centre to the mean of the image rows it is fitted on, as a user's
+            calibration would, instead of keeping the aligner's default.
+
+    Raises:
+        HeadwordError: if there are fewer than two classes or folds.
+    """
+    fold_of = class_folds(class_groups(pairs), folds, seed)
+    parts = []
+    for fold in range(1 if aligner.iterative else int(fold_of.max()) + 1):
+        rest = pairs[fold_of != fold]
+        model = aligner.unfitted(len(rest)).fit(rest)
+        if calibrated:
+            model.calibrate(rest.image)
+        rows = (fold_of == fold).nonzero().flatten()
+        out = pairs[rows]
+        parts.append((rows, model.image(out.image), model.text(out.text)))
+    rows = torch.cat([part[0] for part in parts])
+    order = rows.argsort()
+    # The folds of an aligner that chooses its own dimension may differ in it; zeros change no inner product.
+    wide = max(image.shape[1] for _, image, _ in parts)
+    image, text = (
+        torch.cat([F.pad(part[side], (0, wide - part[side].shape[1])) for part in parts])[order]
+        for side in (1, 2)
+    )
+    return HeldOut(rows=rows[order], fold=fold_of[rows[order]], image=image, text=text)
+
+
+def class_groups(pairs: Pairs) -> Tensor:
+    """`[N]` a number for each pair's class: pairs sharing a name (other than ""), a text or an image row.
+
+    Sharing is transitive: synonyms of one class have its row in common, two classes of one name have their
+    text.
+    """
+    parent = list(range(len(pairs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    named: list[Hashable] = [name or ("unnamed", i) for i, name in enumerate(pairs.names)]
+    for keys in (named, _equal_rows(pairs.text), _equal_rows(pairs.image)):
+        first: dict[Hashable, int] = {}
+        for i, key in enumerate(keys):
+            parent[root(i)] = root(first.setdefault(key, i))
+    roots = torch.tensor([root(i) for i in range(len(pairs))])
+    groups: Tensor = torch.unique(roots, return_inverse=True)[1]
+    return groups
+
+
+def class_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
+    """`[N]` each pair's fold: the groups in random order, each to the fold with the fewest pairs so far."""
+    sizes = torch.bincount(groups)
+    folds = min(folds, len(sizes))
+    if folds < 2:
+        raise HeadwordError("holding classes out needs at least two classes and two folds")
+    fold_of_group = torch.empty_like(sizes)
+    load = torch.zeros(folds, dtype=torch.long)
+    for group in torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist():
+        lightest = int(load.argmin())
+        fold_of_group[group] = lightest
+        load[lightest] += sizes[group]
+    return fold_of_group[groups]
+
+
+def _equal_rows(rows: Tensor) -> Iterable[Hashable]:
+    """A key for each row, equal where the rows are."""
+    return list(torch.unique(rows.detach(), dim=0, return_inverse=True)[1].tolist())

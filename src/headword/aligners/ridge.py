@@ -1,0 +1,55 @@
+"""Linear ridge regression from text embeddings to the image space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headword.aligners._linalg import double, solve_positive
+from headword.aligners.base import Aligner, weighted_mean
+
+
+class Ridge(Aligner):
+    """The linear map text → image space in closed form, both sides centred on their weighted means.
+
+    With centred T, X and Ω = diag(ω):
+
+        W = (TᵀΩT + λ I)⁻¹ TᵀΩX;   text map: normalise((t − t̄) W);   image map: normalise(x − centre)
+
+    λ is not scaled by the number of pairs, as in `KernelRidge`, whose linear special case this is. The centre
+    is zero until calibrated.
+
+    Args:
+        penalty: λ.
+    """
+
+    name = "ridge"
+
+    weight_: Tensor
+    """`[k, d]`, W."""
+    text_mean_: Tensor
+    """`[k]`, t̄."""
+
+    def __init__(self, penalty: float = 3.0) -> None:
+        super().__init__()
+        self.penalty = penalty
+
+    @property
+    def text_dim(self) -> int:
+        """Width k of the text embeddings."""
+        return self._width("weight_", 0)
+
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+        self._require(self.penalty > 0, "penalty", "must be positive")
+        X, T, omega = double(image), double(text), double(weight)
+        mean = weighted_mean(T, omega)
+        T, X = T - mean, X - weighted_mean(X, omega)
+        weighted = omega[:, None] * T
+        gram = weighted.T @ T  # [k, k]
+        gram.diagonal().add_(self.penalty)
+        self._learn("weight_", solve_positive(gram, weighted.T @ X).to(image))
+        self._learn("text_mean_", mean.to(text))
+        self._learn("centre_", torch.zeros_like(image[0]))
+
+    def _map_text(self, text: Tensor) -> Tensor:
+        return (text - self.text_mean_) @ self.weight_
