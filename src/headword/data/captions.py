@@ -1,0 +1,239 @@
+"""Caption files: images and what people wrote about them, in the shapes in which they are passed on.
+
+| ending | shape |
+|---|---|
+| `.jsonl`, `.ndjson` | one object a line: an image key, a caption key, perhaps `split` |
+| `.csv`, `.tsv`, `.txt` | a header with an image and a caption column, perhaps `split`; commas or tabs |
+| `.json` | a list of such objects; Karpathy's `{"images": [{"filename", "split", "sentences"}]}`; COCO's |
+
+Image keys are `IMAGE_KEYS`, caption keys `CAPTION_KEYS`. A caption is a string, a list of strings, or a list
+of `{"raw": string}`. Rows of one image are merged, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from headword.errors import HeadwordError
+from headword.files import read_json, read_text
+
+IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
+CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """An image and its captions."""
+
+    image: Path
+    captions: tuple[str, ...]
+    split: str | None = None
+    """The split the file puts it in ("train", "val", "test", "restval"), if it says."""
+
+
+class CaptionList(list[Captioned]):
+    """Captioned images, and how many more the file names that are not on disk."""
+
+    missing: int = 0
+
+
+class _Row(NamedTuple):
+    """What the file says of one image, before it is looked for."""
+
+    where: str  # file:line, for messages
+    image: str
+    captions: list[str]
+    split: str | None
+
+
+def read_captions(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    split: str | Sequence[str] | None = None,
+    missing: Literal["error", "skip"] = "error",
+) -> CaptionList:
+    """The captioned images of a file, in its order.
+
+    Args:
+        path: a caption file of one of the shapes above, in UTF-8.
+        root: the folder relative image paths start from; without it, the caption file's own folder and
+            the folder `images` beside it are searched.
+        split: keep one split, or several.
+        missing: whether images that are not on disk are an error, or left out and counted in `.missing`.
+
+    Raises:
+        HeadwordError: in one line with the file and the line: malformed rows, unknown columns (with those
+            that are known), empty captions, a split that is not there (with those that are), missing images.
+    """
+    path = Path(path).expanduser()
+    rows = _merge(_rows(path))
+    if not rows:
+        raise HeadwordError(f"{path} has no captions in it")
+    if split is not None:
+        rows = _of_split(rows, {split} if isinstance(split, str) else set(split), path)
+    if root is not None:
+        folders = [Path(root).expanduser()]
+        if not folders[0].is_dir():
+            raise HeadwordError(f"there is no folder {folders[0]} (root)")
+    else:
+        folders = [path.parent, path.parent / "images"]
+    found = CaptionList()
+    lost = []
+    for row in rows:
+        image = next((folder / row.image for folder in folders if (folder / row.image).is_file()), None)
+        if image is None:
+            lost.append(row)
+        else:
+            found.append(Captioned(image, tuple(row.captions), row.split))
+    if lost and (missing == "error" or not found):
+        searched = " or ".join(str(folder) for folder in folders)
+        raise HeadwordError(
+            f"{len(lost)} of {len(rows)} images are missing, the first is {lost[0].image} ({lost[0].where}); "
+            f"searched in {searched}; give the images' folder as root, or skip missing images"
+        )
+    found.missing = len(lost)
+    return found
+
+
+def _of_split(rows: list[_Row], wanted: set[str], path: Path) -> list[_Row]:
+    there = {row.split for row in rows if row.split is not None}
+    if unknown := sorted(wanted - there):
+        known = f"its splits are {', '.join(sorted(there))}" if there else "it has no splits"
+        raise HeadwordError(f"{path} has no split {unknown[0]!r}; {known}")
+    return [row for row in rows if row.split in wanted]
+
+
+def _merge(rows: Iterable[_Row]) -> list[_Row]:
+    """One row an image, with the captions of all its rows."""
+    merged: dict[str, _Row] = {}
+    for row in rows:
+        first = merged.setdefault(row.image, row)
+        if first is row:
+            continue
+        if first.split != row.split:
+            raise HeadwordError(
+                f"{row.where}: {row.image} is in split {row.split}, but in {first.split} at {first.where}"
+            )
+        first.captions.extend(row.captions)
+    return list(merged.values())
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    kind = path.suffix.lower()
+    if kind in {".jsonl", ".ndjson"}:
+        return _jsonl(path)
+    if kind in {".csv", ".tsv", ".txt"}:
+        return _table(path)
+    if kind == ".json":
+        return _json(path)
+    raise HeadwordError(
+        f"{path} is no caption file by its ending; known are .jsonl, .csv, .tsv, .txt and .json"
+    )
+
+
+def _jsonl(path: Path) -> Iterator[_Row]:
+    # Not splitlines(): captions may hold U+2028 and the like, which JSON lets stand.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise HeadwordError(f"{path}:{number} is not valid JSON: {error.msg}") from error
+        yield _row(record, f"{path}:{number}")
+
+
+def _table(path: Path) -> Iterator[_Row]:
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    # CLIP training files are often called .csv and separated by tabs.
+    tabs = path.suffix.lower() == ".tsv" or "\t" in header
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    try:
+        for record in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in record or None in record.values():
+                columns = len(reader.fieldnames or [])
+                raise HeadwordError(
+                    f"{where} does not have the header's {columns} columns; put captions that hold a comma "
+                    "or a tab in quotes"
+                )
+            yield _row(record, where)
+    except csv.Error as error:
+        raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
+
+
+def _json(path: Path) -> Iterator[_Row]:
+    content = read_json(path)
+    if isinstance(content, dict) and "annotations" in content:
+        content = _coco(content, path)
+    elif isinstance(content, dict):
+        content = content.get("images")
+    if not isinstance(content, list):
+        raise HeadwordError(
+            f'{path} is neither a list of captioned images nor {{"images": [...]}} as Karpathy or COCO write it'
+        )
+    for number, record in enumerate(content):
+        where = f"{path}, image {number}"
+        if isinstance(record, dict) and {"filename", "filepath"} <= record.keys():
+            # Karpathy's filepath is the folder of filename.
+            yield _row({**record, "filename": f"{record['filepath']}/{record['filename']}"}, where)
+        else:
+            yield _row(record, where)
+
+
+def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """COCO keeps images and captions apart, joined by the image's number."""
+    try:
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        return [
+            {"image": names[note["image_id"]], "caption": note["caption"]} for note in content["annotations"]
+        ]
+    except (LookupError, TypeError) as error:
+        raise HeadwordError(
+            f"{path} is not as COCO writes it: images need id and file_name, annotations the image_id of one "
+            "of them and a caption"
+        ) from error
+
+
+def _row(record: Any, where: str) -> _Row:
+    if not isinstance(record, dict):
+        raise HeadwordError(f"{where} is not an object with an image and its captions")
+    image = record[_key(record, IMAGE_KEYS, "image", where)]
+    captions = _texts(record[_key(record, CAPTION_KEYS, "caption", where)], where)
+    if not isinstance(image, str) or not image.strip():
+        raise HeadwordError(f"{where} has no image name")
+    split = record.get("split")
+    if split is not None and not isinstance(split, str):
+        raise HeadwordError(f"{where}: the split must be a word, not {split!r}")
+    return _Row(where, image.strip(), captions, split or None)
+
+
+def _key(record: Mapping[str, Any], known: tuple[str, ...], what: str, where: str) -> str:
+    for key in known:
+        if key in record:
+            return key
+    raise HeadwordError(
+        f"{where} has no {what}: its columns are {', '.join(map(repr, record))}; known are {', '.join(known)}"
+    )
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    texts = []
+    for item in value if isinstance(value, list) else [value]:
+        text = item.get("raw") if isinstance(item, dict) else item
+        if not isinstance(text, str):
+            raise HeadwordError(f'{where}: a caption must be a string or {{"raw": string}}, not {item!r}')
+        if not text.strip():
+            raise HeadwordError(f"{where} has an empty caption; fill it in or leave the row out")
+        texts.append(text.strip())
+    if not texts:
+        raise HeadwordError(f"{where} has no captions; fill some in or leave the row out")
+    return texts
