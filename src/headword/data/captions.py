@@ -178,7 +178,7 @@ def _json(path: Path) -> Iterator[_Row]:
         content = content.get("images")
     if not isinstance(content, list):
         raise HeadwordError(
-            f'{path} is neither a list of captioned images nor {{"images": [...]}} as Karpathy or COCO write it'
+            f'{path} is no list of captioned images, nor {{"images": [...]}} as Karpathy or COCO write it'
         )
     for number, record in enumerate(content):
         where = f"{path}, image {number}"
