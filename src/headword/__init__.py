@@ -1,0 +1,45 @@
+"""headword: a classifier's head turned into words.
+
+`recycle` makes a dual encoder of a trained classifier and a text encoder; `load` reads a saved one. Importing this
+package loads no model library; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DualEncoder": "headword.dual_encoder",
+    "HeadwordError": "headword.errors",
+    "Pairs": "headword.pairs",
+    "load": "headword.saved_model",
+    "load_text": "headword.encoders",
+    "load_vision": "headword.encoders",
+    "make_aligner": "headword.aligners",
+    "recycle": "headword.recycling",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from headword.aligners import make_aligner
+    from headword.dual_encoder import DualEncoder
+    from headword.encoders import load_text, load_vision
+    from headword.errors import HeadwordError
+    from headword.pairs import Pairs
+    from headword.recycling import recycle
+    from headword.saved_model import load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'headword' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,60 @@
+"""The `headword` command: its groups, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from headword import __version__
+from headword.errors import HeadwordError
+
+USER_ERROR = 2
+
+
+class _Commands(TyperGroup):
+    """Turns the user's mistakes into one line on stderr and exit code 2; all else is a bug and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HeadwordError as error:
+            line = " ".join(str(error).split())
+            typer.echo(f"headword: {line}", err=True)
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            typer.echo("headword: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="headword",
+    help="Turn a trained classifier's head into words: label and search images with any text, without captions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"headword {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="headword")
+
+
+from headword.cli import classify, demo, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
+
+if __name__ == "__main__":
+    sys.exit(main())

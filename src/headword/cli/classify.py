@@ -1,0 +1,98 @@
+"""`headword classify`: label images with any words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    TemplateOption,
+    expand_images,
+)
+from headword.errors import HeadwordError
+
+
+@app.command()
+def classify(
+    model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
+    labels: Annotated[str | None, typer.Option(help='Words to choose from, "a cat,a dog".')] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="Words to choose from, one a line.")] = None,
+    template: TemplateOption = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show for each image.")] = 3,
+    multi_label: Annotated[bool, typer.Option(help="Judge each label by itself.")] = False,
+    none_of_these: Annotated[bool, typer.Option(help='Let "none of these" be an answer.')] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A folder of unlabelled images to centre on, for this run only.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Label images with any words, which need not be classes of the head."""
+    output = Output(quiet, json_to)
+    words = read_labels(labels, labels_file)
+    paths = expand_images(images)
+    from headword.encoders.prompts import check_labels
+
+    check_labels(words)
+    from headword.saved_model import load
+    from headword.scoring import NONE_OF_THESE
+
+    encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
+    with output.progress("images") as progress:
+        if calibrate is not None:
+            encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
+        embeds = encoder.encode_image(paths, batch_size=batch_size, progress=progress)
+    cosines = embeds @ encoder.encode_text(words, template=template or encoder.template).T
+    chances = encoder.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
+    if none_of_these:
+        words = [*words, NONE_OF_THESE]
+    rows, results = [], []
+    for path, said, cosine in zip(paths, chances.tolist(), cosines.tolist(), strict=True):
+        order = sorted(range(len(words)), key=lambda i, said=said: -said[i])
+        ranked = [
+            {"label": words[i], "probability": said[i], "cosine": cosine[i] if i < len(cosine) else None} for i in order
+        ]
+        results.append({"image": str(path), "labels": ranked})
+        rows += [(path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])]
+    output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
+    output.result(
+        "classify",
+        model=encoder.provenance(),
+        protocol={
+            "labels": words,
+            "templates": list(template or encoder.template),
+            "multi_label": multi_label,
+            "none_of_these": none_of_these,
+        },
+        results=results,
+    )
+
+
+def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each.
+
+    Raises:
+        HeadwordError: if both or neither are given, or one is empty.
+    """
+    if (labels is None) == (labels_file is None):
+        raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
+    if labels is not None:
+        return [label.strip() for label in labels.split(",")] if labels.strip() else []
+    from headword.files import read_text
+
+    assert labels_file is not None
+    return [line.strip() for line in read_text(labels_file).splitlines() if line.strip()]

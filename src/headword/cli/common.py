@@ -1,0 +1,150 @@
+"""What the commands share: options, progress, result JSON and tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headword import __version__
+from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from headword.extract import Progress
+
+
+class Device(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Dtype(str, Enum):
+    """Precision of the vision encoder."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision of the vision encoder.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and asked-for JSON.")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to a file, or - for stdout.")
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),
+]
+
+
+class Output:
+    """Where a command's result goes: a table for people unless `--quiet` or `--json -`, and JSON where asked."""
+
+    def __init__(self, quiet: bool, json_to: str | None) -> None:
+        self.json_to = json_to
+        self.quiet = quiet or json_to == "-"
+        if json_to not in (None, "-") and Path(json_to).is_dir():
+            raise HeadwordError(f"--json {json_to} is a folder; give a file's name, or - for standard output")
+
+    def say(self, text: str = "") -> None:
+        """Print a line for people."""
+        if not self.quiet:
+            typer.echo(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table for people."""
+        if self.quiet:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        Console().print(table)
+
+    def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
+        """Print names and values for people."""
+        self.table(title, ("", ""), facts)
+
+    def result(self, command: str, **parts: Any) -> None:
+        """Write the result JSON (schema 1) where `--json` says."""
+        if self.json_to is None:
+            return
+        result = {
+            "schema": 1,
+            "headword": __version__,
+            "command": command,
+            "model": parts.pop("model", {}),
+            "protocol": parts.pop("protocol", {}),
+            "metrics": parts.pop("metrics", {}),
+            "seed": parts.pop("seed", None),
+            "environment": environment(),
+            **parts,
+        }
+        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        if self.json_to == "-":
+            sys.stdout.write(text)
+        else:
+            from headword.files import write_text_atomic
+
+            write_text_atomic(self.json_to, text)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress | None]:
+        """A progress bar on stderr, with images a second and the time left, where a person is watching."""
+        if self.quiet or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed:.0f}/s"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as results carry them."""
+    import os
+
+    import torch
+
+    from headword.saved_model import versions
+
+    return {
+        **versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def expand_images(arguments: Sequence[str]) -> list[Path]:
+    """Paths of images, folders and globs → the images they mean.
+
+    Raises:
+        HeadwordError: if a folder has no images or a glob matches none.
+    """
+    from headword.data.folders import list_images
+
+    images: list[Path] = []
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        images += list_images(argument) if path.is_dir() or (not path.exists() and "*" in argument) else [path]
+    return images

@@ -1,0 +1,101 @@
+"""`headword recycle`: a classifier's head and its class names → a saved model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption, TemplateOption
+from headword.errors import HeadwordError
+
+
+@app.command()
+def recycle(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    vision: Annotated[
+        str,
+        typer.Option(help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, or a folder."),
+    ] = "embedded",
+    text: Annotated[
+        str, typer.Option(help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, transformers:ID.")
+    ] = "embedded",
+    class_names: Annotated[
+        Path | None, typer.Option(help="Class names, one a line in the order of the head's rows; else the model's own.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Image-caption pairs (JSONL, CSV or Karpathy JSON) that augment the rows.")
+    ] = None,
+    aligner: Annotated[str, typer.Option(help="The mapping between the encoders.")] = "kernel-ridge",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A folder of unlabelled images to centre on: best the ones to be labelled or searched.")
+    ] = None,
+    template: TemplateOption = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="Dotted name of the last linear layer, where it is not found by itself.")
+    ] = None,
+    with_encoders: Annotated[bool, typer.Option(help="Copy the encoders' weights into the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a saved model at --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Recycle a classifier's head: pair its rows with its class names, fit a mapping, save the model."""
+    output = Output(quiet, json_to)
+    from headword.files import check_new_folder
+
+    check_new_folder(out, overwrite=overwrite)
+
+    from headword.aligners import make_aligner
+    from headword.recycling import recycle as run
+
+    mapping = make_aligner(aligner, **parse_settings(set_ or []))
+    options: dict[str, Any] = {"head": head} if head else {}
+    with output.progress("images") as progress:
+        model = run(
+            vision,
+            text,
+            aligner=mapping,
+            class_names=class_names,
+            captions=captions,
+            calibrate=calibrate,
+            template=template or "{}",
+            device=device.value,
+            dtype=dtype.value,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+    model.save(out, with_encoders=with_encoders, overwrite=overwrite)
+    from headword.cli.inspect import model_facts
+
+    output.facts(f"Recycled into {out}", model_facts(model))
+    output.table("Seconds", ("step", "s"), [(step, f"{s:.2f}") for step, s in model.timings.items()])
+    output.say(f'Try: headword classify {out} IMAGE --labels "a cat,a dog,a street at night"')
+    output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
+
+
+def parse_settings(assignments: list[str]) -> dict[str, Any]:
+    """`["tau=0.1", "landmarks=farthest"]` → settings; values are JSON where they can be read so, else strings.
+
+    Raises:
+        HeadwordError: for one without "=".
+    """
+    settings = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise HeadwordError(f"--set {assignment}: write NAME=VALUE, as in --set tau=0.1")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings

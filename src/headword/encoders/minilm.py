@@ -1,0 +1,107 @@
+"""all-MiniLM-L6-v2 without the slow imports: the same tensors through the same kernels as transformers' BERT.
+
+Importing sentence-transformers and transformers costs several seconds, more than everything else a short command
+does. This is BERT's forward pass (post-norm transformer encoder) in plain torch; a test holds its embeddings
+bit-equal to those of sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+
+class _Layer(nn.Module):
+    """Self-attention and a two-layer MLP, each followed by residual and LayerNorm (Devlin et al., 2019)."""
+
+    def __init__(self, width: int, hidden: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out, self.out_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        n, length, width = x.shape
+        split = (n, length, self.heads, width // self.heads)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [N, heads, L, width / heads]
+        x = self.out_norm(self.out(attended.transpose(1, 2).reshape(n, length, width)) + x)
+        return self.norm(self.down(F.gelu(self.up(x))) + x)
+
+
+# Our names for the tensors of the published checkpoint.
+_RENAMED = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "out",
+    "attention.output.LayerNorm": "out_norm",
+    "intermediate.dense": "up",
+    "output.dense": "down",
+    "output.LayerNorm": "norm",
+}
+
+
+class MiniLM(nn.Module):
+    """Token ids → unit-norm sentence embeddings `[N, 384]`: BERT, mean over the tokens, normalised.
+
+    Args:
+        folder: a sentence-transformers folder of a BERT model (`config.json`, `model.safetensors`, `tokenizer.json`).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        self.max_length: int = limits["max_seq_length"]
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(self.max_length)
+        self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        with torch.device("meta"):
+            self.word = nn.Embedding(config["vocab_size"], width)
+            self.position = nn.Embedding(config["max_position_embeddings"], width)
+            self.segment = nn.Embedding(config["type_vocab_size"], width)
+            self.norm = nn.LayerNorm(width, eps=eps)
+            self.layers = nn.ModuleList(
+                _Layer(width, config["intermediate_size"], config["num_attention_heads"], eps)
+                for _ in range(config["num_hidden_layers"])
+            )
+        published = load_file(folder / "model.safetensors")
+        self.load_state_dict({_our_name(name): tensor for name, tensor in published.items() if _wanted(name)}, assign=True)
+        self.eval().requires_grad_(False)
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """N texts, tokenised and padded to the longest, → unit-norm float32 `[N, 384]`."""
+        encoded = self.tokenizer.encode_batch(texts)
+        device = self.word.weight.device
+        ids = torch.tensor([e.ids for e in encoded], device=device)  # [N, L]
+        mask = torch.tensor([e.attention_mask for e in encoded], device=device)
+        x = self.word(ids) + self.segment.weight[0] + self.position.weight[: ids.shape[1]]
+        x = self.norm(x)  # [N, L, width]
+        keep = None if bool(mask.all()) else mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        for layer in self.layers:
+            x = layer(x, keep)
+        real = mask.unsqueeze(-1).to(x)
+        return F.normalize((x * real).sum(dim=1) / real.sum(dim=1).clamp_min(1e-9), dim=1)
+
+
+def _wanted(name: str) -> bool:
+    return not name.startswith("pooler.") and not name.endswith("position_ids")
+
+
+def _our_name(name: str) -> str:
+    """ "encoder.layer.3.attention.self.query.weight" → "layers.3.query.weight"."""
+    if name.startswith("embeddings."):
+        table = name.split(".")[1].removesuffix("_embeddings").replace("token_type", "segment")
+        return f"{table.replace('LayerNorm', 'norm')}.{name.rsplit('.', 1)[1]}"
+    _, _, index, *path, leaf = name.split(".")
+    return f"layers.{index}.{_RENAMED['.'.join(path)]}.{leaf}"

@@ -1,0 +1,122 @@
+"""A frozen text encoder: strings → vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headword.encoders.vision import fingerprint, resolve_device
+from headword.errors import HeadwordError
+
+
+@dataclass(slots=True, kw_only=True)
+class TextSource:
+    """What a loader hands over: one text encoder."""
+
+    kind: str
+    """Which loader: "embedded", "sentence-transformers", "open_clip" or "transformers"."""
+    id: str
+    """The name to load it by again; a folder is absolute."""
+    model: nn.Module
+    embed: Callable[[list[str]], Tensor]
+    """A batch of N texts → `[N, k]`, on the model's device."""
+    revision: str | None = None
+    licence: str | None = None
+    save: Callable[[Path], str] | None = None
+    """Writes the model into a folder and returns the folder's name to load it from, where the source can."""
+
+
+@dataclass(slots=True)
+class TextEncoder:
+    """Texts → embeddings; see `load_text`."""
+
+    source: TextSource
+    device: torch.device
+    dim: int
+    _fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """kind:id, the whole name of the encoder."""
+        return f"{self.source.kind}:{self.source.id}"
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the model's tensors."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(self.source.model)
+        return self._fingerprint
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """N texts → float32 `[N, k]` on the CPU.
+
+        Texts of like length go through the model together, so that little is spent on padding; each different
+        text is encoded once.
+        """
+        if isinstance(texts, str):
+            raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
+        if not texts:
+            return torch.empty(0, self.dim)
+        unique = sorted(set(texts), key=lambda text: (len(text), text))
+        rows = torch.cat(
+            [
+                self.source.embed(unique[start : start + batch_size]).float().cpu()
+                for start in range(0, len(unique), batch_size)
+            ]
+        )
+        place = {text: i for i, text in enumerate(unique)}
+        return rows[[place[text] for text in texts]].clone()
+
+    def provenance(self) -> dict[str, Any]:
+        """All that is needed to name, find and verify the encoder again, as JSON."""
+        return {
+            "kind": self.source.kind,
+            "id": self.source.id,
+            "revision": self.source.revision,
+            "licence": self.source.licence,
+            "weights_sha256": self.fingerprint,
+            "dim": self.dim,
+        }
+
+
+def load_text(
+    text: str | os.PathLike[str] | TextSource | TextEncoder = "embedded", *, device: str | torch.device = "auto"
+) -> TextEncoder:
+    """Load a text encoder.
+
+    Args:
+        text: "embedded" (all-MiniLM-L6-v2); a sentence-transformers id or folder; "open_clip:ARCHITECTURE/WEIGHTS"
+            (WEIGHTS a tag or a file) or "open_clip:hf-hub:ID"; "transformers:ID" (mean over the last layer's tokens).
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        HeadwordError: if the model cannot be had.
+    """
+    if isinstance(text, TextEncoder):
+        return text
+    where = resolve_device(device)
+    source = text if isinstance(text, TextSource) else _open(os.fspath(text))
+    source.model.eval().requires_grad_(False).to(where)
+    with torch.inference_mode():
+        probe = source.embed(["a photo"])
+    if probe.ndim != 2 or not torch.isfinite(probe).all():
+        raise HeadwordError(f"the text encoder {source.kind}:{source.id} gives no finite vector for 'a photo'")
+    return TextEncoder(source, where, int(probe.shape[1]))
+
+
+def _open(spec: str) -> TextSource:
+    from headword.encoders import text_sources as sources
+
+    kind, colon, name = spec.partition(":")
+    if colon and kind in sources.LOADERS:
+        return sources.LOADERS[kind](name)
+    if spec == "embedded":
+        return sources.LOADERS["embedded"]("minilm")
+    return sources.LOADERS["sentence-transformers"](spec)

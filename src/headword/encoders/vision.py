@@ -1,0 +1,244 @@
+"""A frozen image classifier, read as an image encoder and the head that was trained on it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from headword.errors import HeadwordError
+from headword.heads import Head, HeadReader, find_head
+from headword.names import ClassName, class_names, duplicate_names, placeholders
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A head's class names and where they were found."""
+
+    classes: tuple[ClassName, ...]
+    origin: str
+
+
+@dataclass(slots=True, kw_only=True)
+class VisionSource:
+    """What a loader hands over: one classifier with all that its own configuration says of it."""
+
+    kind: str
+    """Which loader: "embedded", "timm", "torchvision", "transformers" or "module"."""
+    id: str
+    """The name to load it by again, in the loader's own words; a folder is absolute."""
+    model: nn.Module
+    transform: Transform
+    """One RGB image → float `[3, H, W]`, as the model's own configuration says."""
+    transform_settings: dict[str, Any]
+    """The transform in JSON, for the record and for cache keys."""
+    input_size: tuple[int, int]
+    """(H, W) of a transformed image."""
+    head_hint: str | Sequence[str] | None = None
+    labels: Labels | None = None
+    revision: str | None = None
+    licence: str | None = None
+    save: Callable[[Path], str] | None = None
+    """Writes the model into a folder and returns the file or folder name to load it from, where the source can."""
+
+
+@dataclass(slots=True)
+class VisionEncoder:
+    """Images → features at the input of the classifier's head; see `load_vision`."""
+
+    source: VisionSource
+    head: Head
+    labels: Labels
+    device: torch.device
+    dtype: torch.dtype
+    reader: HeadReader = field(repr=False)
+    _fingerprint: str = ""
+
+    @property
+    def dim(self) -> int:
+        """Width d of the features."""
+        return self.head.dim
+
+    @property
+    def name(self) -> str:
+        """kind:id, the whole name of the encoder."""
+        return f"{self.source.kind}:{self.source.id}"
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the model's tensors."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(self.source.model)
+        return self._fingerprint
+
+    def preprocess(self, images: Iterable[Image.Image]) -> Tensor:
+        """RGB images → float32 `[N, 3, H, W]`."""
+        return torch.stack([self.source.transform(image) for image in images])
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """Transformed images `[N, 3, H, W]` → float32 features `[N, d]`, on the CPU."""
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            features, _ = self.reader(batch)
+        return features.float().cpu()
+
+    def provenance(self) -> dict[str, Any]:
+        """All that is needed to name, find and verify the encoder again, as JSON."""
+        return {
+            "kind": self.source.kind,
+            "id": self.source.id,
+            "revision": self.source.revision,
+            "licence": self.source.licence,
+            "weights_sha256": self.fingerprint,
+            "transform": self.source.transform_settings,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "head": {
+                "modules": list(self.head.modules),
+                "classes": self.head.n_classes,
+                "dim": self.head.dim,
+                "activation": self.head.activation,
+                "self_check_error": self.head.error,
+            },
+            "labels": {"origin": self.labels.origin, "duplicates": duplicate_names(self.labels.classes)},
+        }
+
+
+def load_vision(
+    vision: str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder = "embedded",
+    *,
+    names: str | Path | Sequence[str | ClassName] | None = None,
+    head: str | Sequence[str] | None = None,
+    transform: Transform | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str = "auto",
+) -> VisionEncoder:
+    """Load a classifier, find and check its head, and name its rows.
+
+    Args:
+        vision: "embedded" (also "embedded:lite1", "embedded:lite2"); a timm id, "hf-hub:ID" or "local-dir:FOLDER";
+            "torchvision:NAME" or "torchvision:NAME/WEIGHTS"; "transformers:ID"; a folder with a timm or
+            transformers model; or your own `nn.Module`, which also needs `transform`.
+        names: class names (a file or a list), in the order of the head's rows; else the model's own are used.
+        head: dotted name(s) of the last linear layer, where it is not found by itself.
+        transform: for a module: one RGB image → float `[3, H, W]`.
+        input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not given.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto" (float32), "float32" or "bfloat16" (autocast).
+
+    Raises:
+        HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names do not fit.
+    """
+    if isinstance(vision, VisionEncoder):
+        return vision
+    where = resolve_device(device)
+    source = vision if isinstance(vision, VisionSource) else _open(vision, transform, input_size)
+    source.model.eval().requires_grad_(False)
+    source.model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = find_head(source.model, _example(source, where), hint=head or source.head_hint)
+    labels = Labels(class_names(names), "class_names") if names is not None else source.labels
+    return VisionEncoder(
+        source=source,
+        head=found,
+        labels=_check_labels(labels, found, source),
+        device=where,
+        dtype=resolve_dtype(dtype),
+        reader=HeadReader(source.model, found.modules),
+    )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that "auto", "cpu", "cuda", "cuda:1" or "mps" means here.
+
+    Raises:
+        HeadwordError: if it is unknown or not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise HeadwordError(f"unknown device {device!r}; choose auto, cpu, cuda or mps") from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(chosen.type, False):
+        raise HeadwordError(f"device {device!r} is not available on this machine; choose auto or cpu")
+    return chosen
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The precision that "auto", "float32" or "bfloat16" means."""
+    known = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise HeadwordError(f"unknown dtype {dtype!r}; choose {', '.join(known)}")
+    return known[dtype]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of a model's parameters and buffers, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def near(name: str, known: Iterable[str], n: int = 3) -> str:
+    """A hint that names the nearest of the known names, or nothing: "; did you mean 'a' or 'b'?"."""
+    matches = difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def _open(
+    vision: str | os.PathLike[str] | nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None
+) -> VisionSource:
+    from headword.encoders import vision_sources as sources
+
+    if isinstance(vision, nn.Module):
+        return sources.from_module(vision, transform, input_size)
+    spec = os.fspath(vision)
+    kind, colon, name = spec.partition(":")
+    if colon and kind in sources.LOADERS:
+        return sources.LOADERS[kind](name)
+    if spec == "embedded":
+        return sources.LOADERS["embedded"]("lite0")
+    if Path(spec).is_dir():
+        return sources.from_folder(Path(spec))
+    return sources.LOADERS["timm"](spec)
+
+
+def _example(source: VisionSource, device: torch.device) -> Tensor:
+    """Two random images, the same on every machine."""
+    noise = torch.randn(2, 3, *source.input_size, generator=torch.Generator().manual_seed(0))
+    return noise.to(device, memory_format=torch.channels_last)
+
+
+def _check_labels(labels: Labels | None, head: Head, source: VisionSource) -> Labels:
+    name = f"{source.kind}:{source.id}"
+    if labels is None:
+        raise HeadwordError(
+            f"{name} does not say what its {head.n_classes} classes are called; give class_names "
+            "(--class-names FILE, one name a line in the order of the head's rows)"
+        )
+    if len(labels.classes) != head.n_classes:
+        raise HeadwordError(
+            f"{len(labels.classes)} class names ({labels.origin}) for the {head.n_classes} rows of the head of {name}; "
+            "give exactly one name for each row, in order"
+        )
+    if placeholders([c.name for c in labels.classes]):
+        raise HeadwordError(
+            f"the class names of {name} are placeholders ({labels.classes[0].name!r}, …); give class_names "
+            "(--class-names FILE)"
+        )
+    return labels

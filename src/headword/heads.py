@@ -1,0 +1,231 @@
+"""Find a classifier's head, check it against the model's own logits, and read features at its input.
+
+Nothing here knows a model by name. A head is the linear layer (or 1×1 convolution) whose output *is* the logits;
+the feature is what that layer receives, whatever pooling, norms or hidden layers come before it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headword.errors import HeadwordError
+
+Activation = Literal["none", "sigmoid", "softmax", "log_softmax"]
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda z: z.softmax(dim=1),
+    "log_softmax": lambda z: z.log_softmax(dim=1),
+}
+
+# The features went through the same layers in the same precision, so only the last product's rounding may differ.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear head: logits = features @ weight.T + bias.
+
+    A head made of several linear layers whose outputs are averaged (distilled models) reads as one: its features
+    are the layers' inputs side by side and its rows the layers' rows, each divided by their number.
+    """
+
+    weight: Tensor
+    """`[C, d]`, a prototype a row."""
+    bias: Tensor
+    """`[C]`, zeros where the head has none."""
+    modules: tuple[str, ...]
+    """Dotted names of the linear layers."""
+    activation: Activation
+    """What the model itself applies to the logits before it returns them."""
+    error: float
+    """Largest difference between features @ weight.T + bias and the model's output, over the output's own scale."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of rows C."""
+        return len(self.weight)
+
+    @property
+    def dim(self) -> int:
+        """Width d of the features."""
+        return self.weight.shape[1]
+
+
+class HeadReader:
+    """Runs a model and reads the inputs of its head's layers.
+
+    Hooks are set for the length of a call and taken off again, so that a user's module stays as it was; a lock
+    keeps two threads from reading each other's features.
+    """
+
+    def __init__(self, model: nn.Module, modules: Sequence[str]) -> None:
+        self.model = model
+        self.modules = tuple(modules)
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[N, 3, H, W]`, already transformed → features `[N, d]` and the model's output `[N, C]`."""
+        seen: dict[str, Tensor] = {}
+
+        def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+                seen[name] = _flat(args[0])
+
+            return hook
+
+        with self._lock:
+            hooks = [
+                self.model.get_submodule(name).register_forward_pre_hook(reader(name)) for name in self.modules
+            ]
+            try:
+                output = logits_of(self.model(batch))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        missing = [name for name in self.modules if name not in seen]
+        if missing:
+            raise HeadwordError(f"the model's forward pass never reaches its head {missing[0]!r}; name another head")
+        return torch.cat([seen[name] for name in self.modules], dim=1), output
+
+
+def find_head(model: nn.Module, example: Tensor, *, hint: str | Sequence[str] | None = None) -> Head:
+    """Find, read and check the head of a classifier.
+
+    Args:
+        model: any module in eval mode that maps images to class scores (a tensor, or an output with `logits`).
+        example: `[N, 3, H, W]`, a random input to check with.
+        hint: dotted name(s) where to look first; of a container the last linear layer inside is taken. Without
+            one, or where nothing linear is there, every linear layer with as many outputs as classes is tried.
+
+    Raises:
+        HeadwordError: if no linear layer gives the model's logits, or the rows are zero or not finite.
+    """
+    hinted = _resolve_hint(model, hint)
+    candidates = [hinted] if hinted else []
+    candidates += [found for found in _by_output(model, example) if found not in candidates]
+    closest: Head | None = None
+    for modules in candidates:
+        head = _read(model, modules, example)
+        if head is not None and head.error <= _TOLERANCE:
+            return _refuse_useless(head)
+        if head is not None and (closest is None or head.error < closest.error):
+            closest = head
+    if closest is not None:
+        raise HeadwordError(
+            f"the layer {'+'.join(closest.modules)!r} is not a linear head: features @ W.T + b differs from the "
+            f"model's own output by {closest.error:.1%} of its scale; name the last linear layer with head="
+        )
+    raise HeadwordError(
+        "found no linear head: no Linear layer or 1x1 convolution has as many outputs as the model has classes "
+        "(a backbone without a head, perhaps); choose a checkpoint with its classifier, or name the head with head="
+    )
+
+
+def logits_of(output: Any) -> Tensor:
+    """The class scores `[N, C]` in whatever a classifier returns: a tensor, `.logits`, or a tuple's first entry."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise HeadwordError(f"the model returns {type(output).__name__}, not class scores [N, C]")
+    scores = output.flatten(1) if output.ndim > 2 else output
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise HeadwordError(f"the model's output has shape {list(output.shape)}, not class scores [N, C]")
+    return scores
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
+
+
+def _rows(module: nn.Module) -> int:
+    return int(module.get_parameter("weight").shape[0])
+
+
+def _flat(x: Tensor) -> Tensor:
+    """A head's input as vectors `[N, d]`; a map that is pooled after its 1×1 convolution is pooled before it."""
+    return x.mean(dim=(2, 3)) if x.ndim == 4 else x
+
+
+def _resolve_hint(model: nn.Module, hint: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The dotted names of linear layers that a hint means; empty if it means none."""
+    names = [hint] if isinstance(hint, str) else list(hint or ())
+    known = dict(model.named_modules())
+    resolved = []
+    for name in names:
+        if name not in known:
+            raise HeadwordError(f"the model has no module {name!r}; its last ones: {', '.join(list(known)[-4:])}")
+        inside = [n for n, m in known.items() if _is_linear(m) and (n == name or n.startswith(f"{name}."))]
+        if inside:
+            resolved.append(inside[-1])
+    return tuple(resolved) if len(resolved) == len(names) else ()
+
+
+def _by_output(model: nn.Module, example: Tensor) -> list[tuple[str, ...]]:
+    """Linear layers with as many outputs as classes: each alone, the last first, then all together (averaged)."""
+    with torch.inference_mode():
+        n_classes = logits_of(model(example)).shape[1]
+    alone = [(n,) for n, m in model.named_modules() if _is_linear(m) and _rows(m) == n_classes]
+    together = tuple(name for (name,) in alone)
+    return [*reversed(alone), together] if len(alone) > 1 else alone
+
+
+def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head | None:
+    """Read weight and bias of the named layers as one head and compare with the model's output."""
+    layers = [model.get_submodule(name) for name in modules]
+    if len({_rows(layer) for layer in layers}) != 1:
+        return None
+    weight = torch.cat([layer.get_parameter("weight").detach().flatten(1) for layer in layers], dim=1).float()
+    weight = weight / len(layers)
+    broken = ~torch.isfinite(weight).all(dim=1)
+    if broken.any():
+        raise HeadwordError(
+            f"{int(broken.sum())} of {len(weight)} rows of the head {'+'.join(modules)!r} hold NaN or infinite "
+            f"values (the first is row {int(broken.nonzero()[0])}): this checkpoint is damaged"
+        )
+    bias = torch.zeros(len(weight), device=weight.device)
+    for layer in layers:
+        if getattr(layer, "bias", None) is not None:
+            bias = bias + layer.get_parameter("bias").detach().float() / len(layers)
+    try:
+        features, output = HeadReader(model, modules)(example)
+    except HeadwordError:
+        return None
+    if features.shape[1] != weight.shape[1] or output.shape[1] != len(weight):
+        return None
+    if not torch.isfinite(output).all():
+        raise HeadwordError("the model's output for a random image is not finite: its weights are damaged")
+    output, logits = output.float(), features.float() @ weight.T + bias
+    scale = output.abs().max().clamp_min(1e-6)
+    errors = {
+        name: float((activate(logits) - output).abs().max() / scale) for name, activate in _ACTIVATIONS.items()
+    }
+    best = min(errors, key=lambda name: errors[name])
+    return Head(weight, bias, modules, best, errors[best])
+
+
+def _refuse_useless(head: Head) -> Head:
+    where = "+".join(head.modules)
+    zero = (head.weight == 0).all(dim=1)
+    if zero.all():
+        raise HeadwordError(f"all {head.n_classes} rows of the head {where!r} are zero: this checkpoint has no trained head")
+    if zero.any():
+        first = int(zero.nonzero()[0])
+        raise HeadwordError(
+            f"{int(zero.sum())} of {head.n_classes} rows of the head {where!r} are zero (the first is row {first}): "
+            "those classes were never trained"
+        )
+    return head

@@ -1,0 +1,156 @@
+"""Class names: what a head's rows are called, from a label string, a model's configuration, a file or a list."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headword.errors import HeadwordError
+from headword.files import read_text
+
+# "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) that end the label.
+_LATIN_WITH_COMMON = re.compile(r"(?P<latin>[A-Z][^\s,()]*(?: [^A-Z\s(][^\s(]*)*) \((?P<common>.*)\)")
+_WNID = re.compile(r"[nvars]\d{8}")
+_PLACEHOLDER = re.compile(r"(label|class)?[_ ]?\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """One class's words."""
+
+    name: str
+    """What prompts use: the first lemma ("tench"), or the common name of "Latin (Common)"."""
+    synonyms: tuple[str, ...] = ()
+    """Other words for the class: the other lemmas, or the Latin name."""
+    definition: str | None = None
+    """A sentence that explains the class, where the label set has one."""
+    id: str | None = None
+    """The label set's own key, such as a WordNet id ("n01440764")."""
+
+    def as_json(self) -> dict[str, object]:
+        """The class as one line of `classes.jsonl`; empty fields are left out."""
+        line: dict[str, object] = {"name": self.name}
+        if self.synonyms:
+            line["synonyms"] = list(self.synonyms)
+        if self.definition:
+            line["definition"] = self.definition
+        if self.id:
+            line["id"] = self.id
+        return line
+
+    @property
+    def synset(self) -> str:
+        """Name and synonyms joined by commas: the text the paper pairs with the rows of 21k heads."""
+        return ", ".join((self.name, *self.synonyms))
+
+
+def parse_labels(labels: Sequence[str]) -> tuple[ClassName, ...]:
+    """Read label strings as they stand in models' configurations and class-name files.
+
+    Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the class's id.
+    Where at least half the labels read "Latin name (Common name)", the common name is the name and the Latin one
+    a synonym, and empty brackets drop; elsewhere brackets are part of the name ("crane (bird)").
+
+    Raises:
+        HeadwordError: if a label is empty, with its position.
+    """
+    cleaned = [" ".join(label.replace("_", " ").split()) for label in labels]
+    latin = [_LATIN_WITH_COMMON.fullmatch(label) for label in cleaned]
+    taxonomic = 2 * sum(match is not None for match in latin) >= max(len(cleaned), 1)
+    classes = []
+    for position, (label, match) in enumerate(zip(cleaned, latin, strict=True), start=1):
+        first, _, rest = label.partition(" ")
+        wnid = first if _WNID.fullmatch(first) and rest else None
+        if taxonomic and match:
+            lemmas = [match["common"].strip(), match["latin"].strip()]
+        else:
+            lemmas = (rest if wnid else label).split(", ")
+        lemmas = [lemma.strip() for lemma in lemmas if lemma.strip(" ,")]
+        if not lemmas:
+            raise HeadwordError(f"class name {position} of {len(labels)} is empty; every class needs a name")
+        classes.append(ClassName(lemmas[0], tuple(dict.fromkeys(lemmas[1:])), id=wnid))
+    return tuple(classes)
+
+
+def placeholders(labels: Sequence[str]) -> bool:
+    """Whether labels say nothing ("LABEL_0", "class 7", "12"), as untouched configurations have them."""
+    return all(_PLACEHOLDER.fullmatch(label.strip()) for label in labels)
+
+
+def duplicate_names(classes: Iterable[ClassName]) -> dict[str, int]:
+    """Names that more than one class has ("crane" twice in ImageNet-1k), with how many have it."""
+    return {name: n for name, n in Counter(c.name for c in classes).items() if n > 1}
+
+
+def read_class_names(path: str | Path) -> tuple[ClassName, ...]:
+    """Class names from a file: one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`.
+
+    Raises:
+        HeadwordError: if the file is missing, not UTF-8 text, empty, or a line is empty or malformed, with its number.
+    """
+    lines = read_text(path).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise HeadwordError(f"{path} has no class names; write one a line, in the order of the head's rows")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise HeadwordError(f"{path}:{number}: empty line; every line names a class, in the order of the head's rows")
+    if not lines[0].lstrip().startswith("{"):
+        return parse_labels(lines)
+    return tuple(_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+
+
+def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassName, ...]:
+    """Class names from a file's path or a list of labels or `ClassName`s.
+
+    Raises:
+        HeadwordError: as `read_class_names` and `parse_labels`.
+    """
+    if isinstance(source, str | Path):
+        return read_class_names(source)
+    if not source:
+        raise HeadwordError("the list of class names is empty; give one name for each row of the head")
+    if all(isinstance(item, ClassName) for item in source):
+        return tuple(item for item in source if isinstance(item, ClassName))
+    return parse_labels([str(item) for item in source])
+
+
+def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None:
+    """The ImageNet label set that has exactly `n_classes` classes, as timm ships it: (its name, its classes).
+
+    Lemmas and definitions are WordNet's. None if no set has that size.
+    """
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": n_classes})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    classes = []
+    for wnid in info.label_names():
+        lemmas = info.label_name_to_description(wnid)
+        definition = info.label_name_to_description(wnid, detailed=True)[len(lemmas) + 2 :]
+        name, *synonyms = lemmas.split(", ")
+        classes.append(ClassName(name, tuple(synonyms), definition or None, wnid))
+    if len(classes) != n_classes:
+        raise HeadwordError(f"timm's {subset} has {len(classes)} classes, the head {n_classes}; give class_names")
+    return subset, tuple(classes)
+
+
+def _from_json(line: str, where: str) -> ClassName:
+    try:
+        fields = json.loads(line)
+        unknown = set(fields) - {"name", "synonyms", "definition", "id"}
+        if unknown:
+            raise HeadwordError(f"{where}: unknown key {min(unknown)!r}; known: name, synonyms, definition, id")
+        name = fields["name"]
+        if not isinstance(name, str) or not name.strip():
+            raise HeadwordError(f"{where}: the name is empty")
+        return ClassName(name, tuple(fields.get("synonyms", ())), fields.get("definition"), fields.get("id"))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise HeadwordError(f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}') from None

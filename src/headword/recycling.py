@@ -1,0 +1,161 @@
+"""The main job: a classifier's head and its class names → a dual encoder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headword.aligners import Aligner, make_aligner
+from headword.data.captions import Captioned, read_captions
+from headword.dual_encoder import Centre, DualEncoder
+from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates, embed_names
+from headword.extract import Progress, image_features
+from headword.names import ClassName
+from headword.pairs import Pairs
+from headword.scoring import fit_scores
+
+
+def recycle(
+    vision: str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder = "embedded",
+    text: str | os.PathLike[str] | TextEncoder = "embedded",
+    *,
+    aligner: str | Aligner = "kernel-ridge",
+    class_names: str | Path | Sequence[str | ClassName] | None = None,
+    captions: str | Path | Sequence[Captioned] | None = None,
+    pairs: Pairs | None = None,
+    calibrate: object = None,
+    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    device: str | torch.device = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+    **vision_options: Any,
+) -> DualEncoder:
+    """Recycle a classifier's head (Méndez et al., ICML 2026): pair each row with its class name and fit an aligner.
+
+    Args:
+        vision: a classifier, as in `load_vision`.
+        text: a text encoder, as in `load_text`.
+        aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of yours.
+        class_names: a file or list, in the order of the head's rows; the model's own when not given.
+        captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries.
+        pairs: further pairs of your own, in the encoders' spaces.
+        calibrate: an unlabelled pool to centre images on: a folder, images or features.
+        template: one or several, with "{}" for the class name; also the default of the model's `classify`.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto", "float32" or "bfloat16" for the vision encoder.
+        seed: of the split that scale and threshold are fitted with.
+        progress: called with (done, all) while images are embedded.
+        **vision_options: `head`, `transform`, `input_size` of a module of your own, as in `load_vision`.
+
+    Returns:
+        The model; `.timings` says what each step took, in seconds.
+
+    Raises:
+        HeadwordError: if an input is wrong, in one line that says which and how to mend it.
+    """
+    mapping = make_aligner(aligner)
+    templates = check_templates(template)
+    timings: dict[str, float] = {}
+    step = _stopwatch(timings)
+    with step("load vision encoder"):
+        eyes = load_vision(vision, names=class_names, device=device, dtype=dtype, **vision_options)
+    with step("load text encoder"):
+        words = load_text(text, device=device)
+    with step("embed class names"):
+        learnt_from = head_pairs(eyes, words, templates)
+    if captions is not None:
+        with step("embed captioned images"):
+            learnt_from = learnt_from + caption_pairs(eyes, words, captions, progress=progress)
+    if pairs is not None:
+        learnt_from = learnt_from + pairs
+    learnt_from = learnt_from.to(device=eyes.device)
+    with step("fit aligner"):
+        mapping.fit(learnt_from)
+    with step("fit scores"):
+        scores = fit_scores(mapping, learnt_from, seed=seed)
+    model = DualEncoder(
+        vision=eyes,
+        text=words,
+        aligner=mapping,
+        pairs=learnt_from,
+        template=templates,
+        scores=scores,
+        centre=Centre("default"),
+        timings=timings,
+    )
+    if calibrate is not None:
+        with step("calibrate"):
+            model.calibrate(calibrate, progress=progress)
+    return model
+
+
+def head_pairs(
+    vision: VisionEncoder, text: TextEncoder, template: str | Sequence[str] = DEFAULT_TEMPLATE
+) -> Pairs:
+    """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of the paper."""
+    names = [c.name for c in vision.labels.classes]
+    return Pairs(
+        image=vision.head.weight.float().cpu(),
+        text=embed_names(text, names, template),
+        names=tuple(names),
+        source=("head",) * len(names),
+    )
+
+
+def caption_pairs(
+    vision: VisionEncoder,
+    text: TextEncoder,
+    captions: str | Path | Sequence[Captioned],
+    *,
+    progress: Progress | None = None,
+) -> Pairs:
+    """Each image's features beside each of its captions' embeddings, a row a caption."""
+    entries = read_captions(captions) if isinstance(captions, str | Path) else list(captions)
+    features = image_features(vision, [entry.image for entry in entries], progress=progress)
+    said = [(row, caption) for row, entry in enumerate(entries) for caption in entry.captions]
+    texts = [caption for _, caption in said]
+    return Pairs(
+        image=features[[row for row, _ in said]],
+        text=text.encode(texts),
+        names=tuple(texts),
+        source=("caption",) * len(texts),
+    )
+
+
+def class_mean_pairs(features: Tensor, labels: Tensor, names: Sequence[str], text: Tensor) -> Pairs:
+    """Class means of images beside the class names' embeddings: the rows' rival in the paper's analyses.
+
+    Args:
+        features: `[N, d]` image features, normalised here before they are averaged.
+        labels: `[N]` class indices; classes without an image are left out.
+        names: C class names.
+        text: `[C, k]` their text embeddings.
+    """
+    unit = nn.functional.normalize(features, dim=1)
+    present = labels.unique()
+    means = torch.stack([unit[labels == c].mean(dim=0) for c in present])
+    return Pairs(
+        image=means,
+        text=text[present],
+        names=tuple(names[c] for c in present.tolist()),
+        source=("class-mean",) * len(present),
+    )
+
+
+def _stopwatch(timings: dict[str, float]) -> Callable[[str], Any]:
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        timings[name] = time.perf_counter() - start
+
+    return step

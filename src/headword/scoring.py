@@ -1,0 +1,120 @@
+"""Cosines → probabilities, with a scale and a threshold learnt by leaving classes out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from headword.aligners import Aligner, held_out
+from headword.errors import HeadwordError
+from headword.pairs import Pairs
+
+NONE_OF_THESE = "none of these"
+
+# Past this many pairs a sample of them says as much about two numbers as all do, and is quick to fit five times.
+_MOST_PAIRS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a dual encoder's cosines become probabilities."""
+
+    scale: float
+    """Softmax over labels is of scale · cosine."""
+    sigmoid_scale: float
+    """A label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))."""
+    threshold: float
+    """The cosine at which a label is as likely right as wrong, right and wrong ones taken to be equally many."""
+    fitted_on: int = 0
+    """Number of held-out rows the numbers were fitted on; 0 where there were too few and defaults stand."""
+
+    def probabilities(self, cosines: Tensor, *, multi_label: bool = False, none_of_these: bool = False) -> Tensor:
+        """Cosines `[N, L]` of images to labels → probabilities `[N, L]`.
+
+        Args:
+            cosines: of each image to each label.
+            multi_label: an independent probability for each label instead of one choice among them.
+            none_of_these: one more choice, in a last column, that wins where no label reaches `threshold`.
+
+        Raises:
+            HeadwordError: if both options are asked for; independent labels may all be absent as it is.
+        """
+        if multi_label and none_of_these:
+            raise HeadwordError("multi_label and none_of_these exclude each other: independent labels may all be absent")
+        if multi_label:
+            return torch.sigmoid(self.sigmoid_scale * (cosines - self.threshold))
+        if none_of_these:
+            none = torch.full_like(cosines[:, :1], self.threshold)
+            cosines = torch.cat([cosines, none], dim=1)
+        return (self.scale * cosines).softmax(dim=1)
+
+    def as_json(self) -> dict[str, float | int]:
+        """The numbers by name."""
+        return asdict(self)
+
+
+DEFAULT_SCORES = Scores(scale=20.0, sigmoid_scale=20.0, threshold=0.2)
+"""What stands where there are too few pairs to leave any out."""
+
+
+def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
+    """Fit scale and threshold on pairs whose classes the aligner has not seen.
+
+    The aligner's settings are fitted with a fifth of the classes left out, five times over; each left-out row
+    stands for an image of its class, the names left out with it for the labels. `scale` is the softmax
+    temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and `threshold` are Platt's logistic
+    regression of right against wrong on the cosine, both kinds weighted alike. Head rows are used where there
+    are any, and of more than 4,000 pairs a sample.
+    """
+    head = [i for i, source in enumerate(pairs.source) if source == "head"]
+    known = pairs[head] if head else pairs
+    known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
+    if len(set(known.names)) < 10:
+        return DEFAULT_SCORES
+    out = held_out(aligner, known, seed=seed, calibrated=True)
+    names = [known.names[row] for row in out.rows.tolist()]
+    scores, right = [], []
+    for fold in out.fold.unique():
+        rows = (out.fold == fold).nonzero().flatten().tolist()
+        first = {names[row]: row for row in reversed(rows)}
+        labels = list(first)
+        scores.append(out.image[rows].double() @ out.text[list(first.values())].double().T)
+        right.append(torch.tensor([labels.index(names[row]) for row in rows], device=out.image.device))
+    scale = _fit_softmax(scores, right)
+    sigmoid_scale, threshold = _fit_sigmoid(scores, right)
+    return Scores(scale, sigmoid_scale, threshold, len(names))
+
+
+def _fit_softmax(scores: list[Tensor], right: list[Tensor]) -> float:
+    """The scale of least cross-entropy: its derivative is monotone in the scale, so bisect for the zero."""
+    low, high = 0.1, 1_000.0
+    for _ in range(50):
+        scale = (low * high) ** 0.5
+        slope = 0.0
+        for cosines, target in zip(scores, right, strict=True):
+            expected = ((scale * cosines).softmax(dim=1) * cosines).sum(dim=1)
+            slope += float((expected - cosines.gather(1, target[:, None])[:, 0]).sum())
+        low, high = (scale, high) if slope < 0 else (low, scale)
+    return (low * high) ** 0.5
+
+
+def _fit_sigmoid(scores: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
+    """Slope and midpoint of the logistic regression of right against wrong, by Newton's method."""
+    x = torch.cat([cosines.flatten() for cosines in scores])
+    y = torch.cat([torch.zeros_like(c).scatter_(1, t[:, None], 1.0).flatten() for c, t in zip(scores, right, strict=True)])
+    weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum())
+    design = torch.stack([x, torch.ones_like(x)], dim=1)  # [n, 2]
+    beta = torch.zeros(2, dtype=x.dtype, device=x.device)
+    ridge = 1e-6 * torch.eye(2, dtype=x.dtype, device=x.device)  # keeps the slope finite where the two do not overlap
+    for _ in range(100):
+        p = torch.sigmoid(design @ beta)
+        gradient = design.T @ (weight * (p - y)) + ridge @ beta
+        hessian = design.T @ (design * (weight * p * (1 - p))[:, None]) + ridge
+        step = torch.linalg.solve(hessian, gradient)
+        beta = beta - step.clamp(-10, 10)
+        if step.abs().max() < 1e-9:
+            break
+    slope = float(beta[0].clamp_min(1e-3))
+    return slope, float(-beta[1] / slope)
