@@ -44,7 +44,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKE
             cannot be made; after it, if another program filled `path` meanwhile.
     """
     target = Path(path).expanduser().resolve()
-    _check_replaceable(target, overwrite=overwrite, marker=marker)
+    check_new_folder(target, overwrite=overwrite, marker=marker)
     made = _make_parents(target)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -54,7 +54,7 @@ def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKE
             raise HeadwordError(f"cannot write in {target.parent}: {error.strerror}") from error
         yield temporary
         # The block may have taken hours: another program can have filled the place.
-        _check_replaceable(target, overwrite=overwrite, marker=marker)
+        check_new_folder(target, overwrite=overwrite, marker=marker)
         _move_into_place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,7 +64,13 @@ def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKE
         raise
 
 
-def _check_replaceable(target: Path, *, overwrite: bool, marker: str) -> None:
+def check_new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKER) -> None:
+    """Refuse a place that `new_folder` could not use, before long work is done for it.
+
+    Raises:
+        HeadwordError: if `path` is a file, or holds something and may not be replaced.
+    """
+    target = Path(path).expanduser()
     if not target.exists():
         return
     if not target.is_dir():
@@ -191,7 +197,7 @@ def save_tensors(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    said = json.dumps(dict(metadata or {}), sort_keys=True, ensure_ascii=False)
+    said = json.dumps(dict(metadata or {}), sort_keys=True)
     with _new_file(path) as temporary:
         temporary.touch()  # so that a missing permission is Python's error, not safetensors' own kind
         save_file(owned, temporary, {_METADATA_KEY: said})
