@@ -29,7 +29,7 @@ class CCA(Aligner):
 
     Args:
         dim: the most canonical directions.
-        penalty: the ridge on both sides, relative to their mean variance. The default is large because a head has
+        penalty: the ridge on both sides, relative to their mean variance; large by default because a head has
             about as many rows as dimensions.
         weighted: scale the coordinates by the square roots of the canonical correlations.
     """

@@ -8,8 +8,8 @@ from torch import Tensor
 from headword.aligners._linalg import cholesky, double, row_chunks, solve_positive
 from headword.aligners.base import Aligner, weighted_mean
 
-_NUGGET = 1e-7
-"""Added to the landmarks' kernel's diagonal: far below any useful penalty, far above float64's rounding."""
+_NUGGET = 1e-6
+"""Added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding."""
 
 
 class KernelRidge(Aligner):
@@ -17,15 +17,16 @@ class KernelRidge(Aligner):
 
     With k(t, t') = exp((t·t' − 1)/τ), weights ω of mean 1 and the weighted mean row μ:
 
-        α = (K + λ diag(1/ω))⁻¹ (X − μ);   text map: normalise(k(t, T) α);   image map: normalise(x − centre)
+        α = (K + λ diag(1/ω))⁻¹ (X − μ);  text map: normalise(k(t, T) α);  image map: normalise(x − centre)
 
     λ is not scaled by the number of pairs. The centre is zero until calibrated. A single pair has no
     direction from its own mean: every text then maps to zero.
 
-    Past `max_exact` pairs (8,192 take about 1.3 GB and some seconds) the solution is sought among kernel
-    functions at `n_landmarks` of the distinct texts only (Nyström; "subset of regressors" in Rasmussen &
-    Williams, *Gaussian Processes for Machine Learning*, §8.3.1): the same objective, deterministic, memory
-    bounded.
+    Past `max_exact` pairs (8,192 take about 1.3 GB and some seconds) only the solve for α is approximate: K
+    is taken for its Nyström approximation at `n_landmarks` of the texts plus what that leaves of the diagonal
+    (FITC: Snelson & Ghahramani, NIPS 2005; Quiñonero-Candela & Rasmussen, JMLR 2005). The text map stays k(t,
+    T) α over all pairs, which brings it far nearer the exact one than a sum over the landmarks alone. Memory
+    grows with the number of pairs as the pairs themselves do, and the result is deterministic.
 
     Args:
         tau: τ, the kernel's width.
@@ -41,9 +42,9 @@ class KernelRidge(Aligner):
     name = "kernel-ridge"
 
     text_: Tensor
-    """`[m, k]` unit-norm texts the kernel functions sit at: all pairs' or the landmarks'."""
+    """`[N, k]` unit-norm texts."""
     alpha_: Tensor
-    """`[m, d]` their coefficients."""
+    """`[N, d]` their coefficients."""
 
     def __init__(
         self,
@@ -74,48 +75,49 @@ class KernelRidge(Aligner):
         self._require(
             self.landmarks in ("sampled", "farthest"), "landmarks", "must be 'sampled' or 'farthest'"
         )
-        target, texts, omega = double(image), double(text), double(weight)
-        target = target - weighted_mean(target, omega)
-        if len(text) <= self.max_exact:
-            at, alpha = texts, self._exact(target, texts, omega)
-        else:
-            pick = farthest_texts if self.landmarks == "farthest" else self._sampled
-            at = texts[pick(texts, self.n_landmarks)]
-            alpha = self._nystrom(target, texts, omega, at)
-        self._learn("text_", at.to(text))
-        self._learn("alpha_", alpha.to(image))
+        target = image - weighted_mean(image, weight)
+        solve = self._exact if len(text) <= self.max_exact else self._nystrom
+        self._learn("alpha_", solve(target, text, weight).to(image))
+        self._learn("text_", text)
         self._learn("centre_", torch.zeros_like(image[0]))
 
-    def _exact(self, target: Tensor, texts: Tensor, omega: Tensor) -> Tensor:
+    def _exact(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         # (K + λ Ω⁻¹)⁻¹ = √Ω (√Ω K √Ω + λ I)⁻¹ √Ω, which tiny weights leave well conditioned.
-        root = omega.sqrt()[:, None]
+        texts, root = double(text), double(weight).sqrt()[:, None]
         system = name_kernel(texts, texts, self.tau).mul_(root).mul_(root.T)  # [N, N]
         system.diagonal().add_(self.penalty)
-        return root * solve_positive(system, root * target)
+        return root * solve_positive(system, root * double(target))
 
-    def _nystrom(self, target: Tensor, texts: Tensor, omega: Tensor, at: Tensor) -> Tensor:
+    def _nystrom(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
+        """(ΦΦᵀ + D + λ Ω⁻¹)⁻¹ (X − μ) by Woodbury, for features Φ = k(T, T_L) L⁻ᵀ with L Lᵀ = k(T_L, T_L)."""
+        at = text[self._landmarks(text)]
         m = len(at)
-        gram, right = texts.new_zeros(m, m), target.new_zeros(m, target.shape[1])
-        for rows in row_chunks(torch.arange(len(texts), device=texts.device), m):
-            near = name_kernel(texts[rows], at, self.tau)  # [c, m]
-            weighted = near * omega[rows, None]
-            gram.addmm_(weighted.T, near)
-            right.addmm_(weighted.T, target[rows])
-        # In the features φ(t) = L⁻¹ k(T_L, t), L Lᵀ = K_LL, the kernel's penalty is the plain λ I.
-        between = name_kernel(at, at, self.tau)
+        between = name_kernel(double(at), double(at), self.tau)
         between.diagonal().add_(_NUGGET)
-        lower = cholesky(between)
-        gram = torch.linalg.solve_triangular(lower, gram, upper=False)
-        gram = torch.linalg.solve_triangular(lower, gram.T, upper=False)
-        gram.diagonal().add_(self.penalty)
-        in_features = solve_positive(gram, torch.linalg.solve_triangular(lower, right, upper=False))
-        alpha: Tensor = torch.linalg.solve_triangular(lower.T, in_features, upper=True)
-        return alpha
+        lower = cholesky(between).to(text)
+        # Where Φ explains a text fully, D is zero; the kernel of a text with itself is 1 unless the text is
+        zero. own = (text.square().sum(dim=1) - 1).div_(self.tau).exp_() gram, right = text.new_zeros(m, m),
+        target.new_zeros(m, target.shape[1]) noises = []  # D + λ Ω⁻¹ chunks =
+        row_chunks(torch.arange(len(text), device=text.device), m) for rows in chunks:
+            near = name_kernel(at, text[rows], self.tau)
+            phi = torch.linalg.solve_triangular(lower, near, upper=False)  # [m, c]
+            left = (own[rows] - phi.square().sum(dim=0)).clamp_(min=0)
+            noises.append(left + self.penalty / weight[rows])
+            scaled = phi / noises[-1]
+            gram.addmm_(scaled, phi.T)
+            right.addmm_(scaled, target[rows])
+        system = double(gram)
+        system.diagonal().add_(1)
+        in_features = solve_positive(system, double(right)).to(text)
+        smooth = torch.linalg.solve_triangular(lower.T, in_features, upper=True)  # [m, d]
+        parts = [target[rows] - name_kernel(text[rows], at, self.tau) @ smooth for rows in chunks]
+        return torch.cat(parts) / torch.cat(noises)[:, None]
 
-    def _sampled(self, texts: Tensor, n: int) -> Tensor:
-        distinct = first_of_each(texts)
-        order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(self.seed))
-        return distinct[order[:n].sort().values.to(distinct.device)]
+    def _landmarks(self, text: Tensor) -> Tensor:
+        if self.landmarks == "farthest":
+            return farthest_texts(text, self.n_landmarks)
+        order = torch.randperm(len(text), generator=torch.Generator().manual_seed(self.seed))
+        return order[: self.n_landmarks].to(text.device)
 
     def _map_text(self, text: Tensor) -> Tensor:
         parts = row_chunks(text, len(self.text_))
@@ -125,14 +127,6 @@ class KernelRidge(Aligner):
 def name_kernel(a: Tensor, b: Tensor, tau: float) -> Tensor:
     """exp((a·b − 1)/τ) for unit-norm rows `[M, k]` and `[N, k]`: `[M, N]`, 1 where the texts agree."""
     return (a @ b.T).sub_(1).div_(tau).exp_()
-
-
-def first_of_each(rows: Tensor) -> Tensor:
-    """The index of the first of each set of equal rows, ascending."""
-    group: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
-    index = torch.arange(len(rows), device=rows.device)
-    first = torch.full_like(index, len(rows)).scatter_reduce(0, group, index, "amin")
-    return torch.sort(first[first < len(rows)]).values
 
 
 def farthest_texts(texts: Tensor, n: int) -> Tensor:
@@ -145,7 +139,7 @@ def farthest_texts(texts: Tensor, n: int) -> Tensor:
     while len(chosen) < n:
         nearest[chosen[-1]] = torch.inf
         following = int(nearest.argmin())
-        if nearest[following] > 1 - 1e-12:
+        if nearest[following] > 1 - 4 * torch.finfo(texts.dtype).eps:
             break
         chosen.append(following)
         torch.maximum(nearest, texts @ texts[following], out=nearest)
