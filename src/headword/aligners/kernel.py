@@ -95,10 +95,12 @@ class KernelRidge(Aligner):
         between = name_kernel(double(at), double(at), self.tau)
         between.diagonal().add_(_NUGGET)
         lower = cholesky(between).to(text)
-        # Where Φ explains a text fully, D is zero; the kernel of a text with itself is 1 unless the text is
-        zero. own = (text.square().sum(dim=1) - 1).div_(self.tau).exp_() gram, right = text.new_zeros(m, m),
-        target.new_zeros(m, target.shape[1]) noises = []  # D + λ Ω⁻¹ chunks =
-        row_chunks(torch.arange(len(text), device=text.device), m) for rows in chunks:
+        # Where Φ explains a text fully, D is zero. A text's kernel with itself is 1 unless the text is zero.
+        own = (text.square().sum(dim=1) - 1).div_(self.tau).exp_()
+        gram, right = text.new_zeros(m, m), target.new_zeros(m, target.shape[1])
+        noises = []  # D + λ Ω⁻¹
+        chunks = row_chunks(torch.arange(len(text), device=text.device), m)
+        for rows in chunks:
             near = name_kernel(at, text[rows], self.tau)
             phi = torch.linalg.solve_triangular(lower, near, upper=False)  # [m, c]
             left = (own[rows] - phi.square().sum(dim=0)).clamp_(min=0)
