@@ -228,7 +228,7 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         ("c.csv", 'image,caption\na.jpg,"never closed\nb.jpg,x\n', "is malformed"),
         ("c.csv", "image,caption\na.jpg,\n", "c.csv:2 has an empty caption"),
         ("c.csv", "", "has no captions in it"),
-        ("c.json", '{"a": 1}', "is no list of captioned images nor"),
+        ("c.json", '{"a": 1}', "is no list of captioned images, nor"),
         ("c.json", "[\n{", "c.json:2 is not valid JSON"),
         ("c.json", '{"images": [{"filename": "a.jpg"}]}', "c.json, image 0 has no caption"),
         ("c.json", "[3]", "c.json, image 0 is not an object"),
