@@ -7,7 +7,7 @@ DEMO_OUT ?= headword-demo
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.embedded
-	$(BIN)/headword demo --out $(DEMO_OUT)
+	$(BIN)/headword demo --overwrite --out $(DEMO_OUT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

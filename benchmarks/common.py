@@ -44,7 +44,9 @@ def features_of(vision: VisionEncoder, name: str) -> tuple[ClassFolders, Tensor]
     """A classification set and its image features `[N, d]`, computed once for these weights and files."""
     data = class_folders(data_root() / name)
     listing = "\n".join(f"{path} {path.stat().st_size}" for path in data.paths)
-    key = hashlib.sha256(f"{vision.fingerprint} {vision.source.transform_settings} {vision.dtype} {listing}".encode())
+    key = hashlib.sha256(
+        f"{vision.fingerprint} {vision.source.transform_settings} {vision.dtype} {listing}".encode()
+    )
     file = cache_folder() / f"features-{key.hexdigest()[:32]}.safetensors"
     if not file.exists():
         save_tensors(file, {"features": image_features(vision, data.paths)})
@@ -54,7 +56,11 @@ def features_of(vision: VisionEncoder, name: str) -> tuple[ClassFolders, Tensor]
 def write(name: str, result: dict[str, Any]) -> None:
     """Write a result beside the others, with versions, machine and date."""
     processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     stamped = {

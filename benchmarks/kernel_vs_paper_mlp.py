@@ -37,7 +37,9 @@ def main() -> None:
         kernel.fit(pairs)
         kernel_seconds.append(time.perf_counter() - start)
     accuracy = {
-        aligner.name: {prompt: accuracies(aligner, vision_features(vision), text, prompt) for prompt in PROMPTS}
+        aligner.name: {
+            prompt: accuracies(aligner, vision_features(vision), text, prompt) for prompt in PROMPTS
+        }
         for aligner in (kernel, mlp)
     }
     best = {name: max(runs.values(), key=lambda run: run["mean"])["mean"] for name, runs in accuracy.items()}
@@ -53,7 +55,11 @@ def main() -> None:
                 "points_above_paper_mlp": best[kernel.name] - best[mlp.name],
                 "top1": accuracy,
             },
-            "protocol": {"sets": CLASSIFICATION, "centre": "each set's own images", "metric": "mean per-class top-1, %"},
+            "protocol": {
+                "sets": CLASSIFICATION,
+                "centre": "each set's own images",
+                "metric": "mean per-class top-1, %",
+            },
             "seed": mlp.seed,
         },
     )
@@ -89,7 +95,9 @@ def accuracies(
     found = {}
     for name, (features, labels, classes) in sets.items():
         aligner.calibrate(features)
-        right = (aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T).argmax(1) == labels
+        right = (aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T).argmax(
+            1
+        ) == labels
         per_class = [right[labels == c].double().mean() for c in labels.unique()]
         found[name] = 100 * float(torch.stack(per_class).mean())
     return {**found, "mean": statistics.mean(found.values())}

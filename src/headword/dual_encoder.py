@@ -65,11 +65,15 @@ class DualEncoder:
         """Width D of the shared space."""
         return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
 
-    def image_features(self, images: object, *, batch_size: int = 32, progress: Progress | None = None) -> Tensor:
+    def image_features(
+        self, images: object, *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Tensor:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for the kinds."""
         return image_features(self.vision, images, batch_size=batch_size, progress=progress)
 
-    def encode_image(self, images: object, *, batch_size: int = 32, progress: Progress | None = None) -> Tensor:
+    def encode_image(
+        self, images: object, *, batch_size: int = 32, progress: Progress | None = None
+    ) -> Tensor:
         """Images → float32 `[N, D]`, unit norm.
 
         Args:
@@ -85,10 +89,17 @@ class DualEncoder:
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average."""
-        return self._text_side(embed_names(self.text, list(texts), template) if len(texts) else torch.empty(0, self.text.dim))
+        return self._text_side(
+            embed_names(self.text, list(texts), template) if len(texts) else torch.empty(0, self.text.dim)
+        )
 
     def cosines(
-        self, images: object, texts: Sequence[str], *, template: str | Sequence[str] | None = None, batch_size: int = 32
+        self,
+        images: object,
+        texts: Sequence[str],
+        *,
+        template: str | Sequence[str] | None = None,
+        batch_size: int = 32,
     ) -> Tensor:
         """Cosine `[N, L]` of each image with each text; `template` as in `classify`."""
         words = self.encode_text(texts, template=self.template if template is None else template)
@@ -147,10 +158,14 @@ class DualEncoder:
         images = list_images(folder) if folder is not None else source
         features = self.image_features(images, batch_size=batch_size, progress=progress)
         self.aligner.calibrate(features.to(self._device))
-        self.centre = Centre("pool", len(features), str(Path(folder).resolve()) if folder is not None else None)
+        self.centre = Centre(
+            "pool", len(features), str(Path(folder).resolve()) if folder is not None else None
+        )
         return self
 
-    def save(self, folder: str | os.PathLike[str], *, with_encoders: bool = False, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | os.PathLike[str], *, with_encoders: bool = False, overwrite: bool = False
+    ) -> Path:
         """Save into a new folder of safetensors and JSON; see `headword.saved_model` for the format.
 
         Args:

@@ -78,7 +78,11 @@ def _decoded(
         ahead = [pool.submit(read, source) for source in chunks[0]] if chunks else []
         for number in range(len(chunks)):
             current = ahead
-            ahead = [pool.submit(read, source) for source in chunks[number + 1]] if number + 1 < len(chunks) else []
+            ahead = (
+                [pool.submit(read, source) for source in chunks[number + 1]]
+                if number + 1 < len(chunks)
+                else []
+            )
             images = []
             for outcome in (future.result() for future in current):
                 if isinstance(outcome, Tensor):

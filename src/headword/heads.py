@@ -84,7 +84,8 @@ class HeadReader:
 
         with self._lock:
             hooks = [
-                self.model.get_submodule(name).register_forward_pre_hook(reader(name)) for name in self.modules
+                self.model.get_submodule(name).register_forward_pre_hook(reader(name))
+                for name in self.modules
             ]
             try:
                 output = logits_of(self.model(batch))
@@ -93,7 +94,9 @@ class HeadReader:
                     hook.remove()
         missing = [name for name in self.modules if name not in seen]
         if missing:
-            raise HeadwordError(f"the model's forward pass never reaches its head {missing[0]!r}; name another head")
+            raise HeadwordError(
+                f"the model's forward pass never reaches its head {missing[0]!r}; name another head"
+            )
         return torch.cat([seen[name] for name in self.modules], dim=1), output
 
 
@@ -167,7 +170,9 @@ def _resolve_hint(model: nn.Module, hint: str | Sequence[str] | None) -> tuple[s
     resolved = []
     for name in names:
         if name not in known:
-            raise HeadwordError(f"the model has no module {name!r}; its last ones: {', '.join(list(known)[-4:])}")
+            raise HeadwordError(
+                f"the model has no module {name!r}; its last ones: {', '.join(list(known)[-4:])}"
+            )
         inside = [n for n, m in known.items() if _is_linear(m) and (n == name or n.startswith(f"{name}."))]
         if inside:
             resolved.append(inside[-1])
@@ -211,7 +216,8 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     output, logits = output.float(), features.float() @ weight.T + bias
     scale = output.abs().max().clamp_min(1e-6)
     errors = {
-        name: float((activate(logits) - output).abs().max() / scale) for name, activate in _ACTIVATIONS.items()
+        name: float((activate(logits) - output).abs().max() / scale)
+        for name, activate in _ACTIVATIONS.items()
     }
     best = min(errors, key=lambda name: errors[name])
     return Head(weight, bias, modules, best, errors[best])
@@ -221,7 +227,9 @@ def _refuse_useless(head: Head) -> Head:
     where = "+".join(head.modules)
     zero = (head.weight == 0).all(dim=1)
     if zero.all():
-        raise HeadwordError(f"all {head.n_classes} rows of the head {where!r} are zero: this checkpoint has no trained head")
+        raise HeadwordError(
+            f"all {head.n_classes} rows of the head {where!r} are zero: this checkpoint has no trained head"
+        )
     if zero.any():
         first = int(zero.nonzero()[0])
         raise HeadwordError(

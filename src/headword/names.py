@@ -99,7 +99,9 @@ def read_class_names(path: str | Path) -> tuple[ClassName, ...]:
         raise HeadwordError(f"{path} has no class names; write one a line, in the order of the head's rows")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            raise HeadwordError(f"{path}:{number}: empty line; every line names a class, in the order of the head's rows")
+            raise HeadwordError(
+                f"{path}:{number}: empty line; every line names a class, in the order of the head's rows"
+            )
     if not lines[0].lstrip().startswith("{"):
         return parse_labels(lines)
     return tuple(_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
@@ -138,7 +140,9 @@ def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None
         name, *synonyms = lemmas.split(", ")
         classes.append(ClassName(name, tuple(synonyms), definition or None, wnid))
     if len(classes) != n_classes:
-        raise HeadwordError(f"timm's {subset} has {len(classes)} classes, the head {n_classes}; give class_names")
+        raise HeadwordError(
+            f"timm's {subset} has {len(classes)} classes, the head {n_classes}; give class_names"
+        )
     return subset, tuple(classes)
 
 
@@ -147,10 +151,14 @@ def _from_json(line: str, where: str) -> ClassName:
         fields = json.loads(line)
         unknown = set(fields) - {"name", "synonyms", "definition", "id"}
         if unknown:
-            raise HeadwordError(f"{where}: unknown key {min(unknown)!r}; known: name, synonyms, definition, id")
+            raise HeadwordError(
+                f"{where}: unknown key {min(unknown)!r}; known: name, synonyms, definition, id"
+            )
         name = fields["name"]
         if not isinstance(name, str) or not name.strip():
             raise HeadwordError(f"{where}: the name is empty")
         return ClassName(name, tuple(fields.get("synonyms", ())), fields.get("definition"), fields.get("id"))
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise HeadwordError(f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}') from None
+        raise HeadwordError(
+            f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}'
+        ) from None

@@ -32,13 +32,21 @@ from headword.names import ClassName, read_class_names
 from headword.scoring import Scores
 
 FORMAT = 1
-CONFIG, ALIGNER, PAIRS, CLASSES = "headword.json", "aligner.safetensors", "prototypes.safetensors", "classes.jsonl"
+CONFIG, ALIGNER, PAIRS, CLASSES = (
+    "headword.json",
+    "aligner.safetensors",
+    "prototypes.safetensors",
+    "classes.jsonl",
+)
 
 
 def versions() -> dict[str, str]:
     """Versions of headword and of the libraries its numbers depend on."""
     libraries = ("torch", "torchvision", "timm", "transformers", "sentence-transformers", "open_clip_torch")
-    return {"headword": headword.__version__, **{name: importlib.metadata.version(name) for name in libraries}}
+    return {
+        "headword": headword.__version__,
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
 
 
 def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overwrite: bool = False) -> Path:
@@ -59,7 +67,9 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
         (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
         config["files"] = {name: sha256(target / name) for name in (ALIGNER, PAIRS, CLASSES)}
-        (target / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (target / CONFIG).write_text(
+            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return folder
 
 
@@ -92,7 +102,9 @@ def load(
         if not (root / name).is_file():
             raise HeadwordError(f"{root} is not whole: {name} is missing; save the model again")
         if sha256(root / name) != digest:
-            raise HeadwordError(f"{root / name} is not the file that was saved with the model; save the model again")
+            raise HeadwordError(
+                f"{root / name} is not the file that was saved with the model; save the model again"
+            )
     classes = read_class_names(root / CLASSES)
     eyes = _load_vision(root, config["vision"], classes, vision, device, dtype, vision_options)
     words = _load_text(root, config["text"], text, device)
@@ -121,7 +133,9 @@ def read_config(root: Path) -> dict[str, Any]:
     config = read_json(root / CONFIG)
     written = config.get("format") if isinstance(config, dict) else None
     if not isinstance(written, int) or written < 1:
-        raise HeadwordError(f"{root / CONFIG} does not say its format; it was not written by headword, or was edited")
+        raise HeadwordError(
+            f"{root / CONFIG} does not say its format; it was not written by headword, or was edited"
+        )
     if written > FORMAT:
         raise HeadwordError(
             f"{root} has format {written}, newer than this headword {headword.__version__} reads (up to {FORMAT}); "
@@ -132,7 +146,9 @@ def read_config(root: Path) -> dict[str, Any]:
     if missing:
         raise HeadwordError(f"{root / CONFIG} was edited: the entry {min(missing)!r} is missing")
     if set(config["files"]) != {ALIGNER, PAIRS, CLASSES}:
-        raise HeadwordError(f"{root / CONFIG} was edited: its file list must name {ALIGNER}, {PAIRS} and {CLASSES}")
+        raise HeadwordError(
+            f"{root / CONFIG} was edited: its file list must name {ALIGNER}, {PAIRS} and {CLASSES}"
+        )
     return config
 
 
@@ -185,7 +201,9 @@ def _saved_or_named(root: Path, said: Mapping[str, Any]) -> str:
         return f"{said['kind']}:{said['id']}"
     copy = (root / said["saved"]).resolve()
     if root.resolve() not in copy.parents:
-        raise HeadwordError(f"{root / CONFIG} was edited: the encoder {said['saved']!r} lies outside the folder")
+        raise HeadwordError(
+            f"{root / CONFIG} was edited: the encoder {said['saved']!r} lies outside the folder"
+        )
     if not copy.is_dir():
         raise HeadwordError(f"{root} is not whole: the encoder in {said['saved']!r} is missing")
     if said["kind"] == "embedded" and said["id"].startswith("minilm"):
@@ -204,5 +222,7 @@ def _same_weights(root: Path, side: str, said: Mapping[str, Any], digest: str) -
 
 def _restore_aligner(said: Mapping[str, Any], root: Path) -> Aligner:
     if said["name"] not in ALIGNERS:
-        raise HeadwordError(f"{root / CONFIG} names the unknown aligner {said['name']!r}; known: {', '.join(ALIGNERS)}")
+        raise HeadwordError(
+            f"{root / CONFIG} names the unknown aligner {said['name']!r}; known: {', '.join(ALIGNERS)}"
+        )
     return ALIGNERS[said["name"]].restore(said["settings"], load_tensors(root / ALIGNER))

@@ -30,7 +30,9 @@ class Scores:
     fitted_on: int = 0
     """Number of held-out rows the numbers were fitted on; 0 where there were too few and defaults stand."""
 
-    def probabilities(self, cosines: Tensor, *, multi_label: bool = False, none_of_these: bool = False) -> Tensor:
+    def probabilities(
+        self, cosines: Tensor, *, multi_label: bool = False, none_of_these: bool = False
+    ) -> Tensor:
         """Cosines `[N, L]` of images to labels → probabilities `[N, L]`.
 
         Args:
@@ -42,7 +44,9 @@ class Scores:
             HeadwordError: if both options are asked for; independent labels may all be absent as it is.
         """
         if multi_label and none_of_these:
-            raise HeadwordError("multi_label and none_of_these exclude each other: independent labels may all be absent")
+            raise HeadwordError(
+                "multi_label and none_of_these exclude each other: independent labels may all be absent"
+            )
         if multi_label:
             return torch.sigmoid(self.sigmoid_scale * (cosines - self.threshold))
         if none_of_these:
@@ -103,11 +107,18 @@ def _fit_softmax(scores: list[Tensor], right: list[Tensor]) -> float:
 def _fit_sigmoid(scores: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
     """Slope and midpoint of the logistic regression of right against wrong, by Newton's method."""
     x = torch.cat([cosines.flatten() for cosines in scores])
-    y = torch.cat([torch.zeros_like(c).scatter_(1, t[:, None], 1.0).flatten() for c, t in zip(scores, right, strict=True)])
+    y = torch.cat(
+        [
+            torch.zeros_like(c).scatter_(1, t[:, None], 1.0).flatten()
+            for c, t in zip(scores, right, strict=True)
+        ]
+    )
     weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum())
     design = torch.stack([x, torch.ones_like(x)], dim=1)  # [n, 2]
     beta = torch.zeros(2, dtype=x.dtype, device=x.device)
-    ridge = 1e-6 * torch.eye(2, dtype=x.dtype, device=x.device)  # keeps the slope finite where the two do not overlap
+    ridge = 1e-6 * torch.eye(
+        2, dtype=x.dtype, device=x.device
+    )  # keeps the slope finite where the two do not overlap
     for _ in range(100):
         p = torch.sigmoid(design @ beta)
         gradient = design.T @ (weight * (p - y)) + ridge @ beta

@@ -20,7 +20,7 @@ class Aligner(nn.Module, ABC):
     """Two maps, `image` and `text`, into one shared space, learnt from pairs.
 
     As in scikit-learn, `__init__` only stores its settings and `fit` learns; learnt tensors are buffers whose
-    names end in `_`. All normalisation and centring happens in here, once, so that fit and use cannot differ.
+    names end in `_` and are annotated in the class. All normalisation and centring happens in here, once, so that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
     otherwise, and replaced by `calibrate` with the mean of any unlabelled pool.
@@ -122,6 +122,12 @@ class Aligner(nn.Module, ABC):
         """The names of the arguments of `__init__`."""
         return tuple(name for name in inspect.signature(cls.__init__).parameters if name != "self")
 
+    @classmethod
+    def tensor_names(cls) -> set[str]:
+        """The names of what `fit` learns: the annotations, here and in subclasses, that end in `_`."""
+        annotated = (name for base in cls.__mro__ for name in inspect.get_annotations(base))
+        return {name for name in annotated if name.endswith("_") and not name.startswith("_")}
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The learnt tensors by name."""
@@ -129,7 +135,14 @@ class Aligner(nn.Module, ABC):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The aligner that `settings` and `tensors` were taken from."""
+        """The aligner that `settings` and `tensors` were taken from.
+
+        Raises:
+            HeadwordError: if the tensors are not the ones this class learns.
+        """
+        if set(tensors) != cls.tensor_names():
+            wants, got = (", ".join(sorted(names)) or "none" for names in (cls.tensor_names(), tensors))
+            raise HeadwordError(f"a saved {cls.name} has the tensors {wants}, got {got}")
         aligner = cls(**settings)
         for name, tensor in tensors.items():
             aligner._learn(name, tensor)

@@ -64,10 +64,13 @@ def classify(
     for path, said, cosine in zip(paths, chances.tolist(), cosines.tolist(), strict=True):
         order = sorted(range(len(words)), key=lambda i, said=said: -said[i])
         ranked = [
-            {"label": words[i], "probability": said[i], "cosine": cosine[i] if i < len(cosine) else None} for i in order
+            {"label": words[i], "probability": said[i], "cosine": cosine[i] if i < len(cosine) else None}
+            for i in order
         ]
         results.append({"image": str(path), "labels": ranked})
-        rows += [(path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])]
+        rows += [
+            (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
+        ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
     output.result(
         "classify",

@@ -39,9 +39,12 @@ class Dtype(str, Enum):
 
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision of the vision encoder.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and asked-for JSON.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but errors and asked-for JSON.")
+]
 JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to a file, or - for stdout.")
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to a file, or - for stdout."),
 ]
 TemplateOption = Annotated[
     list[str] | None,
@@ -64,21 +67,29 @@ class Output:
             typer.echo(text)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table for people."""
+        """Print a table for people; without columns, one of names and values."""
         if self.quiet:
             return
         from rich import box
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            *columns,
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.show_header = bool(columns)
         for row in rows:
             table.add_row(*(cell.replace("[", r"\[") for cell in row))
         Console().print(table)
 
     def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """Print names and values for people."""
-        self.table(title, ("", ""), facts)
+        self.table(title, (), facts)
 
     def result(self, command: str, **parts: Any) -> None:
         """Write the result JSON (schema 1) where `--json` says."""
@@ -112,7 +123,13 @@ class Output:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed:.0f}/s"), TimeRemainingColumn())
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.speed:.0f}/s"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -146,5 +163,7 @@ def expand_images(arguments: Sequence[str]) -> list[Path]:
     images: list[Path] = []
     for argument in arguments:
         path = Path(argument).expanduser()
-        images += list_images(argument) if path.is_dir() or (not path.exists() and "*" in argument) else [path]
+        images += (
+            list_images(argument) if path.is_dir() or (not path.exists() and "*" in argument) else [path]
+        )
     return images

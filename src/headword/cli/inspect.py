@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")],
-    class_names: Annotated[Path | None, typer.Option(help="Class names for a classifier that has none.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
+    ],
+    class_names: Annotated[
+        Path | None, typer.Option(help="Class names for a classifier that has none.")
+    ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
     names: Annotated[int, typer.Option(help="How many class names to show.")] = 10,
     device: DeviceOption = Device.auto,
@@ -65,8 +69,14 @@ def vision_facts(vision: VisionEncoder) -> list[tuple[str, str]]:
         ("head", f"{' + '.join(head.modules)}: {head.n_classes:,} classes × {head.dim:,} features"),
         ("self-check", f"features @ W.T + b differs from the logits by {head.error:.1e} of their scale"),
         ("class names", vision.labels.origin),
-        ("duplicate names", f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none"),
-        ("input", f"{height}×{width} px, {settings.get('interpolation', '')} ({settings['library']}'s own transform)"),
+        (
+            "duplicate names",
+            f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none",
+        ),
+        (
+            "input",
+            f"{height}×{width} px, {settings.get('interpolation', '')} ({settings['library']}'s own transform)",
+        ),
     ]
 
 

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption, TemplateOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    TemplateOption,
+)
 from headword.errors import HeadwordError
 
 
@@ -18,27 +27,39 @@ def recycle(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     vision: Annotated[
         str,
-        typer.Option(help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, or a folder."),
+        typer.Option(
+            help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, or a folder."
+        ),
     ] = "embedded",
     text: Annotated[
-        str, typer.Option(help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, transformers:ID.")
+        str,
+        typer.Option(
+            help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, transformers:ID."
+        ),
     ] = "embedded",
     class_names: Annotated[
-        Path | None, typer.Option(help="Class names, one a line in the order of the head's rows; else the model's own.")
+        Path | None,
+        typer.Option(help="Class names, one a line in the order of the head's rows; else the model's own."),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Image-caption pairs (JSONL, CSV or Karpathy JSON) that augment the rows.")
+        Path | None,
+        typer.Option(help="Image-caption pairs (JSONL, CSV or Karpathy JSON) that augment the rows."),
     ] = None,
     aligner: Annotated[str, typer.Option(help="The mapping between the encoders.")] = "kernel-ridge",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated."),
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="A folder of unlabelled images to centre on: best the ones to be labelled or searched.")
+        Path | None,
+        typer.Option(
+            help="A folder of unlabelled images to centre on: best the ones to be labelled or searched."
+        ),
     ] = None,
     template: TemplateOption = None,
     head: Annotated[
-        list[str] | None, typer.Option(help="Dotted name of the last linear layer, where it is not found by itself.")
+        list[str] | None,
+        typer.Option(help="Dotted name of the last linear layer, where it is not found by itself."),
     ] = None,
     with_encoders: Annotated[bool, typer.Option(help="Copy the encoders' weights into the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a saved model at --out.")] = False,

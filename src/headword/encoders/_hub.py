@@ -39,7 +39,9 @@ def loading(what: str) -> Iterator[None]:
     try:
         yield
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise HeadwordError(f"the hub has no model {what!r} (or it is private: log in with `hf auth login`)") from error
+        raise HeadwordError(
+            f"the hub has no model {what!r} (or it is private: log in with `hf auth login`)"
+        ) from error
     except (OSError, RuntimeError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         if isinstance(error, HeadwordError):
             raise

@@ -76,7 +76,9 @@ class MiniLM(nn.Module):
                 for _ in range(config["num_hidden_layers"])
             )
         published = load_file(folder / "model.safetensors")
-        self.load_state_dict({_our_name(name): tensor for name, tensor in published.items() if _wanted(name)}, assign=True)
+        self.load_state_dict(
+            {_our_name(name): tensor for name, tensor in published.items() if _wanted(name)}, assign=True
+        )
         self.eval().requires_grad_(False)
 
     def forward(self, texts: list[str]) -> Tensor:

@@ -28,7 +28,9 @@ def check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
     return templates
 
 
-def embed_names(text: TextEncoder, names: Sequence[str], template: str | Sequence[str] = DEFAULT_TEMPLATE) -> Tensor:
+def embed_names(
+    text: TextEncoder, names: Sequence[str], template: str | Sequence[str] = DEFAULT_TEMPLATE
+) -> Tensor:
     """Names `[N]` → unit-norm text embeddings `[N, k]`; several templates are averaged after encoding.
 
     Raises:

@@ -87,7 +87,9 @@ class TextEncoder:
 
 
 def load_text(
-    text: str | os.PathLike[str] | TextSource | TextEncoder = "embedded", *, device: str | torch.device = "auto"
+    text: str | os.PathLike[str] | TextSource | TextEncoder = "embedded",
+    *,
+    device: str | torch.device = "auto",
 ) -> TextEncoder:
     """Load a text encoder.
 
@@ -107,7 +109,9 @@ def load_text(
     with torch.inference_mode():
         probe = source.embed(["a photo"])
     if probe.ndim != 2 or not torch.isfinite(probe).all():
-        raise HeadwordError(f"the text encoder {source.kind}:{source.id} gives no finite vector for 'a photo'")
+        raise HeadwordError(
+            f"the text encoder {source.kind}:{source.id} gives no finite vector for 'a photo'"
+        )
     return TextEncoder(source, where, int(probe.shape[1]))
 
 

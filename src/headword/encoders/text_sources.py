@@ -57,7 +57,11 @@ def from_sentence_transformers(name: str) -> TextSource:
 
     def embed(texts: list[str]) -> Tensor:
         vectors: Tensor = model.encode(
-            texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False, device=str(model.device)
+            texts,
+            batch_size=len(texts),
+            convert_to_tensor=True,
+            show_progress_bar=False,
+            device=str(model.device),
         )
         return vectors
 
@@ -84,10 +88,14 @@ def from_open_clip(name: str) -> TextSource:
     if name.startswith("hf-hub:"):
         architecture, weights = name, ""
     elif architecture not in open_clip.list_models():
-        raise HeadwordError(f"open_clip has no model {architecture!r}{near(architecture, open_clip.list_models())}")
+        raise HeadwordError(
+            f"open_clip has no model {architecture!r}{near(architecture, open_clip.list_models())}"
+        )
     elif not weights:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
-        raise HeadwordError(f"say which weights: open_clip:{architecture}/TAG, one of {tags}; or a checkpoint's path")
+        raise HeadwordError(
+            f"say which weights: open_clip:{architecture}/TAG, one of {tags}; or a checkpoint's path"
+        )
     elif Path(weights).expanduser().is_file():
         weights = str(Path(weights).expanduser().resolve())
     with loading(name):
@@ -102,7 +110,12 @@ def from_open_clip(name: str) -> TextSource:
         vectors: Tensor = model.encode_text(tokenizer(texts).to(device), normalize=True)
         return vectors
 
-    return TextSource(kind="open_clip", id=f"{architecture}/{weights}" if weights else architecture, model=model, embed=embed)
+    return TextSource(
+        kind="open_clip",
+        id=f"{architecture}/{weights}" if weights else architecture,
+        model=model,
+        embed=embed,
+    )
 
 
 def from_transformers(name: str) -> TextSource:

@@ -201,7 +201,9 @@ def near(name: str, known: Iterable[str], n: int = 3) -> str:
 
 
 def _open(
-    vision: str | os.PathLike[str] | nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None
+    vision: str | os.PathLike[str] | nn.Module,
+    transform: Transform | None,
+    input_size: int | tuple[int, int] | None,
 ) -> VisionSource:
     from headword.encoders import vision_sources as sources
 

@@ -36,7 +36,9 @@ def from_embedded(name: str) -> VisionSource:
     # The package's names are another implementation's; its tensors are the same ones in the same order.
     own = model.state_dict()
     if [t.shape for t in state.values()] != [t.shape for t in own.values()]:
-        raise HeadwordError(f"the checkpoint {file} does not fit timm's tf_efficientnet_{name}; reinstall the package")
+        raise HeadwordError(
+            f"the checkpoint {file} does not fit timm's tf_efficientnet_{name}; reinstall the package"
+        )
     model.load_state_dict(dict(zip(own, state.values(), strict=True)), assign=True)
     return _timm_source("embedded", name, model)
 
@@ -49,18 +51,26 @@ def from_timm(name: str) -> VisionSource:
     if scheme == "local-dir":
         folder = Path(rest).expanduser().resolve()
         if not (folder / "config.json").is_file():
-            raise HeadwordError(f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf")
+            raise HeadwordError(
+                f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf"
+            )
         name = f"local-dir:{folder}"
     elif not colon:
         architecture, _, tag = name.partition(".")
         if not timm.is_model(architecture):
             known = {*timm.list_models(), *timm.list_pretrained()}
-            raise HeadwordError(f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}")
+            raise HeadwordError(
+                f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}"
+            )
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
         if tag and tag not in tags:
-            raise HeadwordError(f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}")
+            raise HeadwordError(
+                f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
+            )
         if not tag and not timm.is_model_pretrained(architecture):
-            raise HeadwordError(f"timm has no trained weights for {architecture!r}; an untrained head has no words")
+            raise HeadwordError(
+                f"timm has no trained weights for {architecture!r}; an untrained head has no words"
+            )
     with loading(name):
         model = timm.create_model(name, pretrained=True)
     return _timm_source("timm", name, model)
@@ -77,7 +87,9 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
     hinted = [hint] if isinstance(hint, str) else list(hint or ())
 
     def save(folder: Path) -> str:
-        save_for_hf(model, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True)
+        save_for_hf(
+            model, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True
+        )
         return "vision"
 
     return VisionSource(
@@ -99,7 +111,10 @@ def _timm_labels(config: dict[str, Any]) -> Labels | None:
     names = config.get("label_names")
     if names and not placeholders(names):
         said = config.get("label_descriptions") or {}
-        return Labels(parse_labels([said.get(n, n) if isinstance(said, dict) else n for n in names]), "model configuration")
+        return Labels(
+            parse_labels([said.get(n, n) if isinstance(said, dict) else n for n in names]),
+            "model configuration",
+        )
     found = imagenet_classes(int(config.get("num_classes") or 0))
     return Labels(found[1], f"timm's {found[0]} label set, by the head's size") if found else None
 
@@ -114,7 +129,9 @@ def from_torchvision(name: str) -> VisionSource:
         raise HeadwordError(f"torchvision has no classifier {architecture!r}{near(architecture, known)}")
     choices = models.get_model_weights(architecture)
     if slash and tag not in choices.__members__:
-        raise HeadwordError(f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}")
+        raise HeadwordError(
+            f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}"
+        )
     weights = choices[tag] if slash else choices.DEFAULT
     with loading(f"torchvision:{name}"):
         model = models.get_model(architecture, weights=weights)
@@ -170,7 +187,9 @@ def from_transformers(name: str) -> VisionSource:
     )
 
 
-def from_module(model: nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None) -> VisionSource:
+def from_module(
+    model: nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None
+) -> VisionSource:
     """A user's own classifier: a module that maps `[N, 3, H, W]` to class scores, and its transform.
 
     A model that timm built knows its own transform and names.
@@ -178,7 +197,9 @@ def from_module(model: nn.Module, transform: Transform | None, input_size: int |
     if transform is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
         return _timm_source("module", type(model).__name__, model)
     if transform is None:
-        raise HeadwordError("a module of your own needs transform=, a function from an RGB image to a float [3, H, W]")
+        raise HeadwordError(
+            "a module of your own needs transform=, a function from an RGB image to a float [3, H, W]"
+        )
     if input_size is None:
         from PIL import Image
 
@@ -199,14 +220,18 @@ def from_folder(folder: Path) -> VisionSource:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise HeadwordError(f"{folder} is no model: it has no config.json (timm and transformers write one)") from None
+        raise HeadwordError(
+            f"{folder} is no model: it has no config.json (timm and transformers write one)"
+        ) from None
     except (OSError, ValueError) as error:
         raise HeadwordError(f"cannot read {folder / 'config.json'}: {error}") from None
     if "architecture" in config:
         return from_timm(f"local-dir:{folder}")
     if "architectures" in config:
         return from_transformers(str(folder))
-    raise HeadwordError(f"{folder / 'config.json'} is neither timm's (architecture) nor transformers' (architectures)")
+    raise HeadwordError(
+        f"{folder / 'config.json'} is neither timm's (architecture) nor transformers' (architectures)"
+    )
 
 
 def _plain(value: Any) -> Any:

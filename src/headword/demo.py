@@ -1,0 +1,134 @@
+"""The demo: recycle a head, then label and search pictures that pip itself installed.
+
+None of the labels is a name or synonym of a class of the head; the demo says how many it got right, and shows
+those it got wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from headword.data.gallery import Picture, gallery
+from headword.dual_encoder import DualEncoder
+from headword.files import new_folder
+from headword.recycling import recycle
+from headword.report import Found, Hit, Labelled, Score, write_demo_page
+
+# The words a person might use for each picture; all of them together are the labels to choose from.
+WORDS = {
+    "astronaut": "an astronaut",
+    "cat": "a cat",
+    "coffee": "a cup of coffee",
+    "rocket": "a rocket launch",
+    "motorcycle": "a motorcycle",
+    "temple": "a Chinese temple",
+    "flower": "a flower in bloom",
+    "photographer": "a photographer with a camera",
+    "horse": "the shape of a horse",
+    "coins": "old coins",
+    "page": "a page of printed text",
+    "galaxies": "galaxies in deep space",
+    "retina": "the inside of an eye",
+    "bricks": "a brick wall",
+}
+
+QUERIES = (
+    "something hot to drink in the morning",
+    "two wheels and an engine",
+    "lift-off into space",
+    "my pet is looking at me",
+    "ancient roofs in Asia",
+    "it grows in a garden",
+)
+
+LEAD = (
+    "A classifier that knows a thousand classes, and no captions at all: the rows of its head were paired with the "
+    "names of its classes. None of the words below is one of those names."
+)
+
+PAGE = "index.html"
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo did."""
+
+    model: DualEncoder
+    labelled: list[Labelled]
+    right: int
+    """How many pictures got their own words first."""
+    found: list[Found]
+    seconds: dict[str, float]
+    page: Path
+    saved: Path
+
+
+def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> DemoResult:
+    """Recycle the embedded classifier, label and search the gallery, and write model and page into `out`.
+
+    Raises:
+        HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not installed.
+    """
+    with new_folder(out, overwrite=overwrite, marker=PAGE) as folder:
+        pictures = gallery()
+        model = recycle(device=device)
+        seconds = dict(model.timings)
+        start = time.perf_counter()
+        features = model.image_features([picture.path for picture in pictures])
+        seconds["embed pictures"] = time.perf_counter() - start
+        start = time.perf_counter()
+        model.calibrate(features)
+        labels = list(WORDS.values())
+        labelled = _label(model, features, pictures, labels)
+        found = _search(model, features, pictures)
+        seconds["label and search"] = time.perf_counter() - start
+        model.save(folder / MODEL)
+        right = sum(
+            entry.scores[0].label == WORDS[picture.name]
+            for entry, picture in zip(labelled, pictures, strict=True)
+        )
+        write_demo_page(
+            folder / PAGE,
+            labelled=labelled,
+            searches=found,
+            facts=_facts(model, len(pictures), right, seconds),
+            labels=labels,
+            lead=LEAD,
+        )
+    return DemoResult(model, labelled, right, found, seconds, out / PAGE, out / MODEL)
+
+
+def _label(
+    model: DualEncoder, features: object, pictures: list[Picture], labels: list[str]
+) -> list[Labelled]:
+    cosines = model.cosines(features, labels)
+    chances = model.scores.probabilities(cosines)
+    entries = []
+    for picture, chance, cosine in zip(pictures, chances, cosines, strict=True):
+        order = chance.argsort(descending=True)[:3].tolist()
+        scores = [Score(labels[i], float(chance[i]), float(cosine[i])) for i in order]
+        entries.append(Labelled(picture.path, picture.title, scores, picture.credit))
+    return entries
+
+
+def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> list[Found]:
+    places, cosines = model.search(features, QUERIES, k=3)
+    return [
+        Found(query, [Hit(pictures[i].path, pictures[i].title, c) for i, c in zip(row, cosine, strict=True)])
+        for query, row, cosine in zip(QUERIES, places.tolist(), cosines.tolist(), strict=True)
+    ]
+
+
+def _facts(model: DualEncoder, n: int, right: int, seconds: dict[str, float]) -> list[tuple[str, str]]:
+    head = model.vision.head
+    return [
+        ("Classifier", f"{model.vision.name}, {head.n_classes:,} classes, {head.dim:,} features"),
+        ("Text encoder", f"{model.text.name}, {model.text.dim} wide"),
+        ("Learnt from", f"{len(model.pairs):,} rows of the head and their class names; no captions"),
+        ("Centred on", f"these {n} pictures, unlabelled"),
+        ("Own words first", f"{right} of {n} pictures"),
+        *((step.capitalize(), f"{value:.2f} s") for step, value in seconds.items()),
+    ]

@@ -1,0 +1,52 @@
+"""What many tests share: the embedded model, recycled once, and real pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing is downloaded in tests; set before any model library is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def headword_data() -> Path:
+    """`$HEADWORD_DATA`, real images and classifiers."""
+    root = os.environ.get("HEADWORD_DATA")
+    if not root or not (Path(root) / "data").is_dir():
+        pytest.skip("HEADWORD_DATA does not name a folder with data/ and weights/")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, Path]:
+    """The gallery's pictures by name."""
+    from headword.data.gallery import gallery
+
+    return {picture.name: picture.path for picture in gallery()}
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The embedded default, recycled once. Tests that change a model take `model` instead."""
+    import headword
+
+    return headword.recycle()
+
+
+@pytest.fixture
+def model(embedded):
+    """The embedded default, a copy to change."""
+    import copy
+
+    fresh = copy.copy(embedded)
+    fresh.aligner = copy.deepcopy(embedded.aligner)
+    return fresh
+
+
+@pytest.fixture(scope="session")
+def saved(embedded, tmp_path_factory) -> Path:
+    """The embedded default, saved; not to be changed."""
+    return embedded.save(tmp_path_factory.mktemp("saved") / "model")
