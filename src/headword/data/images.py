@@ -6,12 +6,14 @@ scaled to 8, the first frame of an animation. Reading is thread-safe and leaves 
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import struct
 import threading
 import warnings
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
 
 import numpy as np
@@ -27,6 +29,9 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor"]
 
 MAX_PIXELS = 178_956_970
 """More pixels than this are taken for a decompression bomb: the size at which Pillow itself gives up."""
+
+SHRINK_ABOVE = 1000
+"""JPEG files with a longer side than this, in pixels, may be decoded at a fraction of their size."""
 
 ACCEPTED = (
     "accepted are a path, a PIL image, a uint8 tensor [3,H,W], a list of these, a uint8 tensor [N,3,H,W], "
@@ -58,12 +63,18 @@ _TURNS = {
 _LARGE = threading.Lock()
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Image:
     """One image as 8-bit RGB.
 
     EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bits, not clipped; of
     an animation the first frame is taken; CMYK, palettes and the like are converted; colour profiles are not
     applied. A PIL image which is RGB already comes back as it is.
+
+    Args:
+        source: the image.
+        shrink_to: JPEG files above `SHRINK_ABOVE` pixels a side may be decoded at 1/2, 1/4 or 1/8 of their size,
+            as long as the shorter side keeps this many pixels: much faster, and not pixel-equal to decoding
+            the whole and scaling it down.
 
     Raises:
         HeadwordError: in one line with the file's name, if it is missing, a folder, empty, unreadable, cut
@@ -71,13 +82,24 @@ def load_image(source: ImageSource) -> Image.Image:
             nothing that is accepted.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _load_file(Path(source).expanduser())
+        return _load_file(Path(source).expanduser(), shrink_to)
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "the PIL image"
         return _finish(source, str(name))
     if _is_image_tensor(source):
         return Image.fromarray(source.detach().cpu().permute(1, 2, 0).contiguous().numpy())
     raise HeadwordError(f"not an image: {_describe(source)}; {ACCEPTED}")
+
+
+def load_image_bytes(data: bytes, name: str, *, shrink_to: int | None = None) -> Image.Image:
+    """One image as 8-bit RGB, as `load_image`, of the bytes of an image file.
+
+    Args:
+        data: the file's content.
+        name: what to call it in errors; its ending helps with formats that have no signature.
+        shrink_to: as for `load_image`.
+    """
+    return _load(io.BytesIO(data), PurePath(name), shrink_to)
 
 
 def images_of(source: object) -> list[ImageSource]:
@@ -102,7 +124,7 @@ def images_of(source: object) -> list[ImageSource]:
     raise HeadwordError(f"not images: {_describe(source)}; {ACCEPTED}")
 
 
-def _load_file(path: Path) -> Image.Image:
+def _load_file(path: Path, shrink_to: int | None) -> Image.Image:
     if path.is_dir():
         raise HeadwordError(f"{path} is a folder, not an image; give the images in it, as in {path}/*.jpg")
     if not path.exists():
@@ -113,19 +135,30 @@ def _load_file(path: Path) -> Image.Image:
         raise HeadwordError(f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
-            image = _open(file, path)
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise HeadwordError(
-                    f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
-                    f"{MAX_PIXELS:,}; scale it down"
-                )
-            return _finish(image, str(path))
+            return _load(file, path, shrink_to)
     except PermissionError as error:
         raise HeadwordError(f"{path} may not be read: permission denied") from error
+    except OSError as error:  # it vanished since it was looked for, or its disk failed
+        raise HeadwordError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _open(file: BinaryIO, path: Path) -> Image.Image:
+def _load(file: BinaryIO, path: PurePath, shrink_to: int | None) -> Image.Image:
+    image = _open(file, path)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise HeadwordError(
+            f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
+            f"{MAX_PIXELS:,}; scale it down"
+        )
+    if shrink_to is not None and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
+        scale = shrink_to / min(width, height)
+        if scale < 1:
+            # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
+            image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
+    return _finish(image, str(path))
+
+
+def _open(file: BinaryIO, path: PurePath) -> Image.Image:
     """`PIL.Image.open` without its warning about large pictures, which cannot be silenced thread-safely.
 
     Formats without a signature are tried for files with their suffix alone: they take any text for an image.

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from headword.encoders.vision import fingerprint, resolve_device
+from headword.cache import VectorCache, key_of
 from headword.errors import HeadwordError
+
+
+CACHE_FROM = 256
+"""Texts from which a call is worth looking up: fewer are encoded in about the time that takes."""
+
+_STRETCH = 8192  # texts encoded between two writes to the cache
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,25 +61,49 @@ class TextEncoder:
         return self._fingerprint
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64, cache: bool = True) -> Tensor:
         """N texts → float32 `[N, k]` on the CPU.
 
         Texts of like length go through the model together, so that little is spent on padding; each different
-        text is encoded once.
+        text is encoded once. Calls with `CACHE_FROM` texts and more are looked up in the cache and put into it.
         """
         if isinstance(texts, str):
             raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
         if not texts:
             return torch.empty(0, self.dim)
-        unique = sorted(set(texts), key=lambda text: (len(text), text))
-        rows = torch.cat(
-            [
-                self.source.embed(unique[start : start + batch_size]).float().cpu()
-                for start in range(0, len(unique), batch_size)
-            ]
+        unique = list(dict.fromkeys(texts))
+        rows = torch.empty(len(unique), self.dim)
+        known = torch.zeros(len(unique), dtype=torch.bool)
+        kept = VectorCache(self._space(), self.dim) if cache and len(unique) >= CACHE_FROM else None
+        keys = [key_of(text) for text in unique] if kept is not None else []
+        if kept is not None:
+            known = kept.get(keys, rows)
+        missing = sorted(
+            (~known).nonzero().flatten().tolist(), key=lambda row: (len(unique[row]), unique[row])
         )
-        place = {text: i for i, text in enumerate(unique)}
-        return rows[[place[text] for text in texts]].clone()
+        # A stretch at a time is cached, so that an interrupted call has not worked for nothing.
+        stretch = batch_size * max(1, _STRETCH // batch_size)
+        for begin in range(0, len(missing), stretch):
+            part = missing[begin : begin + stretch]
+            for start in range(0, len(part), batch_size):
+                batch = part[start : start + batch_size]
+                rows[batch] = self.source.embed([unique[row] for row in batch]).float().cpu()
+            if kept is not None:
+                kept.put([keys[row] for row in part], rows[part])
+        if len(unique) == len(texts):
+            return rows
+        place = {text: row for row, text in enumerate(unique)}
+        return rows[[place[text] for text in texts]]
+
+    def _space(self) -> dict[str, Any]:
+        """What an embedding depends on besides its text; the id and revision stand for the tokenizer."""
+        return {
+            "kind": "text",
+            "encoder": self.name,
+            "revision": self.source.revision,
+            "weights": self.fingerprint,
+            "device": self.device.type,
+        }
 
     def provenance(self) -> dict[str, Any]:
         """All that is needed to name, find and verify the encoder again, as JSON."""

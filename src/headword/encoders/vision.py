@@ -62,6 +62,8 @@ class VisionEncoder:
     device: torch.device
     dtype: torch.dtype
     reader: HeadReader = field(repr=False)
+    auto_dtype: bool = False
+    """Whether the precision was left to choose: then `dtype` holds for short calls; see `headword.extract`."""
     _fingerprint: str = ""
 
     @property
@@ -101,7 +103,7 @@ class VisionEncoder:
             "licence": self.source.licence,
             "weights_sha256": self.fingerprint,
             "transform": self.source.transform_settings,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": "auto" if self.auto_dtype else str(self.dtype).removeprefix("torch."),
             "head": {
                 "modules": list(self.head.modules),
                 "classes": self.head.n_classes,
@@ -134,7 +136,8 @@ def load_vision(
         transform: for a module: one RGB image → float `[3, H, W]`.
         input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not given.
         device: "auto", "cpu", "cuda" or "mps".
-        dtype: "auto" (float32), "float32" or "bfloat16" (autocast).
+        dtype: "float32", "bfloat16" (autocast), or "auto": float32 in short calls, and in long ones what the device
+            is fast in (see `headword.extract`).
 
     Raises:
         HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names do not fit.
@@ -153,6 +156,7 @@ def load_vision(
         labels=_check_labels(labels, found, source),
         device=where,
         dtype=resolve_dtype(dtype),
+        auto_dtype=dtype == "auto",
         reader=HeadReader(source.model, found.modules),
     )
 

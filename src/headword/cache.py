@@ -1,0 +1,275 @@
+"""Vectors that were computed before: features of image files, embeddings of texts, kept between runs.
+
+The cache is a folder of *segments*: files of sorted 16-byte keys beside a matrix, one written by each call that
+computed something, merged when there are many. A segment appears whole or not at all and is never changed, so any
+number of processes may read and write at once. Where all of it is larger than the limit, the segments that were
+not used for longest go. A cache that cannot be written (a full disk, no permission) is as good as none, no error.
+
+A vector is found again only by the same *space* (encoder weights, transform, engine, precision, …) and key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headword.errors import HeadwordError
+from headword.files import load_tensors, save_tensors, write_text_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+DEFAULT_LIMIT = 4_000_000_000
+"""Bytes the cache may take, unless `HEADWORD_CACHE_LIMIT` says otherwise."""
+
+MERGE_FROM = 16
+"""Segments of one space from which they are merged."""
+
+MERGED_BYTES = 256_000_000
+"""Segments larger than this are left as they are."""
+
+_ABOUT = "space.json"
+_log = logging.getLogger("headword")
+
+
+def cache_folder() -> Path:
+    """`$HEADWORD_CACHE`, else the platform's folder for caches; made when something is written."""
+    import platformdirs
+
+    said = os.environ.get("HEADWORD_CACHE")
+    return Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("headword"))
+
+
+def cache_limit() -> int:
+    """Bytes the cache may take: `$HEADWORD_CACHE_LIMIT`, as in "500MB" or "20GB"; "0" switches it off.
+
+    Raises:
+        HeadwordError: if the variable is no size.
+    """
+    said = os.environ.get("HEADWORD_CACHE_LIMIT")
+    if said is None:
+        return DEFAULT_LIMIT
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", said, re.IGNORECASE)
+    if match is None:
+        raise HeadwordError(f"HEADWORD_CACHE_LIMIT={said!r} is no size; write it as 500MB or 20GB, or 0 for none")
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
+
+
+def key_of(*parts: str | bytes | int) -> bytes:
+    """16 bytes that stand for the parts; no two lists of parts run into each other."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+class VectorCache:
+    """The vectors of one space.
+
+    Args:
+        space: everything that a vector depends on besides its key, as JSON.
+        dim: width of a vector.
+    """
+
+    def __init__(self, space: Mapping[str, Any], dim: int) -> None:
+        said = json.dumps({**space, "dim": dim}, sort_keys=True)
+        self._about = said
+        self._dim = dim
+        self.folder = cache_folder() / "vectors" / hashlib.sha256(said.encode()).hexdigest()[:32]
+        self.on = cache_limit() > 0
+
+    def get(self, keys: Sequence[bytes], out: Tensor) -> Tensor:
+        """Fill the rows of `out` `[N, dim]` whose keys are known; returns which they are, bool `[N]`."""
+        import numpy as np
+        import torch
+
+        found = np.zeros(len(keys), dtype=bool)
+        if not (self.on and keys and self.folder.is_dir()):
+            return torch.from_numpy(found)
+        wanted = _pack(keys)
+        for path in self._segments():
+            missing = np.flatnonzero(~found)
+            if not len(missing):
+                break
+            segment = self._open(path)
+            if segment is None or not len(segment[0]):
+                continue
+            known, vectors = segment
+            place = np.searchsorted(known[:, 0], wanted[missing, 0]).clip(max=len(known) - 1)
+            hit = (known[place] == wanted[missing]).all(axis=1)
+            if hit.any():
+                out[torch.from_numpy(missing[hit])] = vectors[torch.from_numpy(place[hit])]
+                found[missing[hit]] = True
+                with suppress(OSError):
+                    os.utime(path)  # used now: the last to go
+        return torch.from_numpy(found)
+
+    def put(self, keys: Sequence[bytes], vectors: Tensor) -> None:
+        """Keep float32 vectors `[N, dim]` under their keys."""
+        if not self.on or not len(keys):
+            return
+        with _harmless():
+            if not (self.folder / _ABOUT).is_file():
+                write_text_atomic(self.folder / _ABOUT, self._about + "\n")
+            self._write(_pack(keys), vectors)
+            self._merge()
+            evict(cache_limit())
+
+    def _segments(self) -> list[Path]:
+        """The newest first."""
+        return sorted(self.folder.glob("*.safetensors"), key=_last_used, reverse=True)
+
+    def _open(self, path: Path) -> tuple[np.ndarray[Any, Any], Tensor] | None:
+        import torch
+
+        try:
+            tensors = load_tensors(path)
+            known, vectors = tensors["keys"].numpy().view("<u8"), tensors["vectors"]
+            if known.shape != (len(vectors), 2) or vectors.shape[1] != self._dim or vectors.dtype != torch.float32:
+                raise HeadwordError(f"{path} is no segment")
+        except (HeadwordError, KeyError, FileNotFoundError):  # evicted a moment ago, or damaged
+            path.unlink(missing_ok=True)
+            return None
+        return known, vectors
+
+    def _write(self, packed: np.ndarray[Any, Any], vectors: Tensor) -> Path:
+        import numpy as np
+        import torch
+
+        order = np.lexsort((packed[:, 1], packed[:, 0]))
+        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        tensors = {
+            "keys": torch.from_numpy(packed[order].view(np.uint8).reshape(len(packed), 16)),
+            "vectors": vectors.float()[torch.from_numpy(order)],
+        }
+        save_tensors(path, tensors)
+        return path
+
+    def _merge(self) -> None:
+        """Many small segments into one; if another process is at it, that is enough."""
+        small = [path for path in self._segments() if _size(path) < MERGED_BYTES]
+        if len(small) < MERGE_FROM:
+            return
+        import numpy as np
+        import torch
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.folder / "merge.lock", timeout=0):
+                opened = [(path, self._open(path)) for path in small]
+                segments = [(path, *segment) for path, segment in opened if segment is not None]
+                if not segments:
+                    return
+                keys = np.concatenate([keys for _, keys, _ in segments])
+                _, first = np.unique(keys, axis=0, return_index=True)
+                vectors = torch.cat([vectors for _, _, vectors in segments])
+                self._write(keys[first], vectors[torch.from_numpy(first)])
+                for path, _, _ in segments:
+                    path.unlink(missing_ok=True)
+        except Timeout:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One part of the cache, as `headword cache info` shows it."""
+
+    kind: str
+    """"image", "text", "openvino", or "other" for what is not understood."""
+    name: str
+    """What it was computed with."""
+    vectors: int
+    bytes: int
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, the largest first."""
+    found = []
+    for folder in _folders("vectors"):
+        with suppress(OSError, ValueError):
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            held = sum(map(_size, folder.glob("*.safetensors")))
+            vectors = held // (4 * int(about["dim"]) + 16)
+            found.append(Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, held))
+    for folder in _folders("openvino"):
+        found.append(Entry("openvino", folder.name, 0, _size(folder)))
+    return sorted(found, key=lambda entry: -entry.bytes)
+
+
+def clear() -> int:
+    """Remove everything from the cache; returns how many bytes that freed."""
+    freed = 0
+    for part in ("vectors", "openvino"):
+        for folder in _folders(part):
+            freed += _size(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def evict(limit: int) -> None:
+    """Remove what was not used for longest until at most `limit` bytes are left."""
+    parts = [path for folder in _folders("vectors") for path in folder.glob("*.safetensors")]
+    parts += _folders("openvino")
+    sizes = {path: _size(path) for path in parts}
+    total = sum(sizes.values())
+    for path in sorted(parts, key=_last_used):
+        if total <= limit:
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):  # Windows keeps a file that is being read
+                path.unlink()
+        total -= sizes[path]
+
+
+def _folders(part: str) -> list[Path]:
+    root = cache_folder() / part
+    if not root.is_dir():
+        return []
+    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 if it vanished."""
+    try:
+        if path.is_dir():
+            return sum(_size(entry) for entry in path.iterdir())
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _last_used(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _pack(keys: Sequence[bytes]) -> np.ndarray[Any, Any]:
+    """Keys as pairs of integers `[N, 2]`: found by the first, told apart by both."""
+    import numpy as np
+
+    return np.frombuffer(b"".join(keys), dtype="<u8").reshape(len(keys), 2)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Not being able to keep something is no reason to fail."""
+    try:
+        yield
+    except (OSError, HeadwordError) as error:
+        _log.info("nothing was cached: %s", error)

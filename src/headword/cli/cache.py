@@ -1,0 +1,47 @@
+"""`headword cache`: what was kept of earlier runs."""
+
+from __future__ import annotations
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import JsonOption, Output, QuietOption
+
+commands = typer.Typer(help="Show or clear what was kept of earlier runs (HEADWORD_CACHE, HEADWORD_CACHE_LIMIT).")
+app.add_typer(commands, name="cache", no_args_is_help=True)
+
+
+@commands.command()
+def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
+    """Show what is in the cache, where it is, and how large it may become."""
+    output = Output(quiet, json_to)
+    from headword.cache import cache_folder, cache_limit, entries
+
+    found = entries()
+    rows = [
+        (entry.kind, entry.name, f"{entry.vectors:,}" if entry.vectors else "–", f"{entry.bytes / 1e6:,.1f} MB")
+        for entry in found
+    ]
+    held = sum(entry.bytes for entry in found)
+    output.table(f"Cache {cache_folder()}", ("kind", "of", "vectors", "size"), rows)
+    output.say(f"{held / 1e6:,.1f} MB of at most {cache_limit() / 1e6:,.0f} MB (HEADWORD_CACHE_LIMIT)")
+    output.result(
+        "cache info",
+        metrics={"bytes": held, "limit_bytes": cache_limit()},
+        folder=str(cache_folder()),
+        entries=[
+            {"kind": entry.kind, "of": entry.name, "vectors": entry.vectors, "bytes": entry.bytes}
+            for entry in found
+        ],
+    )
+
+
+@commands.command()
+def clear(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
+    """Remove everything from the cache."""
+    output = Output(quiet, json_to)
+    from headword import cache
+
+    freed = cache.clear()
+    output.say(f"{freed / 1e6:,.1f} MB removed from {cache.cache_folder()}")
+    output.result("cache clear", metrics={"freed_bytes": freed}, folder=str(cache.cache_folder()))

@@ -1,0 +1,159 @@
+"""`headword embed`: images of any source → a feature store."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from headword.dual_encoder import DualEncoder
+    from headword.extract import Shared
+
+
+class Space(str, Enum):
+    """What is stored of an image."""
+
+    features = "features"
+    shared = "shared"
+
+
+class EngineOption(str, Enum):
+    """What runs the model."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    ray = "ray"
+
+
+class StoreDtype(str, Enum):
+    """Precision of what is stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@app.command()
+def embed(
+    model: Annotated[
+        str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, glob, .csv/.jsonl/.parquet/.txt of paths, WebDataset .tar (x-{000..009}.tar), "
+            "hf:FOLDER or hf:NAME:SPLIT, or a URL."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; an unfinished one goes on.")],
+    space: Annotated[
+        Space, typer.Option(help="The classifier's features, or unit vectors in the space shared with words.")
+    ] = Space.features,
+    engine: Annotated[EngineOption, typer.Option(help="What runs the model.")] = EngineOption.auto,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many decode at once; with ray, how many actors.")
+    ] = None,
+    draft: Annotated[
+        bool, typer.Option(help="Decode JPEG photos above 1,000 pixels at a fraction of their size.")
+    ] = True,
+    store_dtype: Annotated[StoreDtype, typer.Option(help="Precision of what is stored.")] = StoreDtype.float32,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Class names for a classifier that has none.")
+    ] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Embed images into a feature store, which goes on where it stopped and may be indexed or read as a matrix."""
+    output = Output(quiet, json_to)
+    from functools import partial
+
+    from headword.encoders import load_vision
+    from headword.errors import HeadwordError
+    from headword.extract import extract_features
+    from headword.saved_model import CONFIG, load
+
+    shared, provenance = None, None
+    folder = Path(model).expanduser()
+    if (folder / CONFIG).is_file():
+        saved = load(folder, device=device.value)
+        vision, provenance = saved.vision, saved.provenance()
+        shared = shared_space(saved) if space is Space.shared else None
+        loader: Any = partial(load_encoder, str(folder.resolve()))
+    elif space is Space.shared:
+        raise HeadwordError(f"{model} is no saved model, which --space shared needs; make one with headword recycle")
+    else:
+        vision = load_vision(model, names=class_names, head=head, device=device.value)
+        loader = None
+    with output.progress("images") as progress:
+        done = extract_features(
+            vision,
+            source,
+            out,
+            shared=shared,
+            engine=engine.value,
+            dtype=dtype.value,
+            store_dtype=store_dtype.value,
+            batch_size=batch_size,
+            workers=workers,
+            draft=draft,
+            progress=progress,
+            loader=loader,
+        )
+    facts = [
+        ("images", f"{done.rows:,}, of which {done.ok:,} embedded and {done.unreadable:,} unreadable"),
+        ("of an earlier run", f"{done.resumed:,}"),
+        ("engine", f"{done.engine} in {done.precision}"),
+        ("speed", f"{done.images_per_second:,.0f} images/s, {done.seconds:,.1f} s"),
+    ]
+    output.facts(f"Embedded into {out}", facts)
+    if done.note:
+        output.say(f"Note: {done.note}")
+    if done.unreadable:
+        output.say("Why images are unreadable is in the column status of the store.")
+    output.result(
+        "embed",
+        model=provenance or {"vision": vision.provenance()},
+        protocol={"source": source, "space": space.value, "draft": draft, "batch_size": batch_size},
+        metrics={
+            "images_per_second": done.images_per_second,
+            "seconds": done.seconds,
+            "rows": done.rows,
+            "ok": done.ok,
+            "unreadable": done.unreadable,
+            "resumed": done.resumed,
+        },
+        engine=done.engine,
+        precision=done.precision,
+        note=done.note,
+        out=str(out),
+    )
+
+
+def shared_space(model: DualEncoder) -> Shared:
+    """How a model's features become embeddings, and a hash of all that depends on."""
+    import hashlib
+    import json
+
+    from headword.extract import Shared
+
+    digest = hashlib.sha256(json.dumps(model.provenance()["aligner"], sort_keys=True).encode())
+    for name, tensor in sorted(model.aligner.tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return Shared(project=model.encode_image, dim=model.dim, identity=digest.hexdigest())
+
+
+def load_encoder(folder: str) -> Any:
+    """A saved model's vision encoder, on a Ray worker."""
+    from headword.saved_model import load
+
+    return load(folder).vision

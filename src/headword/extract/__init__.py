@@ -1,0 +1,18 @@
+"""Images → features: fast, resumable, cached, on one machine or many.
+
+`image_features` gives a matrix; `extract_features` fills a feature store, and goes on with one that was interrupted.
+
+    sources.py    folders, globs, tables, shards, data sets → items
+    pixels.py     an encoder's transform in two halves, checked against the whole
+    decode.py     items → batches of pixels, in workers, ahead of the model
+    engines.py    torch, and the choice of engine and precision; openvino_engine.py; ray_engine.py
+    job.py        these together
+    features.py   → a matrix, through the cache
+    store.py      the feature store
+    run.py        → a feature store
+"""
+
+from headword.extract.features import Progress, image_features
+from headword.extract.run import Extraction, Shared, extract_features
+
+__all__ = ["Extraction", "Progress", "Shared", "extract_features", "image_features"]

@@ -1,0 +1,148 @@
+"""Pictures → batches of pixels, in workers, a few batches ahead of the model.
+
+Threads share one interpreter, but decoding and resizing leave it free, so on few processors they keep up with the
+model and start at once. Where a GPU waits for many processors, worker processes decode.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headword.encoders.vision import Transform
+from headword.errors import HeadwordError
+from headword.extract.pixels import PixelPlan
+from headword.extract.sources import Item
+
+AHEAD = 3
+"""Batches that are decoded, or being decoded, before the model asks for them: what bounds the memory."""
+
+_TASK = 8  # images a worker takes at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive items of a source, decoded."""
+
+    items: Sequence[Item]
+    pixels: Tensor
+    """uint8 `[N, H, W, 3]` by a plan, else float `[N, 3, H, W]`, of the items that could be read."""
+    errors: dict[int, str]
+    """For each item that could not, by its place in `items`: why, in one line."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How pictures become pixels."""
+
+    plan: PixelPlan | None
+    """The uint8 half of the transform; without one the whole transform is used."""
+    transform: Transform
+    shrink: bool
+    """Whether large JPEG files may be decoded at a fraction of their size."""
+
+    def __call__(self, item: Item) -> Tensor | str:
+        """One item's pixels, or why it cannot be read."""
+        try:
+            image = item.read(self.plan.shrink_to if self.shrink and self.plan is not None else None)
+        except HeadwordError as error:
+            return " ".join(str(error).split())
+        return self.plan.pixels(image) if self.plan is not None else self.transform(image)
+
+
+def decoded(
+    items: Iterable[Item], decoding: Decoding, *, batch_size: int, workers: int, processes: bool = False
+) -> Iterator[Batch]:
+    """Batches in the order of the items; every batch but the last is of `batch_size` items.
+
+    Args:
+        items: may be endless; only `AHEAD` batches are taken before they are needed.
+        decoding: how.
+        batch_size: items in a batch.
+        workers: threads or processes that decode.
+        processes: worker processes instead of threads; needs a plan, and items that are files.
+
+    Raises:
+        HeadwordError: if a worker process is killed.
+    """
+    source = iter(items)
+    waiting: deque[tuple[list[Item], list[Future[list[Any]]]]] = deque()
+    with _pool(decoding, workers, processes) as pool:
+        task = _decode_in_process if processes else _Task(decoding)
+        try:
+            while True:
+                while len(waiting) < AHEAD and (chunk := list(islice(source, batch_size))):
+                    parts = [chunk[start : start + _TASK] for start in range(0, len(chunk), _TASK)]
+                    waiting.append((chunk, [pool.submit(task, part) for part in parts]))
+                if not waiting:
+                    return
+                chunk, futures = waiting.popleft()
+                yield _batch(chunk, [outcome for future in futures for outcome in future.result()])
+        except BrokenProcessPool:
+            raise HeadwordError(
+                "a decoding process was killed, perhaps because memory ran out; give fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
+    errors = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, str)}
+    read = [torch.as_tensor(outcome) for outcome in outcomes if not isinstance(outcome, str)]
+    return Batch(items, torch.stack(read) if read else torch.empty(0), errors)
+
+
+@dataclass(frozen=True)
+class _Task:
+    decoding: Decoding
+
+    def __call__(self, items: list[Item]) -> list[Any]:
+        return [self.decoding(item) for item in items]
+
+
+def _pool(decoding: Decoding, workers: int, processes: bool) -> Executor:
+    if not processes:
+        return ThreadPoolExecutor(workers, thread_name_prefix="headword-decode")
+    # A forked copy of a process with CUDA or OpenMP threads may hang; a fresh one does not.
+    context = multiprocessing.get_context("spawn")
+    plain = Decoding(decoding.plan, _no_transform, decoding.shrink)  # a plan needs none, and it may not pickle
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(plain,))
+
+
+def _no_transform(_image: Any) -> Tensor:
+    raise AssertionError("processes decode by a plan")
+
+
+_decoding: Decoding
+
+
+def _start_process(decoding: Decoding) -> None:
+    global _decoding
+    _decoding = decoding
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers; they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _decode_in_process(items: list[Item]) -> list[Any]:
+    # Arrays, not tensors: those would each take a file of shared memory.
+    outcomes = [_decoding(item) for item in items]
+    return [outcome if isinstance(outcome, str) else outcome.numpy() for outcome in outcomes]

@@ -1,0 +1,69 @@
+"""What this machine has: processors this process may really use, and precisions it computes natively."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+def available_cpus() -> int:
+    """Processors this process may use: its affinity, and the container's quota, not what the machine has."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        count = os.cpu_count() or 1
+    return max(1, min(count, _quota() or count))
+
+
+@cache
+def _quota() -> int | None:
+    """Processors that the container's cgroup (version 2 or 1) grants, rounded up; None without a limit."""
+    two = Path("/sys/fs/cgroup/cpu.max")
+    one = [Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    try:
+        quota, period = two.read_text().split() if two.is_file() else [file.read_text() for file in one]
+        if quota == "max" or int(quota) <= 0:
+            return None
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def is_x86() -> bool:
+    """Whether the processor is an x86, which OpenVINO's CPU plug-in is made for."""
+    return platform.machine().lower() in {"x86_64", "amd64", "i686", "x86"}
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively: emulated, it is slower than float32 and no better."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_bfloat16()
+
+
+@cache
+def _cpu_bfloat16() -> bool:
+    if is_x86():
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            check = getattr(torch.cpu, name, None)
+            if check is not None and check():
+                return True
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """The processor's own list (Linux on x86 and ARM); empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {
+        flag
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.partition(":")[2].split()
+    }

@@ -1,0 +1,174 @@
+"""The OpenVINO engine: the encoder's torch module, converted once, for x86 processors.
+
+Every picture is a request of its own and several run at once. That is OpenVINO's fastest way on a CPU (its memory
+stays in the caches), and a picture's features do not depend on which others are in its batch, to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headword.cache import cache_folder
+from headword.encoders import VisionEncoder
+from headword.extract.engines import Choice, FeatureModule
+from headword.extract.machine import available_cpus
+from headword.extract.pixels import PixelPlan
+
+if TYPE_CHECKING:
+    import openvino
+
+_PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+
+_compiled: dict[str, openvino.CompiledModel] = {}  # in this process, by key
+_compiling = threading.Lock()
+
+
+class OpenVinoEngine:
+    """Runs an encoder on OpenVINO's CPU plug-in.
+
+    Args:
+        vision: the encoder.
+        dtype: "float32" or "bfloat16".
+        plan: how uint8 pixels are normalised, which becomes part of the graph; None if batches are float.
+
+    Raises:
+        RuntimeError: if OpenVINO cannot convert or compile the model.
+    """
+
+    def __init__(self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> None:
+        self.choice = Choice("openvino", dtype)
+        self._dim = vision.dim
+        self._model = _compile(vision, dtype, plan)
+        # Twice as many as run at once, so that none waits for the next picture to be handed over.
+        requests = 2 * int(self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests = [self._model.create_infer_request() for _ in range(requests)]
+
+    def features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """See `Engine`."""
+        free = deque(self._requests)
+        running: deque[tuple[Any, Tensor, int]] = deque()
+        unfinished: deque[tuple[Tensor, int]] = deque()  # features of a batch, and how many came before its end
+        started = finished = 0
+
+        def finish() -> None:
+            nonlocal finished
+            request, target, row = running.popleft()
+            request.wait()
+            target[row] = torch.from_numpy(request.get_output_tensor(0).data[0])
+            free.append(request)
+            finished += 1
+
+        try:
+            for batch in batches:
+                target = torch.empty(len(batch), self._dim)
+                for row, pixels in enumerate(batch.numpy()):
+                    if not free:
+                        finish()
+                    request = free.popleft()
+                    request.get_input_tensor(0).data[0] = pixels
+                    request.start_async()
+                    running.append((request, target, row))
+                started += len(batch)
+                unfinished.append((target, started))
+                while unfinished and unfinished[0][1] <= finished:
+                    yield unfinished.popleft()[0]
+            while running:
+                finish()
+            for target, _ in unfinished:
+                yield target
+        finally:
+            for request, _, _ in running:  # the reader stopped early, perhaps
+                request.wait()
+
+
+def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openvino.CompiledModel:
+    """From this process, else from disk, else from the torch module."""
+    import openvino
+
+    size = plan.crop if plan is not None else tuple(vision.source.input_size)
+    depends_on = {
+        "weights": vision.fingerprint,
+        "head": vision.head.modules,
+        "architecture": repr(vision.source.model),
+        "plan": repr(plan),
+        "size": size,
+        "versions": [version("openvino"), torch.__version__],
+        "dtype": dtype,
+        "threads": available_cpus(),
+    }
+    key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
+    with _compiling:
+        if key not in _compiled:
+            folder = cache_folder() / "openvino" / key
+            core = openvino.Core()
+            if not (folder / "model.xml").is_file():
+                _save(_convert(vision, plan, size), folder)
+            settings = {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+                "INFERENCE_NUM_THREADS": available_cpus(),
+                # Pinned, the model's threads would wait for the decoders that share their processor.
+                "ENABLE_CPU_PINNING": False,
+                "CACHE_DIR": str(folder),
+            }
+            _compiled[key] = core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
+    return _compiled[key]
+
+
+class _Normalised(torch.nn.Module):
+    """uint8 `[1, H, W, 3]` → features; the division by 255 is folded into the scale."""
+
+    def __init__(self, features: FeatureModule, plan: PixelPlan) -> None:
+        super().__init__()
+        self.features = features
+        mean, std = torch.tensor(plan.mean), torch.tensor(plan.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x: Tensor = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        out: Tensor = self.features(x)
+        return out
+
+
+def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int]) -> openvino.Model:
+    import openvino
+
+    features = FeatureModule(vision)
+    module = features if plan is None else _Normalised(features, plan)
+    example = torch.zeros(1, 3, *size) if plan is None else torch.zeros(1, *size, 3, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
+            model = openvino.convert_model(module.eval(), example_input=example, input=[list(example.shape)])
+    finally:
+        features.close()
+    return model
+
+
+def _save(model: openvino.Model, folder: Path) -> None:
+    """Whole or not there, whoever else is saving it."""
+    import openvino
+
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
+        with suppress(OSError):  # another process was first
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,372 @@
+"""Where images come from: every source becomes a list of items, each with an id, a place, and a way to read it.
+
+| source | id | place |
+|---|---|---|
+| a folder (also of a URL) | path in the folder, with "/" | full path |
+| a glob | the path | full path |
+| `.csv`, `.tsv`, `.jsonl`, `.parquet` | column `id`, else the path as written | full path |
+| `.txt` | the path as written, one a line | full path |
+| WebDataset `.tar`, `x-{000..009}.tar`, `wds:…` | shard name and the sample's key | `shard.tar::member` |
+| `hf:FOLDER` (`save_to_disk`), `hf:NAME[:SPLIT]`, a `datasets.Dataset` | column `id`, else the row's number | `hf:…#row` |
+
+Nothing is decoded while listing; an item that cannot be read is found out when it is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from headword.data.captions import IMAGE_KEYS
+from headword.data.folders import image_suffixes, list_images
+from headword.data.images import ImageSource, load_image, load_image_bytes
+from headword.errors import HeadwordError, MissingExtraError
+from headword.files import read_text
+
+MAX_ENCODED = 1 << 30
+"""Bytes of an encoded picture in a shard, a data set or at a URL; a larger one is not read into memory."""
+
+_TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"}
+
+
+class Reader(Protocol):
+    """Reads one image; see `headword.data.images.load_image`."""
+
+    def __call__(self, shrink_to: int | None) -> Image.Image: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source."""
+
+    id: str
+    """Unique in its source."""
+    path: str
+    """Where it is, for people and for the store."""
+    read: Reader
+    file: str | None = None
+    """The file, if the item is one: what the cache is keyed by."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """An image that `load_image` reads: a file, or a picture that is in memory already."""
+
+    source: ImageSource
+
+    def __call__(self, shrink_to: int | None) -> Image.Image:
+        """See `load_image`."""
+        return load_image(self.source, shrink_to=shrink_to)
+
+
+@dataclass(frozen=True, slots=True)
+class UrlReader:
+    """An image at a URL that fsspec knows, or a stretch of a file there."""
+
+    url: str
+    name: str
+    start: int = 0
+    size: int | None = None
+
+    def __call__(self, shrink_to: int | None) -> Image.Image:
+        """See `load_image`."""
+        try:
+            with _open(self.url) as file:
+                file.seek(self.start)
+                data = file.read(MAX_ENCODED if self.size is None else min(self.size, MAX_ENCODED))
+        except (OSError, ValueError) as error:
+            raise HeadwordError(f"{self.name} cannot be read: {error}") from error
+        return load_image_bytes(data, self.name, shrink_to=shrink_to)
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """An image of a Hugging Face data set."""
+
+    data: Any
+    column: str
+    row: int
+
+    def __call__(self, shrink_to: int | None) -> Image.Image:
+        """See `load_image`."""
+        cell = self.data[self.row][self.column]
+        name = f"row {self.row}"
+        if isinstance(cell, dict) and cell.get("bytes") is not None:
+            return load_image_bytes(cell["bytes"], cell.get("path") or name, shrink_to=shrink_to)
+        if isinstance(cell, dict) and cell.get("path"):
+            return load_image(cell["path"], shrink_to=shrink_to)
+        raise HeadwordError(f"{name} has no image")
+
+
+def items_of(source: object) -> list[Item]:
+    """The items of a source, in an order that is the same every time.
+
+    Args:
+        source: one of the sources above; or images as `load_image` takes them, one or a list; or a list of
+            items, which comes back.
+
+    Raises:
+        HeadwordError: if the source is missing, empty, of no known kind, or names two images by one id.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        items = _named(os.fspath(source))
+    elif isinstance(source, (list, tuple)) and source and isinstance(source[0], Item):
+        items = list(source)
+    elif hasattr(source, "features") and hasattr(source, "column_names"):
+        items = _data_set(source, "data set")
+    else:
+        from headword.data.images import images_of
+
+        items = given_items(images_of(source))
+    if not items:
+        raise HeadwordError(f"there are no images in {source}")
+    return _once(items, source)
+
+
+def file_item(path: str | os.PathLike[str], name: str | None = None) -> Item:
+    """The item of one image file; its id is the path as given, unless named otherwise."""
+    text = os.fspath(path)
+    full = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # a Path costs ten times as much
+    return Item(_storable(name or text), _storable(full), FileReader(full), full)
+
+
+def given_items(images: Iterable[ImageSource]) -> list[Item]:
+    """The items of single images, in their order; one that is given twice is there twice."""
+    return [
+        file_item(image) if isinstance(image, (str, os.PathLike)) else Item(str(n), "", FileReader(image))
+        for n, image in enumerate(images)
+    ]
+
+
+def _named(text: str) -> list[Item]:
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in {"hf", "wds"}:
+        return _hugging_face(rest) if scheme == "hf" else _shards(rest)
+    if "://" in text:
+        return _shards(text) if ".tar" in text else _remote(text)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _hugging_face(text)
+        return [file_item(found, found.relative_to(path).as_posix()) for found in list_images(path)]
+    if text.endswith(".tar") or re.search(r"\{\d+\.\.\d+\}", text):
+        return _shards(text)
+    if path.suffix.lower() in _TABLES and not glob.has_magic(text):
+        return _table(path)
+    if path.is_file():
+        return [file_item(path)]
+    return [file_item(found) for found in list_images(text)]
+
+
+def _table(path: Path) -> list[Item]:
+    items = []
+    folders = (path.parent, path.parent / "images")
+    for number, row in enumerate(_rows(path)):
+        key = next((key for key in IMAGE_KEYS if key in row), None)
+        if key is None:
+            known = ", ".join(IMAGE_KEYS)
+            raise HeadwordError(f"{path} has no image column: it has {', '.join(row)}; known are {known}")
+        image = row[key]
+        if not isinstance(image, str) or not image:
+            raise HeadwordError(f"{path}, row {number + 1}: {image!r} is no image path")
+        name = str(row.get("id") or image)
+        if "://" in image:
+            items.append(Item(_storable(name), image, UrlReader(image, image)))
+            continue
+        there = next((folder / image for folder in folders if (folder / image).exists()), path.parent / image)
+        items.append(file_item(there, name))
+    return items
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from _parquet_rows(path)
+    elif kind == ".txt":
+        yield from ({"path": line} for line in read_text(path).splitlines() if line.strip())
+    elif kind in {".jsonl", ".ndjson"}:
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise HeadwordError(f"{path}:{number} is not valid JSON: {error.msg}") from error
+                if not isinstance(row, dict):
+                    raise HeadwordError(f"{path}:{number} is not an object with an image")
+                yield row
+    else:
+        text = read_text(path)
+        tabs = kind == ".tsv" or "\t" in text.partition("\n")[0]
+        try:
+            yield from csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if tabs else ",", strict=True)
+        except csv.Error as error:
+            raise HeadwordError(f"{path} is malformed: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise HeadwordError(f"there is no file {path}")
+    try:
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        wanted = [name for name in names if name == "id" or name in IMAGE_KEYS]
+        if not wanted:
+            yield dict.fromkeys(names)
+        for batch in file.iter_batches(columns=wanted):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
+
+
+def _remote(url: str) -> list[Item]:
+    """A file, a folder or a pattern at a URL."""
+    fs, root = _file_system(url)
+    scheme = url.partition("://")[0]
+    try:
+        if glob.has_magic(root):
+            found = fs.glob(root)
+        else:
+            found = fs.find(root) if fs.isdir(root) else [root]
+    except OSError as error:
+        raise HeadwordError(f"cannot list {url}: {error}") from error
+    images = sorted(name for name in found if Path(name).suffix.lower() in image_suffixes())
+    items = []
+    for name in images:
+        address = f"{scheme}://{name}" if scheme != "file" else f"file://{name}"
+        short = name.removeprefix(root.rstrip("/") + "/")
+        items.append(Item(_storable(short), _storable(address), UrlReader(address, address)))
+    return items
+
+
+def _shards(pattern: str) -> list[Item]:
+    return [item for shard in _expand(pattern) for item in _members(shard)]
+
+
+def _expand(pattern: str) -> list[str]:
+    """ "x-{000..002}.tar" → three names; a glob or a folder → its shards."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match:
+        width = len(match[1])
+        numbers = range(int(match[1]), int(match[2]) + 1)
+        names = (f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}" for n in numbers)
+        return list(itertools.chain.from_iterable(map(_expand, names)))
+    if "://" in pattern:
+        return [pattern]
+    path = Path(pattern).expanduser()
+    found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
+    if not found:
+        raise HeadwordError(f"there are no .tar files in {path}")
+    return [str(shard.absolute()) for shard in found]
+
+
+def _members(shard: str) -> list[Item]:
+    """The images of a shard: where each begins, so that workers read them in any order."""
+    import tarfile
+
+    items = []
+    name = shard.rpartition("/")[2].removesuffix(".tar")
+    try:
+        with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                key, dot, kind = member.name.partition(".")
+                if not member.isfile() or f".{kind.rpartition('.')[2].lower()}" not in image_suffixes():
+                    continue
+                place = f"{shard}::{member.name}"
+                read = UrlReader(shard, place, member.offset_data, member.size)
+                # A sample may have several pictures, told apart by their endings.
+                again = bool(items) and items[-1].id == f"{name}/{key}"
+                items.append(Item(_storable(f"{name}/{key}" + (dot + kind) * again), _storable(place), read))
+    except FileNotFoundError:
+        raise HeadwordError(f"there is no shard {shard}") from None
+    except (tarfile.TarError, OSError) as error:
+        raise HeadwordError(f"{shard} is damaged, compressed, or no tar file: {error}") from error
+    return items
+
+
+def _hugging_face(name: str) -> list[Item]:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise MissingExtraError("reading Hugging Face data sets", "scale") from None
+    folder = Path(name).expanduser()
+    base, _, split = name.partition(":")
+    try:
+        if folder.is_dir():
+            data = datasets.load_from_disk(str(folder))
+        else:
+            data = datasets.load_dataset(base, split=split or None)
+    except (OSError, ValueError) as error:
+        raise HeadwordError(f"cannot read the data set {name}: {error}".splitlines()[0]) from error
+    if isinstance(data, dict):
+        return [
+            Item(f"{part}/{item.id}", item.path, item.read)
+            for part in data
+            for item in _data_set(data[part], f"hf:{name}/{part}")
+        ]
+    return _data_set(data, f"hf:{name}")
+
+
+def _data_set(data: Any, name: str) -> list[Item]:
+    import datasets
+
+    column = next((key for key, kind in data.features.items() if isinstance(kind, datasets.Image)), None)
+    if column is None:
+        raise HeadwordError(f"{name} has no column of images; it has {', '.join(data.column_names)}")
+    ids = data["id"] if "id" in data.column_names else range(len(data))
+    # Bytes, not pictures: they are decoded in the workers, by the same rules as files.
+    raw = data.cast_column(column, datasets.Image(decode=False))
+    return [
+        Item(_storable(str(said)), f"{name}#{row}", RowReader(raw, column, row)) for row, said in enumerate(ids)
+    ]
+
+
+def _once(items: list[Item], source: object) -> list[Item]:
+    """Each id once; the same file named twice is one item."""
+    seen: dict[str, Item] = {}
+    for item in items:
+        first = seen.setdefault(item.id, item)
+        if first is not item and first.path != item.path:
+            raise HeadwordError(f"{source}: the id {item.id!r} names both {first.path} and {item.path}")
+    return list(seen.values())
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise MissingExtraError("reading URLs", "scale") from None
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise HeadwordError(f"cannot open {url}: {error}") from error
+    return fs, str(root)
+
+
+def _open(place: str) -> Any:
+    if "://" not in place:
+        return Path(place).open("rb")
+    fs, root = _file_system(place)
+    return fs.open(root, "rb")
+
+
+def _storable(text: str) -> str:
+    r"""File names that are no Unicode, as Parquet can hold them: odd bytes written as \xff."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def all_files(items: Iterable[Item]) -> bool:
+    """Whether every item can be read in another process without sending it a picture or a data set."""
+    return all(isinstance(item.read, UrlReader) or item.file is not None for item in items)

@@ -1,0 +1,281 @@
+"""The feature store: a folder of `part-*.parquet` files and `_headword.json`.
+
+Columns: `id` (string), `path` (string), `embedding` (fixed-size list of float32 or float16; null where the image
+could not be read) and `status` ("ok", else why not, in one line). `headword.data.vectors.read_vectors` reads the
+rows that have an embedding.
+
+Parts appear whole, after their bytes are on the disk, and are never changed. So whatever stops a writer, the store
+is what was finished, and the next writer goes on from the ids that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from headword.errors import HeadwordError
+from headword.files import read_json, write_text_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+FORMAT = 1
+HEADER = "_headword.json"
+OK = "ok"
+
+PART_ROWS = 8192
+"""Rows of a full part."""
+PART_SECONDS = 30.0
+"""Age at which a part is written though it is not full: the most work that a kill can cost, but for one batch."""
+
+# What must be equal for rows to belong into one store.
+_IDENTITY = ("space", "dim", "dtype", "weights", "head", "transform", "engine", "precision", "exact", "draft", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of a store."""
+
+    rows: int
+    ok: int
+
+    @property
+    def unreadable(self) -> int:
+        """Rows without an embedding."""
+        return self.rows - self.ok
+
+    def as_json(self) -> dict[str, int]:
+        """The counts by name."""
+        return {"rows": self.rows, "ok": self.ok, "unreadable": self.unreadable}
+
+
+def read_header(folder: str | Path) -> dict[str, Any]:
+    """What `_headword.json` of a store says.
+
+    Raises:
+        HeadwordError: if the folder is no store, or one of a newer format.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / HEADER).is_file():
+        raise HeadwordError(f"{folder} is no feature store: it has no {HEADER}; make one with headword embed")
+    header = read_json(folder / HEADER)
+    written = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(written, int) or written < 1:
+        raise HeadwordError(f"{folder / HEADER} does not say its format; it was edited, or is not headword's")
+    if written > FORMAT:
+        raise HeadwordError(f"{folder} has format {written}, newer than this headword reads; upgrade headword")
+    return dict(header)
+
+
+def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
+    """(id, path, status) of every row of a store, part after part.
+
+    Raises:
+        HeadwordError: if a part is damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for path in _parts(Path(folder).expanduser()):
+        try:
+            table = parquet.read_table(path, columns=["id", "path", "status"], use_threads=False)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise HeadwordError(f"{path} is damaged; remove it and run again: {error}".splitlines()[0]) from error
+        yield from zip(*(table[name].to_pylist() for name in ("id", "path", "status")), strict=True)
+
+
+class StoreWriter:
+    """Writes a store, or goes on with one; one writer at a time. Use it as a context manager.
+
+    Args:
+        folder: the store.
+        header: what its rows depend on (see `_IDENTITY`) and what else shall be said of them.
+
+    Raises:
+        HeadwordError: if another process is writing it, it holds something else, it was made with other
+            settings, or it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, header: Mapping[str, Any]) -> None:
+        from filelock import FileLock, Timeout
+
+        self.folder = Path(folder).expanduser()
+        self._header = {"format": FORMAT, **header}
+        if self.folder.exists() and not self.folder.is_dir():
+            raise HeadwordError(f"{self.folder} is a file; give the name of a folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / HEADER).exists() and any(
+                entry.name != ".lock" and not entry.name.startswith(f".{HEADER}") for entry in self.folder.iterdir()
+            ):
+                raise HeadwordError(f"{self.folder} holds something that is no feature store; give a new folder")
+            self._lock = FileLock(self.folder / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise HeadwordError(
+                f"another process is writing {self.folder}; wait for it, or give another folder"
+            ) from None
+        except OSError as error:
+            raise HeadwordError(f"cannot write in {self.folder}: {error.strerror}") from error
+        try:
+            self._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self) -> None:
+        if (self.folder / HEADER).exists() and _parts(self.folder):
+            _check_same(read_header(self.folder), self._header, self.folder)
+        for left in self.folder.glob(".part-*.tmp"):  # of a writer that was killed
+            left.unlink()
+        ok = 0
+        self.done: set[str] = set()
+        """Ids that have a row."""
+        for name, _, status in read_status(self.folder):
+            self.done.add(name)
+            ok += status == OK
+        self.counts = Counts(len(self.done), ok)
+        numbers = [int(match[1]) for path in _parts(self.folder) if (match := _number(path))]
+        self._next = max(numbers, default=-1) + 1
+        self._ids: list[str] = []
+        self._paths: list[str] = []
+        self._status: list[str] = []
+        self._embeddings: list[Tensor] = []
+        self._since = time.monotonic()
+        self._write_header(complete=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is there, also after Ctrl-C; after an error of the writer's own there is nothing to write."""
+        try:
+            if kind is None or not issubclass(kind, HeadwordError):
+                self.flush()
+            self._write_header(complete=kind is None)
+        except HeadwordError:
+            if kind is None:
+                raise
+        finally:
+            self._lock.release()
+
+    def describe(self, **facts: object) -> None:
+        """Say what is known only now that the first rows are there."""
+        self._header.update(facts)
+
+    def add(self, ids: Sequence[str], paths: Sequence[str], status: Sequence[str], embeddings: Tensor) -> None:
+        """Add rows; they are on the disk after the next `flush`.
+
+        Args:
+            ids: N ids that have no row yet.
+            paths: where each image is.
+            status: "ok" or why there is no embedding.
+            embeddings: `[M, dim]`, of the M rows that are "ok", in their order.
+
+        Raises:
+            HeadwordError: if a full part cannot be written.
+        """
+        self._ids += ids
+        self._paths += paths
+        self._status += status
+        self._embeddings.append(embeddings)
+        if len(self._ids) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put the rows so far on the disk, as one part.
+
+        Raises:
+            HeadwordError: if the disk is full or fails; parts before this one are safe.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self._since = time.monotonic()
+        if not self._ids:
+            return
+        path = self.folder / f"part-{self._next:06d}.parquet"
+        temporary = self.folder / f".{path.name}.tmp"
+        try:
+            try:
+                with temporary.open("wb") as file:
+                    # Random numbers do not compress; names do.
+                    compression = {"id": "zstd", "path": "zstd", "status": "zstd"}
+                    parquet.write_table(self._table(), file, compression=compression, use_dictionary=["status"])
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except (OSError, pa.ArrowException) as error:
+            self._forget()
+            why = getattr(error, "strerror", None) or str(error)
+            raise HeadwordError(
+                f"cannot write {path}: {why}; the {self.counts.rows:,} rows before it are safe: make room and "
+                "run the same command again"
+            ) from error
+        self.counts = Counts(
+            self.counts.rows + len(self._ids), self.counts.ok + sum(status == OK for status in self._status)
+        )
+        self._next += 1
+        self._forget()
+        self._write_header(complete=False)
+
+    def _forget(self) -> None:
+        self._ids, self._paths, self._status, self._embeddings = [], [], [], []
+
+    def _table(self) -> pa.Table:
+        import numpy as np
+        import pyarrow as pa
+        import torch
+
+        dim, dtype = int(self._header["dim"]), str(self._header["dtype"])
+        ok = np.array([status == OK for status in self._status])
+        values = np.zeros((len(ok), dim), dtype)
+        values[ok] = torch.cat(self._embeddings).numpy()
+        flat = pa.array(values.reshape(-1))
+        return pa.table(
+            {
+                "id": pa.array(self._ids, pa.string()),
+                "path": pa.array(self._paths, pa.string()),
+                "embedding": pa.FixedSizeListArray.from_arrays(flat, dim, mask=pa.array(~ok)),
+                "status": pa.array(self._status, pa.string()),
+            }
+        )
+
+    def _write_header(self, *, complete: bool) -> None:
+        said = {**self._header, "complete": complete, "counts": self.counts.as_json()}
+        text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        write_text_atomic(self.folder / HEADER, text)
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    for name in _IDENTITY:
+        # Through JSON, where a tuple is a list.
+        if before.get(name) != json.loads(json.dumps(now.get(name))):
+            raise HeadwordError(
+                f"{folder} was made with another {name} ({_short(before.get(name))}, now {_short(now.get(name))}); "
+                "give the same options, or another folder"
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _number(path: Path) -> re.Match[str] | None:
+    return re.fullmatch(r"part-(\d+)\.parquet", path.name)
