@@ -44,7 +44,7 @@ def image_features(
             raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(images.shape)}")
         return images.float().cpu()
     if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
-        batches: Iterator[Tensor] = iter(images.split(batch_size))
+        batches: Iterator[Tensor] = iter(torch.split(images, batch_size))
         total = len(images)
     else:
         sources = images_of(images)
