@@ -1,9 +1,13 @@
 """KernelRidge against the paper's MLP: seconds to fit, and zero-shot accuracy on four sets.
 
-Protocol: the embedded encoders (EfficientNet-Lite0, all-MiniLM-L6-v2), weights only (1,000 pairs, names without a
-template at fit), both mappings centred on the same pool (each set's own unlabelled images), mean per-class top-1 with
-each of two prompts; the mean over the four sets is compared with each mapping's better prompt. The MLP has the paper's
-settings (2,500 epochs); it is fitted once and kept, keyed by pairs and settings, with the seconds the fit took.
+Protocol: the embedded encoders (EfficientNet-Lite0, all-MiniLM-L6-v2), weights only (1,000 pairs, names
+    without a
+template at fit), both mappings centred on the same pool (each set's own unlabelled images), mean per-class
+top-1 with
+each of two prompts; the mean over the four sets is compared with each mapping's better prompt. The MLP has
+the paper's
+settings (2,500 epochs); it is fitted once and kept, keyed by pairs and settings, with the seconds the fit
+took.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import statistics
 import time
 
 import torch
-from common import CLASSIFICATION, cache_folder, features_of, write
 from torch import Tensor
 
+from common import CLASSIFICATION, cache_folder, features_of, write
 from headword.aligners import MLP, Aligner, KernelRidge
 from headword.encoders import TextEncoder, load_text, load_vision
 from headword.encoders.prompts import embed_names
@@ -75,7 +79,9 @@ def vision_features(vision: object) -> dict[str, tuple[Tensor, Tensor, list[str]
 
 
 def fitted_mlp(pairs: Pairs) -> tuple[MLP, float]:
-    """The paper's MLP on these pairs and the seconds its fit took, from the cache where it has been fitted before."""
+    """The paper's MLP on these pairs and the seconds its fit took, from the cache where it has been
+    fitted before.
+    """
     mlp = MLP()
     key = hashlib.sha256(repr(sorted(mlp.settings.items())).encode())
     for side in (pairs.image, pairs.text, pairs.weight):
@@ -98,7 +104,7 @@ def accuracies(
         right = (aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T).argmax(
             1
         ) == labels
-        per_class = [right[labels == c].double().mean() for c in labels.unique()]
+        per_class = [right[labels == c].double().mean() for c in torch.unique(labels)]
         found[name] = 100 * float(torch.stack(per_class).mean())
     return {**found, "mean": statistics.mean(found.values())}
 

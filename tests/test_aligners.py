@@ -68,7 +68,7 @@ def test_outputs_are_unit_norm_rows_of_the_shared_space(make: Callable[[], Align
 def test_learns_something(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs(200)
     # The iterative ones start from nothing and need more than three epochs for it.
-    aligner = make() if not make().iterative else type(make())(epochs=100)
+    aligner = make() if not make().iterative else type(make())(epochs=40)
     cosines = similarity(aligner.fit(pairs).calibrate(pairs.image), pairs)
     assert cosines.diagonal().mean() > cosines.mean() + 0.2
 
@@ -171,12 +171,11 @@ def test_half_precision_inputs_are_raised_to_float32(make: Callable[[], Aligner]
     assert torch.equal(similarity(ours, rough), similarity(theirs, rough.to(dtype=torch.float32)))
 
 
-@pytest.mark.parametrize("name", CLOSED)
+# Which texts a seed draws as landmarks depends on their order.
+@pytest.mark.parametrize("name", [name for name in CLOSED if name != "nystrom"])
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(order=st.permutations(range(25)))
 def test_order_of_the_pairs_does_not_matter(name: str, order: list[int]) -> None:
-    if name == "nystrom":
-        return  # which texts a seed draws depends on their order
     pairs = random_pairs(25, dtype=torch.float64)
     ours, theirs = VARIANTS[name]().fit(pairs), VARIANTS[name]().fit(pairs[order])
     torch.testing.assert_close(similarity(theirs, pairs), similarity(ours, pairs), atol=1e-8, rtol=0)
@@ -225,8 +224,6 @@ DEGENERATE = {
 @pytest.mark.parametrize("degenerate", DEGENERATE.values(), ids=DEGENERATE)
 def test_never_nan(make: Callable[[], Aligner], degenerate: Callable[[Pairs], Pairs]) -> None:
     pairs = degenerate(random_pairs())
-    if len(pairs) == 40 and (pairs.weight > 1e3).any() and make().iterative:
-        pairs = Pairs(pairs.image, pairs.text, weight=torch.logspace(-3, 3, 40))
     aligner = make().fit(pairs)
     probe = random_pairs(seed=9)
     for side, rows in ((aligner.image, probe.image), (aligner.text, probe.text)):
@@ -379,7 +376,8 @@ def test_make_aligner_hints_at_near_names() -> None:
         ("kernel-ridge", "tau", 0), ("kernel-ridge", "penalty", 0), ("kernel-ridge", "n_landmarks", 0),
         ("kernel-ridge", "landmarks", "random"), ("prototype-attention", "tau", -1), ("ridge", "penalty", 0),
         ("cca", "dim", 0), ("cca", "penalty", -1), ("linear", "epochs", 0), ("linear", "lr", 0),
-        ("linear", "batch_size", 0), ("linear", "input_dropout", 1.5), ("mlp", "dropout", 1), ("mlp", "expansion", 0),
+        ("linear", "batch_size", 0), ("linear", "input_dropout", 1.5), ("mlp", "dropout", 1),
+        ("mlp", "expansion", 0),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_at_fit(name: str, setting: str, value: Any) -> None:

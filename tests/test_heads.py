@@ -114,7 +114,7 @@ def test_nonlinear_head_is_refused():
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    with pytest.raises(HeadwordError, match="'1' is not a linear head: features @ W.T . b differs"):
+    with pytest.raises(HeadwordError, match=r"'1' is not a linear head: features @ W\.T \+ b differs"):
         find_head(net, example())
 
 
@@ -148,7 +148,7 @@ def test_damaged_backbone_is_refused():
 
 
 def test_hint_that_does_not_exist():
-    with pytest.raises(HeadwordError, match="no module 'fc'; its last ones: .*head"):
+    with pytest.raises(HeadwordError, match=r"no module 'fc'; its last ones: .*head"):
         find_head(Net(), example(), hint="fc")
 
 
@@ -163,7 +163,7 @@ def test_hint_may_name_a_container():
     "bad", ["text", (torch.zeros(2, 3), 1), {"logits": torch.zeros(2, 3)}, torch.zeros(2, 1), torch.zeros(3)]
 )
 def test_outputs(bad):
-    if isinstance(bad, str) or (isinstance(bad, torch.Tensor)):
+    if isinstance(bad, str | torch.Tensor):
         with pytest.raises(HeadwordError):
             logits_of(bad)
     else:

@@ -78,7 +78,7 @@ def test_the_page_holds_everything(tmp_path: Path, pictures: list[Path]) -> None
         "96 %",
         "4.3 %",
         "cosine 0.41",
-        "cosine −0.02",  # noqa: RUF001
+        "cosine −0.02",
         "100 %",
         "“pictures of <nothing>”",
         "Fitting",

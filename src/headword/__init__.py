@@ -1,7 +1,7 @@
 """headword: a classifier's head turned into words.
 
-`recycle` makes a dual encoder of a trained classifier and a text encoder; `load` reads a saved one. Importing this
-package loads no model library; each name is imported when it is first used.
+`recycle` makes a dual encoder of a trained classifier and a text encoder; `load` reads a saved one.
+Importing this package loads no model library; each name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ QUERIES = (
 )
 
 LEAD = (
-    "A classifier that knows a thousand classes, and no captions at all: the rows of its head were paired with the "
+    "A classifier that knows a thousand classes, and no captions at all: the rows of its head were paired "
+    "with the "
     "names of its classes. None of the words below is one of those names."
 )
 
@@ -70,7 +71,8 @@ def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> Dem
     """Recycle the embedded classifier, label and search the gallery, and write model and page into `out`.
 
     Raises:
-        HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not installed.
+        HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not
+            installed.
     """
     with new_folder(out, overwrite=overwrite, marker=PAGE) as folder:
         pictures = gallery()

@@ -41,7 +41,9 @@ class Centre:
 
 @dataclass(slots=True)
 class DualEncoder:
-    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle` or `headword.load`."""
+    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle` or
+    `headword.load`.
+    """
 
     vision: VisionEncoder
     text: TextEncoder
@@ -68,7 +70,9 @@ class DualEncoder:
     def image_features(
         self, images: object, *, batch_size: int = 32, progress: Progress | None = None
     ) -> Tensor:
-        """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for the kinds."""
+        """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
+        the kinds.
+        """
         return image_features(self.vision, images, batch_size=batch_size, progress=progress)
 
     def encode_image(
@@ -120,7 +124,8 @@ class DualEncoder:
         Args:
             images: as for `encode_image`.
             labels: what to choose from; need not be classes of the head.
-            template: one or several with a "{}" for the label; the model's own (`self.template`) when not given.
+            template: one or several with a "{}" for the label; the model's own (`self.template`) when not
+                given.
             multi_label: an independent probability for each label.
             none_of_these: adds a last column for images that no label fits.
             batch_size: images that go through the model together.

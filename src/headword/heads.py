@@ -1,7 +1,7 @@
 """Find a classifier's head, check it against the model's own logits, and read features at its input.
 
-Nothing here knows a model by name. A head is the linear layer (or 1×1 convolution) whose output *is* the logits;
-the feature is what that layer receives, whatever pooling, norms or hidden layers come before it.
+Nothing here knows a model by name. A head is the linear layer (or 1×1 convolution) whose output *is* the
+logits; the feature is what that layer receives, whatever pooling, norms or hidden layers come before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "log_softmax": lambda z: z.log_softmax(dim=1),
 }
 
-# The features went through the same layers in the same precision, so only the last product's rounding may differ.
+# The features went through the same layers in the same precision, so only the last product's rounding may
+# differ.
 _TOLERANCE = 1e-3
 
 
@@ -33,7 +34,8 @@ _TOLERANCE = 1e-3
 class Head:
     """A linear head: logits = features @ weight.T + bias.
 
-    A head made of several linear layers whose outputs are averaged (distilled models) reads as one: its features
+    A head made of several linear layers whose outputs are averaged (distilled models) reads as one: its
+    features
     are the layers' inputs side by side and its rows the layers' rows, each divided by their number.
     """
 
@@ -46,7 +48,9 @@ class Head:
     activation: Activation
     """What the model itself applies to the logits before it returns them."""
     error: float
-    """Largest difference between features @ weight.T + bias and the model's output, over the output's own scale."""
+    """Largest difference between features @ weight.T + bias and the model's output, over the output's
+    own scale.
+    """
 
     @property
     def n_classes(self) -> int:
@@ -62,8 +66,8 @@ class Head:
 class HeadReader:
     """Runs a model and reads the inputs of its head's layers.
 
-    Hooks are set for the length of a call and taken off again, so that a user's module stays as it was; a lock
-    keeps two threads from reading each other's features.
+    Hooks are set for the length of a call and taken off again, so that a user's module stays as it was; a
+    lock keeps two threads from reading each other's features.
     """
 
     def __init__(self, model: nn.Module, modules: Sequence[str]) -> None:
@@ -104,10 +108,13 @@ def find_head(model: nn.Module, example: Tensor, *, hint: str | Sequence[str] | 
     """Find, read and check the head of a classifier.
 
     Args:
-        model: any module in eval mode that maps images to class scores (a tensor, or an output with `logits`).
+        model: any module in eval mode that maps images to class scores (a tensor, or an output with
+            `logits`).
         example: `[N, 3, H, W]`, a random input to check with.
-        hint: dotted name(s) where to look first; of a container the last linear layer inside is taken. Without
-            one, or where nothing linear is there, every linear layer with as many outputs as classes is tried.
+        hint: dotted name(s) where to look first; of a container the last linear layer inside is taken.
+            Without
+            one, or where nothing linear is there, every linear layer with as many outputs as classes is
+            tried.
 
     Raises:
         HeadwordError: if no linear layer gives the model's logits, or the rows are zero or not finite.
@@ -124,17 +131,22 @@ def find_head(model: nn.Module, example: Tensor, *, hint: str | Sequence[str] | 
             closest = head
     if closest is not None:
         raise HeadwordError(
-            f"the layer {'+'.join(closest.modules)!r} is not a linear head: features @ W.T + b differs from the "
+            f"the layer {'+'.join(closest.modules)!r} is not a linear head: features @ W.T + b differs "
+            f"from the "
             f"model's own output by {closest.error:.1%} of its scale; name the last linear layer with head="
         )
     raise HeadwordError(
-        "found no linear head: no Linear layer or 1x1 convolution has as many outputs as the model has classes "
-        "(a backbone without a head, perhaps); choose a checkpoint with its classifier, or name the head with head="
+        "found no linear head: no Linear layer or 1x1 convolution has as many outputs as the model has "
+        "classes "
+        "(a backbone without a head, perhaps); choose a checkpoint with its classifier, or name the head "
+        "with head="
     )
 
 
 def logits_of(output: Any) -> Tensor:
-    """The class scores `[N, C]` in whatever a classifier returns: a tensor, `.logits`, or a tuple's first entry."""
+    """The class scores `[N, C]` in whatever a classifier returns: a tensor, `.logits`, or a tuple's
+    first entry.
+    """
     if isinstance(output, tuple | list) and output:
         output = output[0]
     if isinstance(output, dict) and "logits" in output:
@@ -159,7 +171,9 @@ def _rows(module: nn.Module) -> int:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """A head's input as vectors `[N, d]`; a map that is pooled after its 1×1 convolution is pooled before it."""
+    """A head's input as vectors `[N, d]`; a map that is pooled after its 1×1 convolution is pooled
+    before it.
+    """
     return x.mean(dim=(2, 3)) if x.ndim == 4 else x
 
 
@@ -180,11 +194,14 @@ def _resolve_hint(model: nn.Module, hint: str | Sequence[str] | None) -> tuple[s
 
 
 def _by_output(model: nn.Module, example: Tensor) -> list[tuple[str, ...]]:
-    """Linear layers with as many outputs as classes: each alone, the last first, then all together (averaged)."""
+    """Linear layers with as many outputs as classes: each alone, the last first, then all together
+    (averaged).
+    """
     with torch.inference_mode():
         n_classes = logits_of(model(example)).shape[1]
-    alone = [(n,) for n, m in model.named_modules() if _is_linear(m) and _rows(m) == n_classes]
-    together = tuple(name for (name,) in alone)
+    layers = ((name, m) for name, m in model.named_modules() if _is_linear(m))
+    alone: list[tuple[str, ...]] = [(name,) for name, layer in layers if _rows(layer) == n_classes]
+    together = tuple(names[0] for names in alone)
     return [*reversed(alone), together] if len(alone) > 1 else alone
 
 
@@ -198,7 +215,8 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     broken = ~torch.isfinite(weight).all(dim=1)
     if broken.any():
         raise HeadwordError(
-            f"{int(broken.sum())} of {len(weight)} rows of the head {'+'.join(modules)!r} hold NaN or infinite "
+            f"{int(broken.sum())} of {len(weight)} rows of the head {'+'.join(modules)!r} hold NaN or "
+            f"infinite "
             f"values (the first is row {int(broken.nonzero()[0])}): this checkpoint is damaged"
         )
     bias = torch.zeros(len(weight), device=weight.device)
@@ -233,7 +251,8 @@ def _refuse_useless(head: Head) -> Head:
     if zero.any():
         first = int(zero.nonzero()[0])
         raise HeadwordError(
-            f"{int(zero.sum())} of {head.n_classes} rows of the head {where!r} are zero (the first is row {first}): "
+            f"{int(zero.sum())} of {head.n_classes} rows of the head {where!r} are zero (the first is row "
+            f"{first}): "
             "those classes were never trained"
         )
     return head

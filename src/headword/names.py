@@ -1,4 +1,6 @@
-"""Class names: what a head's rows are called, from a label string, a model's configuration, a file or a list."""
+"""Class names: what a head's rows are called, from a label string, a model's configuration, a file or a
+list.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from pathlib import Path
 from headword.errors import HeadwordError
 from headword.files import read_text
 
-# "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) that end the label.
+# "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) that end
+# the label.
 _LATIN_WITH_COMMON = re.compile(r"(?P<latin>[A-Z][^\s,()]*(?: [^A-Z\s(][^\s(]*)*) \((?P<common>.*)\)")
 _WNID = re.compile(r"[nvars]\d{8}")
 _PLACEHOLDER = re.compile(r"(label|class)?[_ ]?\d+", re.IGNORECASE)
@@ -51,9 +54,10 @@ class ClassName:
 def parse_labels(labels: Sequence[str]) -> tuple[ClassName, ...]:
     """Read label strings as they stand in models' configurations and class-name files.
 
-    Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the class's id.
-    Where at least half the labels read "Latin name (Common name)", the common name is the name and the Latin one
-    a synonym, and empty brackets drop; elsewhere brackets are part of the name ("crane (bird)").
+    Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the
+    class's id.
+    Where at least half the labels read "Latin name (Common name)", the common name is the name and the
+    Latin one a synonym, and empty brackets drop; elsewhere brackets are part of the name ("crane (bird)").
 
     Raises:
         HeadwordError: if a label is empty, with its position.
@@ -90,7 +94,8 @@ def read_class_names(path: str | Path) -> tuple[ClassName, ...]:
     """Class names from a file: one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`.
 
     Raises:
-        HeadwordError: if the file is missing, not UTF-8 text, empty, or a line is empty or malformed, with its number.
+        HeadwordError: if the file is missing, not UTF-8 text, empty, or a line is empty or malformed, with
+            its number.
     """
     lines = read_text(path).splitlines()
     while lines and not lines[-1].strip():

@@ -39,12 +39,14 @@ def recycle(
     progress: Progress | None = None,
     **vision_options: Any,
 ) -> DualEncoder:
-    """Recycle a classifier's head (Méndez et al., ICML 2026): pair each row with its class name and fit an aligner.
+    """Recycle a classifier's head (Méndez et al., ICML 2026): pair each row with its class name and fit an
+    aligner.
 
     Args:
         vision: a classifier, as in `load_vision`.
         text: a text encoder, as in `load_text`.
-        aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of yours.
+        aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of
+            yours.
         class_names: a file or list, in the order of the head's rows; the model's own when not given.
         captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries.
         pairs: further pairs of your own, in the encoders' spaces.
@@ -101,7 +103,9 @@ def recycle(
 def head_pairs(
     vision: VisionEncoder, text: TextEncoder, template: str | Sequence[str] = DEFAULT_TEMPLATE
 ) -> Pairs:
-    """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of the paper."""
+    """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of
+    the paper.
+    """
     names = [c.name for c in vision.labels.classes]
     return Pairs(
         image=vision.head.weight.float().cpu(),
@@ -141,7 +145,7 @@ def class_mean_pairs(features: Tensor, labels: Tensor, names: Sequence[str], tex
         text: `[C, k]` their text embeddings.
     """
     unit = nn.functional.normalize(features, dim=1)
-    present = labels.unique()
+    present = torch.unique(labels)
     means = torch.stack([unit[labels == c].mean(dim=0) for c in present])
     return Pairs(
         image=means,

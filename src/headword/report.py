@@ -181,7 +181,7 @@ def _percent(probability: float) -> str:
 
 
 def _signed(cosine: float) -> str:
-    return f"{cosine:.2f}".replace("-", "−")  # noqa: RUF001  # the minus sign, as wide as a digit
+    return f"{cosine:.2f}".replace("-", "−")  # the minus sign, as wide as a digit
 
 
 _STYLE = """

@@ -1,7 +1,7 @@
 """A dual encoder as a folder, format 1.
 
-`headword.json`          everything by name: encoders, templates, aligner, centre, scores, versions, file hashes
-`aligner.safetensors`    what the aligner learnt
+`headword.json`          everything by name: encoders, templates, aligner, centre, scores, versions, file
+hashes `aligner.safetensors`    what the aligner learnt
 `prototypes.safetensors` the pairs it learnt from
 `classes.jsonl`          the head's classes, a line each
 `vision/`, `text/`       the encoders themselves, only where asked for
@@ -93,8 +93,8 @@ def load(
         **vision_options: `transform`, `input_size` for a module of your own, as in `load_vision`.
 
     Raises:
-        HeadwordError: if a file is missing, was changed, or has a newer format; or if an encoder cannot be had
-            or has other weights than the model was made with.
+        HeadwordError: if a file is missing, was changed, or has a newer format; or if an encoder cannot be
+            had or has other weights than the model was made with.
     """
     root = Path(folder).expanduser()
     config = read_config(root)
@@ -130,7 +130,7 @@ def read_config(root: Path) -> dict[str, Any]:
         raise HeadwordError(f"no saved model at {root}; make one with: headword recycle --out {root}")
     if not (root / CONFIG).is_file():
         raise HeadwordError(f"{root} is no saved model: it has no {CONFIG}")
-    config = read_json(root / CONFIG)
+    config: dict[str, Any] = read_json(root / CONFIG)
     written = config.get("format") if isinstance(config, dict) else None
     if not isinstance(written, int) or written < 1:
         raise HeadwordError(
@@ -138,7 +138,8 @@ def read_config(root: Path) -> dict[str, Any]:
         )
     if written > FORMAT:
         raise HeadwordError(
-            f"{root} has format {written}, newer than this headword {headword.__version__} reads (up to {FORMAT}); "
+            f"{root} has format {written}, newer than this headword {headword.__version__} reads (up to "
+            f"{FORMAT}); "
             "upgrade: pip install --upgrade headword"
         )
     needed = {"versions", "vision", "text", "template", "aligner", "pairs", "centre", "scores", "files"}

@@ -13,7 +13,8 @@ from headword.pairs import Pairs
 
 NONE_OF_THESE = "none of these"
 
-# Past this many pairs a sample of them says as much about two numbers as all do, and is quick to fit five times.
+# Past this many pairs a sample of them says as much about two numbers as all do, and is quick to fit five
+# times.
 _MOST_PAIRS = 4_000
 
 
@@ -26,7 +27,9 @@ class Scores:
     sigmoid_scale: float
     """A label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))."""
     threshold: float
-    """The cosine at which a label is as likely right as wrong, right and wrong ones taken to be equally many."""
+    """The cosine at which a label is as likely right as wrong, right and wrong ones taken to be equally
+    many.
+    """
     fitted_on: int = 0
     """Number of held-out rows the numbers were fitted on; 0 where there were too few and defaults stand."""
 
@@ -68,7 +71,8 @@ def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
 
     The aligner's settings are fitted with a fifth of the classes left out, five times over; each left-out row
     stands for an image of its class, the names left out with it for the labels. `scale` is the softmax
-    temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and `threshold` are Platt's logistic
+    temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and `threshold` are Platt's
+    logistic
     regression of right against wrong on the cosine, both kinds weighted alike. Head rows are used where there
     are any, and of more than 4,000 pairs a sample.
     """
@@ -80,7 +84,7 @@ def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
     out = held_out(aligner, known, seed=seed, calibrated=True)
     names = [known.names[row] for row in out.rows.tolist()]
     scores, right = [], []
-    for fold in out.fold.unique():
+    for fold in set(out.fold.tolist()):
         rows = (out.fold == fold).nonzero().flatten().tolist()
         first = {names[row]: row for row in reversed(rows)}
         labels = list(first)
@@ -101,7 +105,7 @@ def _fit_softmax(scores: list[Tensor], right: list[Tensor]) -> float:
             expected = ((scale * cosines).softmax(dim=1) * cosines).sum(dim=1)
             slope += float((expected - cosines.gather(1, target[:, None])[:, 0]).sum())
         low, high = (scale, high) if slope < 0 else (low, scale)
-    return (low * high) ** 0.5
+    return float((low * high) ** 0.5)
 
 
 def _fit_sigmoid(scores: list[Tensor], right: list[Tensor]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners.base import Aligner, prepared
+from headword.errors import HeadwordError
 from headword.pairs import Pairs
 
 MANY_PAIRS = 10_000
@@ -59,11 +60,12 @@ class GradientAligner(Aligner):
         Neither is a setting: what is saved are the settings of the first stage and the weights of the last.
 
         Raises:
-            HeadwordError: if not fitted, or if the pairs' widths differ from those of the fit.
+            HeadwordError: if not fitted, if the pairs' widths differ from those of the fit, or if `epochs` or
+                `lr` is not positive.
         """
         self._checked(pairs.image[:1], "image_dim")
         self._checked(pairs.text[:1], "text_dim")
-        self._require(lr > 0, "lr", "must be positive")
+        check_schedule(self.name, epochs, lr)
         with torch.inference_mode(False), torch.no_grad():
             image, text, weight = (side.to(self.centre_.dtype) for side in prepared(pairs))
             start = {name: tensor for name, tensor in self.tensors.items() if name != "centre_"}
@@ -77,10 +79,7 @@ class GradientAligner(Aligner):
         return type(self)(**(self.settings | {"epochs": max(1, epochs // 10)}))
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
-        self._require(
-            self.epochs is None or self.epochs > 0, "epochs", "must be positive, or None for the default"
-        )
-        self._require(self.lr > 0, "lr", "must be positive")
+        check_schedule(self.name, self.epochs, self.lr)
         self._require(self.batch_size > 0, "batch_size", "must be positive")
         self._require(0 <= self.input_dropout <= 1, "input_dropout", "must be between 0 and 1")
         order = torch.Generator().manual_seed(self.seed)
@@ -122,6 +121,14 @@ class GradientAligner(Aligner):
                 self.progress(epoch + 1, epochs)
         for name, tensor in weights.items():
             self._learn(name, tensor)
+
+
+def check_schedule(name: str, epochs: int | None, lr: float) -> None:
+    """Refuse a schedule that trains nothing."""
+    if epochs is not None and epochs <= 0:
+        raise HeadwordError(f"{name}: epochs must be positive, or None for the default, got {epochs!r}")
+    if lr <= 0:
+        raise HeadwordError(f"{name}: lr must be positive, got {lr!r}")
 
 
 def default_epochs(n_pairs: int) -> int:

@@ -20,7 +20,8 @@ class Aligner(nn.Module, ABC):
     """Two maps, `image` and `text`, into one shared space, learnt from pairs.
 
     As in scikit-learn, `__init__` only stores its settings and `fit` learns; learnt tensors are buffers whose
-    names end in `_` and are annotated in the class. All normalisation and centring happens in here, once, so that fit and use cannot differ.
+    names end in `_` and are annotated in the class. All normalisation and centring happens in here, once, so
+    that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
     otherwise, and replaced by `calibrate` with the mean of any unlabelled pool.

@@ -98,22 +98,21 @@ class KernelRidge(Aligner):
         # Where Φ explains a text fully, D is zero. A text's kernel with itself is 1 unless the text is zero.
         own = (text.square().sum(dim=1) - 1).div_(self.tau).exp_()
         gram, right = text.new_zeros(m, m), target.new_zeros(m, target.shape[1])
-        noises = []  # D + λ Ω⁻¹
-        chunks = row_chunks(torch.arange(len(text), device=text.device), m)
-        for rows in chunks:
+        features, noises = [], []  # Φ and D + λ Ω⁻¹, a chunk of rows at a time
+        for rows in row_chunks(torch.arange(len(text), device=text.device), m):
             near = name_kernel(at, text[rows], self.tau)
             phi = torch.linalg.solve_triangular(lower, near, upper=False)  # [m, c]
             left = (own[rows] - phi.square().sum(dim=0)).clamp_(min=0)
+            features.append(phi)
             noises.append(left + self.penalty / weight[rows])
             scaled = phi / noises[-1]
             gram.addmm_(scaled, phi.T)
             right.addmm_(scaled, target[rows])
         system = double(gram)
         system.diagonal().add_(1)
-        in_features = solve_positive(system, double(right)).to(text)
-        smooth = torch.linalg.solve_triangular(lower.T, in_features, upper=True)  # [m, d]
-        parts = [target[rows] - name_kernel(text[rows], at, self.tau) @ smooth for rows in chunks]
-        return torch.cat(parts) / torch.cat(noises)[:, None]
+        smooth = solve_positive(system, double(right)).to(text)  # [m, d]
+        fitted = torch.cat([phi.T @ smooth for phi in features])
+        return (target - fitted) / torch.cat(noises)[:, None]
 
     def _landmarks(self, text: Tensor) -> Tensor:
         if self.landmarks == "farthest":

@@ -97,14 +97,15 @@ def class_groups(pairs: Pairs) -> Tensor:
 
 
 def class_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
-    """`[N]` each pair's fold: the groups in random order, each to the fold with the fewest pairs so far."""
+    """`[N]` each pair's fold: large groups first, else at random, each to the fold with the fewest pairs."""
     sizes = torch.bincount(groups)
     folds = min(folds, len(sizes))
     if folds < 2:
         raise HeadwordError("holding classes out needs at least two classes and two folds")
     fold_of_group = torch.empty_like(sizes)
     load = torch.zeros(folds, dtype=torch.long)
-    for group in torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist():
+    shuffled = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed))
+    for group in shuffled[sizes[shuffled].argsort(descending=True, stable=True)].tolist():
         lightest = int(load.argmin())
         fold_of_group[group] = lightest
         load[lightest] += sizes[group]

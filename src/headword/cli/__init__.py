@@ -1,4 +1,6 @@
-"""The command line. A file a command group; heavy imports happen inside the commands, so that --help is quick."""
+"""The command line. A file a command group; heavy imports happen inside the commands, so that --help is
+quick.
+"""
 
 from headword.cli.app import app, main
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -16,9 +14,11 @@ USER_ERROR = 2
 
 
 class _Commands(TyperGroup):
-    """Turns the user's mistakes into one line on stderr and exit code 2; all else is a bug and exits with 1."""
+    """Turns the user's mistakes into one line on stderr and exit code 2; all else is a bug and exits
+    with 1.
+    """
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except HeadwordError as error:
@@ -33,7 +33,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="headword",
-    help="Turn a trained classifier's head into words: label and search images with any text, without captions.",
+    help="Turn a trained classifier's head into words: label and search images with any text, without "
+    "captions.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,4 +60,4 @@ def main() -> None:
 from headword.cli import cache, classify, demo, embed, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -60,17 +60,16 @@ def classify(
     chances = encoder.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
         words = [*words, NONE_OF_THESE]
+    orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
+    judged = zip(paths, orders, chances.tolist(), cosines.tolist(), strict=True)
     rows, results = [], []
-    for path, said, cosine in zip(paths, chances.tolist(), cosines.tolist(), strict=True):
-        order = sorted(range(len(words)), key=lambda i, said=said: -said[i])
+    for path, order, said, cosine in judged:
         ranked = [
             {"label": words[i], "probability": said[i], "cosine": cosine[i] if i < len(cosine) else None}
             for i in order
         ]
         results.append({"image": str(path), "labels": ranked})
-        rows += [
-            (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
-        ]
+        rows += [(path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
     output.result(
         "classify",

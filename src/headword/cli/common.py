@@ -53,7 +53,9 @@ TemplateOption = Annotated[
 
 
 class Output:
-    """Where a command's result goes: a table for people unless `--quiet` or `--json -`, and JSON where asked."""
+    """Where a command's result goes: a table for people unless `--quiet` or `--json -`, and JSON where
+    asked.
+    """
 
     def __init__(self, quiet: bool, json_to: str | None) -> None:
         self.json_to = json_to

@@ -21,7 +21,9 @@ def demo(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Recycle a head, label and search real pictures with words it was never taught, write a page that shows it."""
+    """Recycle a head, label and search real pictures with words it was never taught, write a page that
+    shows it.
+    """
     output = Output(quiet, json_to)
     output.say("Recycling the head of an image classifier; this takes some seconds …")
     from headword.demo import run_demo

@@ -47,7 +47,8 @@ def inspect(
     output.facts(f"Classifier {vision.name}", vision_facts(vision))
     _show_classes(output, vision, names)
     output.say(
-        f"Recycling would pair {vision.head.n_classes:,} rows of width {vision.dim:,} with the names of their classes: "
+        f"Recycling would pair {vision.head.n_classes:,} rows of width {vision.dim:,} with the names of "
+        f"their classes: "
         f"headword recycle --vision {model} --out DIR"
     )
     output.result(
@@ -75,7 +76,8 @@ def vision_facts(vision: VisionEncoder) -> list[tuple[str, str]]:
         ),
         (
             "input",
-            f"{height}×{width} px, {settings.get('interpolation', '')} ({settings['library']}'s own transform)",
+            f"{height}×{width} px, {settings.get('interpolation', '')} ({settings['library']}'s own "
+            f"transform)",
         ),
     ]
 

@@ -28,13 +28,15 @@ def recycle(
     vision: Annotated[
         str,
         typer.Option(
-            help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, or a folder."
+            help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, "
+            "or a folder."
         ),
     ] = "embedded",
     text: Annotated[
         str,
         typer.Option(
-            help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, transformers:ID."
+            help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, "
+            "transformers:ID."
         ),
     ] = "embedded",
     class_names: Annotated[
@@ -105,7 +107,8 @@ def recycle(
 
 
 def parse_settings(assignments: list[str]) -> dict[str, Any]:
-    """`["tau=0.1", "landmarks=farthest"]` → settings; values are JSON where they can be read so, else strings.
+    """`["tau=0.1", "landmarks=farthest"]` → settings; values are JSON where they can be read so, else
+    strings.
 
     Raises:
         HeadwordError: for one without "=".

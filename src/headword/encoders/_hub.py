@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import pickle
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -20,21 +21,24 @@ LOCAL_ALTERNATIVES = (
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
+def loading(what: str, *, local: bool = False) -> Iterator[None]:
     """Load a model in here: weights are never unpickled, and a hub that cannot be reached is not retried.
+
+    Args:
+        what: the model's name, for messages.
+        local: it is on disk, so the hub is not asked at all.
 
     Raises:
         HeadwordError: in place of what the hub's client or a loader raises when `what` cannot be had.
     """
-    import huggingface_hub
     from huggingface_hub import constants, errors
 
-    offline, was_offline = not hub_reachable(), constants.HF_HUB_OFFLINE
+    was_offline = constants.HF_HUB_OFFLINE
+    offline = local or was_offline or not hub_reachable()
     force = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    constants.HF_HUB_OFFLINE = was_offline or offline
-    root = logging.getLogger()
-    loggers_off = root.manager.disable
+    constants.HF_HUB_OFFLINE = offline
+    loggers_off = logging.root.manager.disable
     logging.disable(logging.ERROR)  # open_clip logs on the root logger what it then raises
     try:
         yield
@@ -42,12 +46,10 @@ def loading(what: str) -> Iterator[None]:
         raise HeadwordError(
             f"the hub has no model {what!r} (or it is private: log in with `hf auth login`)"
         ) from error
-    except (OSError, RuntimeError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        if isinstance(error, HeadwordError):
-            raise
-        if offline or was_offline:
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, errors.HfHubHTTPError) as error:
+        if offline and not local:
             raise HeadwordError(
-                f"cannot download {what!r}: the model hub cannot be reached and it is not in the local cache; "
+                f"cannot download {what!r}: the model hub cannot be reached and it is not in the cache; "
                 f"{LOCAL_ALTERNATIVES}"
             ) from error
         raise HeadwordError(f"cannot load {what!r}: {_first_line(error)}") from error
@@ -62,7 +64,7 @@ def loading(what: str) -> Iterator[None]:
 
 @functools.cache
 def hub_reachable() -> bool:
-    """Whether the model hub answers, asked once: with a proxy it is taken to, else by a connection of 3 s at most."""
+    """Whether the model hub answers; asked once, for 3 s at most. Behind a proxy it is taken to."""
     from huggingface_hub import constants
 
     hub = urlsplit(constants.ENDPOINT)

@@ -1,6 +1,7 @@
 """all-MiniLM-L6-v2 without the slow imports: the same tensors through the same kernels as transformers' BERT.
 
-Importing sentence-transformers and transformers costs several seconds, more than everything else a short command
+Importing sentence-transformers and transformers costs several seconds, more than everything else a short
+command
 does. This is BERT's forward pass (post-norm transformer encoder) in plain torch; a test holds its embeddings
 bit-equal to those of sentence-transformers.
 """
@@ -34,7 +35,8 @@ class _Layer(nn.Module):
         q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [N, heads, L, width / heads]
         x = self.out_norm(self.out(attended.transpose(1, 2).reshape(n, length, width)) + x)
-        return self.norm(self.down(F.gelu(self.up(x))) + x)
+        y: Tensor = self.norm(self.down(F.gelu(self.up(x))) + x)
+        return y
 
 
 # Our names for the tensors of the published checkpoint.
@@ -54,7 +56,8 @@ class MiniLM(nn.Module):
     """Token ids → unit-norm sentence embeddings `[N, 384]`: BERT, mean over the tokens, normalised.
 
     Args:
-        folder: a sentence-transformers folder of a BERT model (`config.json`, `model.safetensors`, `tokenizer.json`).
+        folder: a sentence-transformers folder of a BERT model (`config.json`, `model.safetensors`,
+            `tokenizer.json`).
     """
 
     def __init__(self, folder: Path) -> None:

@@ -38,7 +38,7 @@ def embed_names(
     """
     templates = check_templates(template)
     prompts = [one.replace("{}", name) for one in templates for name in names]
-    embedded = F.normalize(text.encode(prompts), dim=1).unflatten(0, (len(templates), len(names)))
+    embedded = F.normalize(text.encode(prompts), dim=1).view(len(templates), len(names), -1)
     return F.normalize(embedded.mean(dim=0), dim=1) if len(templates) > 1 else embedded[0]
 
 

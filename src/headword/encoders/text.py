@@ -125,8 +125,10 @@ def load_text(
     """Load a text encoder.
 
     Args:
-        text: "embedded" (all-MiniLM-L6-v2); a sentence-transformers id or folder; "open_clip:ARCHITECTURE/WEIGHTS"
-            (WEIGHTS a tag or a file) or "open_clip:hf-hub:ID"; "transformers:ID" (mean over the last layer's tokens).
+        text: "embedded" (all-MiniLM-L6-v2); a sentence-transformers id or folder;
+            "open_clip:ARCHITECTURE/WEIGHTS"
+            (WEIGHTS a tag or a file) or "open_clip:hf-hub:ID"; "transformers:ID" (mean over the last
+            layer's tokens).
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:

