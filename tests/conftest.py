@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Nothing is downloaded in tests; set before any model library is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests neither profit from nor add to what the user's own runs have cached.
+_CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
+os.environ["HEADWORD_CACHE"] = _CACHE.name
+
+
+def pytest_unconfigure() -> None:
+    """Remove the tests' cache."""
+    _CACHE.cleanup()
 
 
 @pytest.fixture(scope="session")

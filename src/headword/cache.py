@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
-from headword.files import load_tensors, save_tensors, write_text_atomic
+from headword.files import load_tensors, read_metadata, save_tensors, write_text_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,9 @@ def cache_limit() -> int:
         return DEFAULT_LIMIT
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", said, re.IGNORECASE)
     if match is None:
-        raise HeadwordError(f"HEADWORD_CACHE_LIMIT={said!r} is no size; write it as 500MB or 20GB, or 0 for none")
+        raise HeadwordError(
+            f"HEADWORD_CACHE_LIMIT={said!r} is no size; write it as 500MB or 20GB, or 0 for none"
+        )
     return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
 
 
@@ -137,7 +139,11 @@ class VectorCache:
         try:
             tensors = load_tensors(path)
             known, vectors = tensors["keys"].numpy().view("<u8"), tensors["vectors"]
-            if known.shape != (len(vectors), 2) or vectors.shape[1] != self._dim or vectors.dtype != torch.float32:
+            if (
+                known.shape != (len(vectors), 2)
+                or vectors.shape[1] != self._dim
+                or vectors.dtype != torch.float32
+            ):
                 raise HeadwordError(f"{path} is no segment")
         except (HeadwordError, KeyError, FileNotFoundError):  # evicted a moment ago, or damaged
             path.unlink(missing_ok=True)
@@ -154,7 +160,7 @@ class VectorCache:
             "keys": torch.from_numpy(packed[order].view(np.uint8).reshape(len(packed), 16)),
             "vectors": vectors.float()[torch.from_numpy(order)],
         }
-        save_tensors(path, tensors)
+        save_tensors(path, tensors, {"vectors": len(packed)})
         return path
 
     def _merge(self) -> None:
@@ -198,11 +204,14 @@ def entries() -> list[Entry]:
     """What the cache holds, the largest first."""
     found = []
     for folder in _folders("vectors"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, HeadwordError):
             about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-            held = sum(map(_size, folder.glob("*.safetensors")))
-            vectors = held // (4 * int(about["dim"]) + 16)
-            found.append(Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, held))
+            segments = list(folder.glob("*.safetensors"))
+            held = sum(map(_size, segments))
+            vectors = sum(int(read_metadata(segment).get("vectors", 0)) for segment in segments)
+            found.append(
+                Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, held)
+            )
     for folder in _folders("openvino"):
         found.append(Entry("openvino", folder.name, 0, _size(folder)))
     return sorted(found, key=lambda entry: -entry.bytes)

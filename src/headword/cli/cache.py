@@ -7,7 +7,9 @@ import typer
 from headword.cli.app import app
 from headword.cli.common import JsonOption, Output, QuietOption
 
-commands = typer.Typer(help="Show or clear what was kept of earlier runs (HEADWORD_CACHE, HEADWORD_CACHE_LIMIT).")
+commands = typer.Typer(
+    help="Show or clear what was kept of earlier runs (HEADWORD_CACHE, HEADWORD_CACHE_LIMIT)."
+)
 app.add_typer(commands, name="cache", no_args_is_help=True)
 
 
@@ -19,7 +21,12 @@ def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
 
     found = entries()
     rows = [
-        (entry.kind, entry.name, f"{entry.vectors:,}" if entry.vectors else "–", f"{entry.bytes / 1e6:,.1f} MB")
+        (
+            entry.kind,
+            entry.name,
+            f"{entry.vectors:,}" if entry.vectors else "–",
+            f"{entry.bytes / 1e6:,.1f} MB",
+        )
         for entry in found
     ]
     held = sum(entry.bytes for entry in found)

@@ -63,7 +63,9 @@ def embed(
     draft: Annotated[
         bool, typer.Option(help="Decode JPEG photos above 1,000 pixels at a fraction of their size.")
     ] = True,
-    store_dtype: Annotated[StoreDtype, typer.Option(help="Precision of what is stored.")] = StoreDtype.float32,
+    store_dtype: Annotated[
+        StoreDtype, typer.Option(help="Precision of what is stored.")
+    ] = StoreDtype.float32,
     class_names: Annotated[
         Path | None, typer.Option(help="Class names for a classifier that has none.")
     ] = None,
@@ -90,7 +92,9 @@ def embed(
         shared = shared_space(saved) if space is Space.shared else None
         loader: Any = partial(load_encoder, str(folder.resolve()))
     elif space is Space.shared:
-        raise HeadwordError(f"{model} is no saved model, which --space shared needs; make one with headword recycle")
+        raise HeadwordError(
+            f"{model} is no saved model, which --space shared needs; make one with headword recycle"
+        )
     else:
         vision = load_vision(model, names=class_names, head=head, device=device.value)
         loader = None

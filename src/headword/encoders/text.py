@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headword.encoders.vision import fingerprint, resolve_device
 from headword.cache import VectorCache, key_of
+from headword.encoders.vision import fingerprint, resolve_device
 from headword.errors import HeadwordError
-
 
 CACHE_FROM = 256
 """Texts from which a call is worth looking up: fewer are encoded in about the time that takes."""

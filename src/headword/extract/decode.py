@@ -116,7 +116,9 @@ def _pool(decoding: Decoding, workers: int, processes: bool) -> Executor:
         return ThreadPoolExecutor(workers, thread_name_prefix="headword-decode")
     # A forked copy of a process with CUDA or OpenMP threads may hang; a fresh one does not.
     context = multiprocessing.get_context("spawn")
-    plain = Decoding(decoding.plan, _no_transform, decoding.shrink)  # a plan needs none, and it may not pickle
+    plain = Decoding(
+        decoding.plan, _no_transform, decoding.shrink
+    )  # a plan needs none, and it may not pickle
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(plain,))
 
 

@@ -151,7 +151,9 @@ def open_engine(
             f"than {AGREEMENT[candidate.dtype]}"
         )
     if not may_fall_back:
-        raise HeadwordError(f"{vision.name} does not run on {_line(reasons[0])}; choose another engine or dtype")
+        raise HeadwordError(
+            f"{vision.name} does not run on {_line(reasons[0])}; choose another engine or dtype"
+        )
     return exact, _told(reasons, exact.choice)
 
 
@@ -212,7 +214,7 @@ class TorchEngine:
             result = self._run(pinned.to(self._vision.device, non_blocking=True)).float()
             host = torch.empty(result.shape, pin_memory=True)
             host.copy_(result, non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
             queued.append((done, host, pinned))  # pinned memory must outlive its copy
             if len(queued) > 2:

@@ -129,7 +129,11 @@ class _Kept:
         """Keep features of the items at these places; files that changed while they were read are left out."""
         if not self._on:
             return
-        same = [n for n, row in enumerate(rows) if self._keys[row] and _file_key(self._items[row]) == self._keys[row]]
+        same = [
+            n
+            for n, row in enumerate(rows)
+            if self._keys[row] and _file_key(self._items[row]) == self._keys[row]
+        ]
         self._rows += [rows[n] for n in same]
         self._features.append(features[same])
         if len(self._rows) >= 4096:

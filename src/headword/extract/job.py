@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headword.encoders import VisionEncoder
 from headword.extract.decode import Batch, Decoding, decoded
-from headword.extract.engines import LONG, Choice, choose, open_engine
+from headword.extract.engines import LONG, Choice, Engine, choose, open_engine
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan, plan_of
 from headword.extract.sources import Item, all_files
@@ -41,6 +41,7 @@ class Job:
     may_fall_back: bool
     note: str | None = field(default=None, init=False)
     """Why the engine is another than the one chosen, once that is known."""
+    _engine: Engine | None = field(default=None, init=False)
 
     @classmethod
     def of(
@@ -108,15 +109,7 @@ class Job:
         else:
             yield from ((batch, nothing) for batch in waiting)
             return
-        engine, self.note = open_engine(
-            self.vision,
-            self.choice,
-            self.plan,
-            waiting[-1].pixels,
-            count=self.count,
-            may_fall_back=self.may_fall_back,
-        )
-        self.choice = engine.choice
+        engine = self._opened(waiting[-1].pixels)
         unread, first = list(waiting)[:-1], waiting.pop()
         waiting.clear()
 
@@ -132,6 +125,19 @@ class Job:
                     yield waiting.popleft(), nothing
                 yield waiting.popleft(), features
         yield from ((batch, nothing) for batch in waiting)
+
+    def _opened(self, first: Tensor) -> Engine:
+        if self._engine is None:
+            self._engine, self.note = open_engine(
+                self.vision,
+                self.choice,
+                self.plan,
+                first,
+                count=self.count,
+                may_fall_back=self.may_fall_back,
+            )
+            self.choice = self._engine.choice
+        return self._engine
 
 
 @contextmanager

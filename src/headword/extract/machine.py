@@ -11,12 +11,16 @@ import torch
 
 
 def available_cpus() -> int:
-    """Processors this process may use: its affinity, and the container's quota, not what the machine has."""
+    """Processors this process may use: its affinity, the container's quota and `OMP_NUM_THREADS`, whichever is least.
+
+    The machine may have many more. `OMP_NUM_THREADS` is how Ray and others tell a worker its share.
+    """
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
-    return max(1, min(count, _quota() or count))
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, min(count, _quota() or count, int(said) if said.isdigit() else count))
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 import uuid
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
-_compiled: dict[str, openvino.CompiledModel] = {}  # in this process, by key
+_compiled: dict[tuple[str, str, int], openvino.CompiledModel] = {}  # of this process
 _compiling = threading.Lock()
 
 
@@ -61,7 +62,9 @@ class OpenVinoEngine:
         """See `Engine`."""
         free = deque(self._requests)
         running: deque[tuple[Any, Tensor, int]] = deque()
-        unfinished: deque[tuple[Tensor, int]] = deque()  # features of a batch, and how many came before its end
+        unfinished: deque[tuple[Tensor, int]] = (
+            deque()
+        )  # features of a batch, and how many came before its end
         started = finished = 0
 
         def finish() -> None:
@@ -99,7 +102,7 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
     """From this process, else from disk, else from the torch module."""
     import openvino
 
-    size = plan.crop if plan is not None else tuple(vision.source.input_size)
+    size = plan.crop if plan is not None else vision.source.input_size
     depends_on = {
         "weights": vision.fingerprint,
         "head": vision.head.modules,
@@ -107,30 +110,34 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
         "plan": repr(plan),
         "size": size,
         "versions": [version("openvino"), torch.__version__],
-        "dtype": dtype,
-        "threads": available_cpus(),
     }
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
+    threads = available_cpus()
     with _compiling:
-        if key not in _compiled:
+        if (key, dtype, threads) not in _compiled:
             folder = cache_folder() / "openvino" / key
             core = openvino.Core()
             if not (folder / "model.xml").is_file():
                 _save(_convert(vision, plan, size), folder)
+            os.utime(folder)  # used now: the last to go when the cache is full
             settings = {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
-                "INFERENCE_NUM_THREADS": available_cpus(),
+                "INFERENCE_NUM_THREADS": threads,
                 # Pinned, the model's threads would wait for the decoders that share their processor.
                 "ENABLE_CPU_PINNING": False,
                 "CACHE_DIR": str(folder),
             }
-            _compiled[key] = core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
-    return _compiled[key]
+            model = core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
+            _compiled[key, dtype, threads] = model
+    return _compiled[key, dtype, threads]
 
 
 class _Normalised(torch.nn.Module):
     """uint8 `[1, H, W, 3]` → features; the division by 255 is folded into the scale."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, features: FeatureModule, plan: PixelPlan) -> None:
         super().__init__()

@@ -22,7 +22,8 @@ from headword.encoders import VisionSource
 TOLERANCE = 2
 """Levels of 255 by which a pixel may differ from Pillow's, whose arithmetic torch's resize follows.
 
-Measured: none when a picture is scaled up; at most 2, in 0.6 % of the pixels of white noise, when scaled down.
+Measured: none in photographs that go from 224 to 256 pixels; at most 2, and on average less than a tenth, in white
+noise of any size.
 """
 
 _TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}

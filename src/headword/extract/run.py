@@ -155,7 +155,9 @@ def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
     from functools import partial
 
     if vision.source.kind == "module":
-        raise HeadwordError("a module of your own is not known on other machines; give loader=, which makes it there")
+        raise HeadwordError(
+            "a module of your own is not known on other machines; give loader=, which makes it there"
+        )
     dtype = "auto" if vision.auto_dtype else str(vision.dtype).removeprefix("torch.")
     return partial(
         load_vision, vision.name, names=vision.labels.classes, head=vision.head.modules, dtype=dtype

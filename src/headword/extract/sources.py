@@ -208,7 +208,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         text = read_text(path)
         tabs = kind == ".tsv" or "\t" in text.partition("\n")[0]
         try:
-            yield from csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if tabs else ",", strict=True)
+            yield from csv.DictReader(
+                text.splitlines(keepends=True), delimiter="\t" if tabs else ",", strict=True
+            )
         except csv.Error as error:
             raise HeadwordError(f"{path} is malformed: {error}") from error
 
@@ -236,10 +238,8 @@ def _remote(url: str) -> list[Item]:
     fs, root = _file_system(url)
     scheme = url.partition("://")[0]
     try:
-        if glob.has_magic(root):
-            found = fs.glob(root)
-        else:
-            found = fs.find(root) if fs.isdir(root) else [root]
+        pattern = glob.has_magic(root)
+        found = fs.glob(root) if pattern else fs.find(root) if fs.isdir(root) else [root]
     except OSError as error:
         raise HeadwordError(f"cannot list {url}: {error}") from error
     images = sorted(name for name in found if Path(name).suffix.lower() in image_suffixes())
@@ -276,7 +276,7 @@ def _members(shard: str) -> list[Item]:
     """The images of a shard: where each begins, so that workers read them in any order."""
     import tarfile
 
-    items = []
+    items: list[Item] = []
     name = shard.rpartition("/")[2].removesuffix(".tar")
     try:
         with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -329,7 +329,8 @@ def _data_set(data: Any, name: str) -> list[Item]:
     # Bytes, not pictures: they are decoded in the workers, by the same rules as files.
     raw = data.cast_column(column, datasets.Image(decode=False))
     return [
-        Item(_storable(str(said)), f"{name}#{row}", RowReader(raw, column, row)) for row, said in enumerate(ids)
+        Item(_storable(str(said)), f"{name}#{row}", RowReader(raw, column, row))
+        for row, said in enumerate(ids)
     ]
 
 

@@ -38,7 +38,19 @@ PART_SECONDS = 30.0
 """Age at which a part is written though it is not full: the most work that a kill can cost, but for one batch."""
 
 # What must be equal for rows to belong into one store.
-_IDENTITY = ("space", "dim", "dtype", "weights", "head", "transform", "engine", "precision", "exact", "draft", "model")
+_IDENTITY = (
+    "space",
+    "dim",
+    "dtype",
+    "weights",
+    "head",
+    "transform",
+    "engine",
+    "precision",
+    "exact",
+    "draft",
+    "model",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,9 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     if not isinstance(written, int) or written < 1:
         raise HeadwordError(f"{folder / HEADER} does not say its format; it was edited, or is not headword's")
     if written > FORMAT:
-        raise HeadwordError(f"{folder} has format {written}, newer than this headword reads; upgrade headword")
+        raise HeadwordError(
+            f"{folder} has format {written}, newer than this headword reads; upgrade headword"
+        )
     return dict(header)
 
 
@@ -89,7 +103,9 @@ def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
         try:
             table = parquet.read_table(path, columns=["id", "path", "status"], use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise HeadwordError(f"{path} is damaged; remove it and run again: {error}".splitlines()[0]) from error
+            raise HeadwordError(
+                f"{path} is damaged; remove it and run again: {error}".splitlines()[0]
+            ) from error
         yield from zip(*(table[name].to_pylist() for name in ("id", "path", "status")), strict=True)
 
 
@@ -115,9 +131,12 @@ class StoreWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / HEADER).exists() and any(
-                entry.name != ".lock" and not entry.name.startswith(f".{HEADER}") for entry in self.folder.iterdir()
+                entry.name != ".lock" and not entry.name.startswith(f".{HEADER}")
+                for entry in self.folder.iterdir()
             ):
-                raise HeadwordError(f"{self.folder} holds something that is no feature store; give a new folder")
+                raise HeadwordError(
+                    f"{self.folder} holds something that is no feature store; give a new folder"
+                )
             self._lock = FileLock(self.folder / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -169,10 +188,18 @@ class StoreWriter:
             self._lock.release()
 
     def describe(self, **facts: object) -> None:
-        """Say what is known only now that the first rows are there."""
-        self._header.update(facts)
+        """Say what is known only now that the first rows are there.
 
-    def add(self, ids: Sequence[str], paths: Sequence[str], status: Sequence[str], embeddings: Tensor) -> None:
+        Raises:
+            HeadwordError: if the header cannot be written.
+        """
+        if any(self._header.get(name) != fact for name, fact in facts.items()):
+            self._header.update(facts)
+            self._write_header(complete=False)
+
+    def add(
+        self, ids: Sequence[str], paths: Sequence[str], status: Sequence[str], embeddings: Tensor
+    ) -> None:
         """Add rows; they are on the disk after the next `flush`.
 
         Args:
@@ -210,7 +237,9 @@ class StoreWriter:
                 with temporary.open("wb") as file:
                     # Random numbers do not compress; names do.
                     compression = {"id": "zstd", "path": "zstd", "status": "zstd"}
-                    parquet.write_table(self._table(), file, compression=compression, use_dictionary=["status"])
+                    parquet.write_table(
+                        self._table(), file, compression=compression, use_dictionary=["status"]
+                    )
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(path)
@@ -228,7 +257,6 @@ class StoreWriter:
         )
         self._next += 1
         self._forget()
-        self._write_header(complete=False)
 
     def _forget(self) -> None:
         self._ids, self._paths, self._status, self._embeddings = [], [], [], []
@@ -239,15 +267,16 @@ class StoreWriter:
         import torch
 
         dim, dtype = int(self._header["dim"]), str(self._header["dtype"])
-        ok = np.array([status == OK for status in self._status])
+        ok = [status == OK for status in self._status]
         values = np.zeros((len(ok), dim), dtype)
         values[ok] = torch.cat(self._embeddings).numpy()
         flat = pa.array(values.reshape(-1))
+        null = pa.array([not there for there in ok], pa.bool_())
         return pa.table(
             {
                 "id": pa.array(self._ids, pa.string()),
                 "path": pa.array(self._paths, pa.string()),
-                "embedding": pa.FixedSizeListArray.from_arrays(flat, dim, mask=pa.array(~ok)),
+                "embedding": pa.FixedSizeListArray.from_arrays(flat, dim, mask=null),
                 "status": pa.array(self._status, pa.string()),
             }
         )

@@ -1,0 +1,132 @@
+"""The same job on Ray Data: actors that load the model once, on one machine or a cluster.
+
+Items go out by their places, features come back with their rows' numbers, and the driver alone writes the store. A
+block whose worker dies is computed again by another; its rows come back once.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headword.encoders import VisionEncoder
+from headword.errors import HeadwordError, MissingExtraError
+from headword.extract.decode import Batch
+from headword.extract.engines import Choice
+from headword.extract.job import Job
+from headword.extract.sources import Item, all_files
+
+BLOCK_BATCHES = 4
+"""Batches in a block: what is computed again where a worker dies."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A job's decisions, as they are sent to the workers."""
+
+    count: int
+    choice: Choice
+    exact: bool
+    draft: bool
+    batch_size: int
+
+
+class Worker:
+    """An actor: loads the encoder when it starts and keeps its engine open."""
+
+    def __init__(self, loader: Callable[[], VisionEncoder], settings: Settings) -> None:
+        self._job = Job.of(
+            loader(),
+            settings.count,
+            batch_size=settings.batch_size,
+            draft=settings.draft,
+            like=settings.choice,
+            exact=settings.exact,
+        )
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Rows with `row` and `item` → `row`, `embedding` (zeros where there is none) and `error` ("" for none)."""
+        items = [pickle.loads(item) for item in rows["item"]]  # the driver's own bytes
+        embeddings = np.zeros((len(items), self._job.vision.dim), np.float32)
+        errors = [""] * len(items)
+        start = 0
+        for batch, features in self._job.run(items):
+            read = [start + place for place in range(len(batch.items)) if place not in batch.errors]
+            embeddings[read] = features.numpy()
+            for place, error in batch.errors.items():
+                errors[start + place] = error
+            start += len(batch.items)
+        return {"row": rows["row"], "embedding": embeddings, "error": np.array(errors, dtype=object)}
+
+
+class RayRun:
+    """Runs items on a Ray cluster: the one that `RAY_ADDRESS` names, else this machine.
+
+    Args:
+        job: what was decided here, on the driver.
+        loader: loads the same encoder on a worker.
+        workers: actors; None for one a GPU, or one for every two processors.
+
+    Raises:
+        HeadwordError: if Ray is not installed or cannot be reached.
+    """
+
+    def __init__(self, job: Job, loader: Callable[[], VisionEncoder], workers: int | None) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise MissingExtraError("the Ray engine", "scale") from None
+        if not ray.is_initialized():
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.WARNING)
+            except (ConnectionError, RuntimeError) as error:
+                raise HeadwordError(f"cannot reach the Ray cluster: {error}".splitlines()[0]) from error
+        self._job, self._loader = job, loader
+        self._on_gpu = job.vision.device.type == "cuda"
+        there = ray.cluster_resources()
+        cpus = int(there.get("CPU", 1))
+        self._workers = workers or max(1, int(there.get("GPU", 0)) if self._on_gpu else cpus // 2)
+        # One processor stays free for what Ray Data itself runs, or a small cluster would stand still.
+        self._cpus_each = max(1, (cpus - 1) // self._workers)
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Batch, Tensor]]:
+        """Items → batches with their features, in the order in which they are done."""
+        import ray
+
+        if not items:
+            return
+        if not all_files(items):
+            raise HeadwordError("--engine ray reads files, URLs and shards; data sets and pictures in memory are local")
+        job = self._job
+        settings = Settings(job.count, job.choice, job.plan is None, job.draft, job.batch_size)
+        blocks = -(-len(items) // (job.batch_size * BLOCK_BATCHES))
+        rows = [{"row": row, "item": pickle.dumps(item)} for row, item in enumerate(items)]
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+            Worker,
+            fn_constructor_args=(self._loader, settings),
+            batch_size=job.batch_size,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=self._workers),
+            num_cpus=None if self._on_gpu else self._cpus_each,
+            num_gpus=1 if self._on_gpu else None,
+        )
+        seen = np.zeros(len(items), dtype=bool)
+        nothing = torch.empty(0)
+        for part in done.iter_batches(batch_size=None, batch_format="numpy"):
+            new = ~seen[part["row"]]
+            numbers = part["row"][new]
+            seen[numbers] = True
+            errors = {place: str(error) for place, error in enumerate(part["error"][new]) if error}
+            read = [place for place in range(len(numbers)) if place not in errors]
+            features = torch.from_numpy(np.stack(part["embedding"][new])[read]) if len(numbers) else nothing
+            yield Batch([items[number] for number in numbers], nothing, errors), features
+        if not seen.all():
+            raise HeadwordError(f"Ray lost {int((~seen).sum()):,} of {len(items):,} images; run the same command again")
