@@ -1,4 +1,4 @@
-"""Runs `extract_features` in children that are killed at random moments; a script of its own, for a clean `fork`.
+"""Runs `extract_features` in children that are killed at random moments; a script, for a clean `fork`.
 
 Usage: killed_runs.py IMAGES STORE KILLS SEED. Prints as JSON how many rows there were after each kill.
 """
@@ -20,7 +20,6 @@ import torch
 torch.set_num_threads(1)  # no threads of OpenMP before the fork
 
 from extraction import tiny_vision  # noqa: E402
-
 from headword.data.folders import image_suffixes  # noqa: E402
 from headword.extract import extract_features  # noqa: E402
 from headword.extract import store as store_module  # noqa: E402
@@ -39,7 +38,10 @@ def start(images: str, store: str) -> int:
 
 VISION = tiny_vision()
 # What a run imports and computes once is there before the fork: kills shall meet runs at work.
-with tempfile.TemporaryDirectory() as folder, store_module.StoreWriter(folder, {"dim": 1, "dtype": "float32"}) as store:
+with (
+    tempfile.TemporaryDirectory() as folder,
+    store_module.StoreWriter(folder, {"dim": 1, "dtype": "float32"}) as store,
+):
     store.add(["x"], ["x"], ["ok"], torch.ones(1, 1))
 plan_of(VISION.source)
 image_suffixes()
@@ -62,7 +64,9 @@ def main() -> None:
         before = parts(store)
         child = start(images, str(store))
         if kill % 5:  # every fifth while it starts, the others at work, wherever in a part or between two
-            while parts(store) == before and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            while parts(store) == before and not os.waitid(
+                os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+            ):
                 time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.12) * seconds)
         os.kill(child, signal.SIGKILL)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from extraction import draw, tiny_vision
 from typer.testing import CliRunner
 
 import headword.cache as cache_module
+from extraction import draw, tiny_vision
 from headword.cache import VectorCache, cache_folder, clear, entries, evict, key_of
 from headword.cli import app
 from headword.encoders import TextEncoder, TextSource

@@ -1,4 +1,4 @@
-"""Ray Data on a local cluster of two workers: the same store as the local engine, also if a worker is killed."""
+"""Ray Data on a local cluster of two workers: the local engine's store, also if a worker is killed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from extraction import draw_many, tiny_vision
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'headword[scale]')")
 
 from headword.data.vectors import read_vectors  # noqa: E402
 from headword.errors import HeadwordError  # noqa: E402
-from headword.extract import extract_features  # noqa: E402
-from headword.extract import ray_engine  # noqa: E402
+from headword.extract import extract_features, ray_engine  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -58,7 +58,14 @@ def stores(cluster, tmp_path_factory):
             os.kill(killed[0], signal.SIGKILL)
 
     done = extract_features(
-        vision, f"file://{images}", root / "ray", engine="ray", workers=2, batch_size=4, loader=load, progress=kill
+        vision,
+        f"file://{images}",
+        root / "ray",
+        engine="ray",
+        workers=2,
+        batch_size=4,
+        loader=load,
+        progress=kill,
     )
     return root, done, killed
 
@@ -75,7 +82,9 @@ def test_ray_equals_local_by_id_though_a_worker_was_killed(stores):
 
 def test_ray_goes_on_with_a_store(stores):
     root, _, _ = stores
-    done = extract_features(tiny_vision(), root / "images", root / "ray", engine="ray", workers=2, loader=load)
+    done = extract_features(
+        tiny_vision(), root / "images", root / "ray", engine="ray", workers=2, loader=load
+    )
     assert (done.resumed, done.rows) == (96, 96)
 
 

@@ -1,17 +1,16 @@
-"""Sources: folders, globs, tables, shards, data sets and URLs become items with ids; `headword embed` takes them."""
+"""Sources: folders, globs, tables, shards, data sets and URLs become items; `headword embed` takes them."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
 import pytest
-from extraction import draw, draw_many, tiny_vision
 from typer.testing import CliRunner
 
+from extraction import draw, draw_many, tiny_vision
 from headword.cli import app
 from headword.data.images import load_image
 from headword.data.vectors import read_vectors
@@ -29,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("source")
     draw_many(root, 3)
     draw(root / "sub" / "x.png", 7)
-    os.symlink(root, root / "sub" / "loop")
+    (root / "sub" / "loop").symlink_to(root)
     return root
 
 
@@ -61,7 +60,8 @@ def test_tables(kind, folder):
     else:
         tab = "\t" if kind == "tsv" else ","
         path.write_text(
-            f"id{tab}filename{tab}note\n" + "".join(f'{r["id"]}{tab}{r["filename"]}{tab}"{r["note"]}"\n' for r in rows)
+            f"id{tab}filename{tab}note\n"
+            + "".join(f'{r["id"]}{tab}{r["filename"]}{tab}"{r["note"]}"\n' for r in rows)
         )
     items = items_of(path)
     expected = [f"000{n}.jpg" for n in range(3)] if kind == "txt" else [f"no {n}" for n in range(3)]
@@ -161,7 +161,9 @@ def test_missing_files_of_a_table_are_rows_with_a_status(tmp_path):
 def test_command_line(saved, folder, tmp_path):
     run = CliRunner()
     store = tmp_path / "store"
-    said = run.invoke(app, ["embed", str(saved), str(folder), "--out", str(store), "--space", "shared", "--json", "-"])
+    said = run.invoke(
+        app, ["embed", str(saved), str(folder), "--out", str(store), "--space", "shared", "--json", "-"]
+    )
     assert said.exit_code == 0, said.output
     result = json.loads(said.stdout)
     assert result["command"] == "embed"
@@ -180,6 +182,8 @@ def test_command_line(saved, folder, tmp_path):
     finally:
         (folder / "broken.jpg").unlink()
     assert "5, of which 4 embedded and 1 unreadable" in more.output
-    no_model = run.invoke(app, ["embed", "embedded", str(folder), "-o", str(tmp_path / "x"), "--space", "shared"])
+    no_model = run.invoke(
+        app, ["embed", "embedded", str(folder), "-o", str(tmp_path / "x"), "--space", "shared"]
+    )
     assert no_model.exit_code == 2
     assert "is no saved model" in no_model.output

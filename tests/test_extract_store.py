@@ -1,4 +1,4 @@
-"""The feature store under everything that can go wrong: kills, full disks, broken and odd files, two writers."""
+"""The feature store under what can go wrong: kills, full disks, broken and odd files, two writers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from extraction import draw, draw_many, tiny_vision
 
+from extraction import draw, draw_many, tiny_vision
 from headword.data.vectors import read_vectors
 from headword.errors import HeadwordError
 from headword.extract import Shared, extract_features
@@ -121,7 +121,7 @@ def test_one_percent_broken_files(vision, pictures_200, tmp_path):
     (folder / "0003.jpg").write_bytes(b"not a picture")
     (folder / "0100.jpg").write_bytes((folder / "0100.jpg").read_bytes()[:300])
     (folder / "0101.jpg").write_bytes(b"")
-    os.symlink("nowhere", folder / "link.jpg")
+    (folder / "link.jpg").symlink_to("nowhere")
     done = extract_features(vision, folder, tmp_path / "store")
     assert (done.rows, done.ok, done.unreadable) == (201, 197, 4)
     rows = rows_of(tmp_path / "store")
@@ -197,12 +197,16 @@ def test_vanishes_between_look_and_open(vision, tmp_path, monkeypatch):
 
 
 def test_second_writer_is_refused_and_the_first_goes_on(vision, pictures_200, tmp_path):
-    errors, script = [], "import sys; from headword.extract.store import StoreWriter; StoreWriter(sys.argv[1], {})"
+    errors, script = (
+        [],
+        "import sys; from headword.extract.store import StoreWriter; StoreWriter(sys.argv[1], {})",
+    )
 
     def second(_done: int, _total: int) -> None:
         if not errors:
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            run = subprocess.run([sys.executable, "-c", script, tmp_path / "store"], capture_output=True, text=True, env=env)  # fmt: skip
+            command = [sys.executable, "-c", script, tmp_path / "store"]
+            run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
             errors.append(run.stderr)
 
     done = extract_features(vision, pictures_200, tmp_path / "store", progress=second)
@@ -254,7 +258,9 @@ def test_disk_error_without_a_small_disk(tmp_path, monkeypatch):
     with StoreWriter(tmp_path / "store", header) as writer:
         writer.add(["a"], ["a"], ["ok"], torch.ones(1, 2))
         writer.flush()
-        monkeypatch.setattr(os, "fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            os, "fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         writer.add(["b"], ["b"], ["ok"], torch.ones(1, 2))
         with pytest.raises(HeadwordError, match="No space left on device; the 1 rows before it are safe"):
             writer.flush()
@@ -291,7 +297,8 @@ def test_damaged_part_and_newer_format(vision, tmp_path):
 
 def test_two_threads_into_two_stores(vision, pictures_200, tmp_path):
     runs = [
-        threading.Thread(target=extract_features, args=(vision, pictures_200, tmp_path / str(n))) for n in range(2)
+        threading.Thread(target=extract_features, args=(vision, pictures_200, tmp_path / str(n)))
+        for n in range(2)
     ]
     for run in runs:
         run.start()

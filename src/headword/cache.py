@@ -1,9 +1,10 @@
 """Vectors that were computed before: features of image files, embeddings of texts, kept between runs.
 
-The cache is a folder of *segments*: files of sorted 16-byte keys beside a matrix, one written by each call that
-computed something, merged when there are many. A segment appears whole or not at all and is never changed, so any
-number of processes may read and write at once. Where all of it is larger than the limit, the segments that were
-not used for longest go. A cache that cannot be written (a full disk, no permission) is as good as none, no error.
+The cache is a folder of *segments*: files of sorted 16-byte keys beside a matrix, one written by each call
+that computed something, merged when there are many. A segment appears whole or not at all and is never
+changed, so any number of processes may read and write at once. Where all of it is larger than the limit,
+the segments that were not used for longest go. A cache that cannot be written (a full disk, no permission)
+is as good as none, no error.
 
 A vector is found again only by the same *space* (encoder weights, transform, engine, precision, …) and key.
 """
@@ -101,21 +102,26 @@ class VectorCache:
         if not (self.on and keys and self.folder.is_dir()):
             return torch.from_numpy(found)
         wanted = _pack(keys)
-        for path in self._segments():
-            missing = np.flatnonzero(~found)
-            if not len(missing):
+        for _ in range(3):  # again if another process merged segments while they were being read
+            gone = False
+            for path in self._segments():
+                missing = np.flatnonzero(~found)
+                if not len(missing):
+                    break
+                segment = self._open(path)
+                if segment is None:
+                    gone = True
+                    continue
+                known, vectors = segment
+                place = np.searchsorted(known[:, 0], wanted[missing, 0]).clip(max=len(known) - 1)
+                hit = (known[place] == wanted[missing]).all(axis=1)
+                if hit.any():
+                    out[torch.from_numpy(missing[hit])] = vectors[torch.from_numpy(place[hit])]
+                    found[missing[hit]] = True
+                    with suppress(OSError):
+                        os.utime(path)  # used now: the last to go
+            if not gone:
                 break
-            segment = self._open(path)
-            if segment is None or not len(segment[0]):
-                continue
-            known, vectors = segment
-            place = np.searchsorted(known[:, 0], wanted[missing, 0]).clip(max=len(known) - 1)
-            hit = (known[place] == wanted[missing]).all(axis=1)
-            if hit.any():
-                out[torch.from_numpy(missing[hit])] = vectors[torch.from_numpy(place[hit])]
-                found[missing[hit]] = True
-                with suppress(OSError):
-                    os.utime(path)  # used now: the last to go
         return torch.from_numpy(found)
 
     def put(self, keys: Sequence[bytes], vectors: Tensor) -> None:

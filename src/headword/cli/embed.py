@@ -75,7 +75,7 @@ def embed(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Embed images into a feature store, which goes on where it stopped and may be indexed or read as a matrix."""
+    """Embed images into a feature store, which may be indexed; a run that was interrupted goes on."""
     output = Output(quiet, json_to)
     from functools import partial
 

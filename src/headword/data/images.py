@@ -72,9 +72,9 @@ def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Im
 
     Args:
         source: the image.
-        shrink_to: JPEG files above `SHRINK_ABOVE` pixels a side may be decoded at 1/2, 1/4 or 1/8 of their size,
-            as long as the shorter side keeps this many pixels: much faster, and not pixel-equal to decoding
-            the whole and scaling it down.
+        shrink_to: JPEG files above `SHRINK_ABOVE` pixels a side may be decoded at 1/2, 1/4 or 1/8 of their
+            size, as long as the shorter side keeps this many pixels: much faster, and not pixel-equal to
+            decoding the whole and scaling it down.
 
     Raises:
         HeadwordError: in one line with the file's name, if it is missing, a folder, empty, unreadable, cut

@@ -64,7 +64,8 @@ class TextEncoder:
         """N texts → float32 `[N, k]` on the CPU.
 
         Texts of like length go through the model together, so that little is spent on padding; each different
-        text is encoded once. Calls with `CACHE_FROM` texts and more are looked up in the cache and put into it.
+        text is encoded once. Calls with `CACHE_FROM` texts and more are looked up in the cache and put into
+        it.
         """
         if isinstance(texts, str):
             raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")

@@ -65,7 +65,7 @@ class VisionEncoder:
     dtype: torch.dtype
     reader: HeadReader = field(repr=False)
     auto_dtype: bool = False
-    """Whether the precision was left to choose: then `dtype` holds for short calls; see `headword.extract`."""
+    """Whether the precision was left to choose: then `dtype` holds for short calls only."""
     _fingerprint: str = ""
 
     @property
@@ -140,8 +140,8 @@ def load_vision(
         input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not
             given.
         device: "auto", "cpu", "cuda" or "mps".
-        dtype: "float32", "bfloat16" (autocast), or "auto": float32 in short calls, and in long ones what the device
-            is fast in (see `headword.extract`).
+        dtype: "float32", "bfloat16" (autocast), or "auto": float32 in short calls, and in long ones what
+            the device is fast in (see `headword.extract`).
 
     Raises:
         HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names

@@ -1,6 +1,7 @@
 """Images → features: fast, resumable, cached, on one machine or many.
 
-`image_features` gives a matrix; `extract_features` fills a feature store, and goes on with one that was interrupted.
+`image_features` gives a matrix; `extract_features` fills a feature store, and goes on with one that was
+interrupted.
 
     sources.py    folders, globs, tables, shards, data sets → items
     pixels.py     an encoder's transform in two halves, checked against the whole

@@ -1,7 +1,7 @@
 """Pictures → batches of pixels, in workers, a few batches ahead of the model.
 
-Threads share one interpreter, but decoding and resizing leave it free, so on few processors they keep up with the
-model and start at once. Where a GPU waits for many processors, worker processes decode.
+Threads share one interpreter, but decoding and resizing leave it free, so on few processors they keep up
+with the model and start at once. Where a GPU waits for many processors, worker processes decode.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What runs the model: torch here, OpenVINO beside it, chosen by the machine and the size of the job.
 
-A short call uses torch in the encoder's own precision, exactly: nothing has to be converted or compiled for it. A
-long one takes the fastest engine, and what is not torch in float32 proves itself on the job's first pictures.
+A short call uses torch in the encoder's own precision, exactly: nothing has to be converted or compiled for
+it. A long one takes the fastest engine, and what is not torch in float32 proves itself on the job's first
+pictures.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ LONG = 512
 """Images from which a job is long: a second's worth, as much as a fast engine takes to start."""
 
 COMPILE_FROM = 50_000
-"""Images from which `torch.compile` pays on CUDA: it takes about a minute, of which smaller jobs get nothing back."""
+"""Images from which `torch.compile` is used on CUDA: it takes up to a minute before the first batch."""
 
 AGREEMENT = {"float32": 0.9999, "bfloat16": 0.998}
 """Least mean cosine to torch's float32 features on a job's first pictures, by precision.
 
-A wrong conversion or a model that bfloat16 breaks is far below. On hundreds of photographs the embedded classifiers
-reach 0.999 in bfloat16; the mean of the first few may be a little under that.
+A wrong conversion or a model that bfloat16 breaks is far below. On hundreds of photographs the embedded
+classifiers reach 0.999 in bfloat16; the mean of the first few may be a little under that.
 """
 
 _PROOF = 16  # images compared, of the first batch
@@ -75,8 +76,8 @@ def choose(vision: VisionEncoder, count: int | None, *, engine: str = "auto", dt
         vision: the encoder.
         count: images in the job; None where it is not known, which counts as many.
         engine: "auto", "torch" or "openvino".
-        dtype: "auto", "float32" or "bfloat16". "auto" leaves it to the encoder, and where that was loaded with
-            "auto" too, is bfloat16 in long jobs if the device has it natively, else float32.
+        dtype: "auto", "float32" or "bfloat16". "auto" leaves it to the encoder, and where that was loaded
+            with "auto" too, is bfloat16 in long jobs if the device has it natively, else float32.
 
     Raises:
         HeadwordError: for an unknown engine or precision, or one that is not to be had here.
@@ -147,8 +148,8 @@ def open_engine(
         if cosine >= AGREEMENT[candidate.dtype]:  # not so if it is NaN
             return engine, _told(reasons, candidate)
         reasons.append(
-            f"{candidate}: the cosine to torch in float32 on the first {len(proof)} images is {cosine:.5f}, less "
-            f"than {AGREEMENT[candidate.dtype]}"
+            f"{candidate}: the cosine to torch in float32 on the first {len(proof)} images is {cosine:.5f}, "
+            f"less than {AGREEMENT[candidate.dtype]}"
         )
     if not may_fall_back:
         raise HeadwordError(

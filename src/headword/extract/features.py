@@ -44,7 +44,8 @@ def image_features(
         skipped: where given, an image that cannot be read is left out and its error line put here, instead of
             raised.
         progress: called after every batch.
-        engine: "auto", "torch" or "openvino"; "auto" is exact below 512 images, and the fastest from there on.
+        engine: "auto", "torch" or "openvino"; "auto" is exact below 512 images, and the fastest from there
+            on.
         cache: whether features of image files may come from, and go to, the cache.
 
     Raises:
@@ -126,7 +127,7 @@ class _Kept:
         return VectorCache(self._space(self._job), rows.shape[1]).get(keys, rows)
 
     def put(self, rows: list[int], features: Tensor, job: Job) -> None:
-        """Keep features of the items at these places; files that changed while they were read are left out."""
+        """Keep features of the items at these places, but for files that changed meanwhile."""
         if not self._on:
             return
         same = [
@@ -149,7 +150,7 @@ class _Kept:
 
     @staticmethod
     def _space(job: Job) -> dict[str, Any]:
-        """All that features depend on besides the file; asked again after a run, which may change the engine."""
+        """All that features depend on besides the file; a run may change the engine."""
         vision = job.vision
         return {
             "kind": "image",

@@ -26,8 +26,8 @@ PROCESSES_FROM = 4
 class Job:
     """How a number of images goes through an encoder; decided once, at the start.
 
-    Short jobs (fewer than `LONG` images) are exact: the encoder's own transform, whole pictures, torch. Long ones
-    use the fastest engine, the transform in two halves, and reduced decoding of large photos.
+    Short jobs (fewer than `LONG` images) are exact: the encoder's own transform, whole pictures, torch.
+    Long ones use the fastest engine, the transform in two halves, and reduced decoding of large photos.
     """
 
     vision: VisionEncoder
@@ -89,7 +89,8 @@ class Job:
         """Items → their batches in order, each with the features `[N, d]` of those that could be read.
 
         Raises:
-            HeadwordError: if the engine was asked for by name and does not do, or a worker process was killed.
+            HeadwordError: if the engine was asked for by name and does not do, or a worker process was
+            killed.
         """
         on_gpu = self.vision.device.type == "cuda"
         processes = on_gpu and self.workers >= PROCESSES_FROM and len(items) >= LONG

@@ -11,7 +11,8 @@ import torch
 
 
 def available_cpus() -> int:
-    """Processors this process may use: its affinity, the container's quota and `OMP_NUM_THREADS`, whichever is least.
+    """Processors this process may use: its affinity, the container's quota and `OMP_NUM_THREADS`, whichever
+    is least.
 
     The machine may have many more. `OMP_NUM_THREADS` is how Ray and others tell a worker its share.
     """

@@ -1,7 +1,8 @@
 """The OpenVINO engine: the encoder's torch module, converted once, for x86 processors.
 
-Every picture is a request of its own and several run at once. That is OpenVINO's fastest way on a CPU (its memory
-stays in the caches), and a picture's features do not depend on which others are in its batch, to the last bit.
+Every picture is a request of its own and several run at once. That is OpenVINO's fastest way on a CPU (its
+memory stays in the caches), and a picture's features do not depend on which others are in its batch, to the
+last bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""An encoder's transform in two halves: picture → uint8 pixels (in workers), pixels → normalised floats (with the model).
+"""An encoder's transform in two halves: picture → uint8 pixels (in workers), pixels → normalised floats
+(with the model).
 
-Between the halves a 224-pixel picture is 150 KB instead of 600 KB, and the second half runs on a whole batch. The
-halves are taken from the transform's own settings and then *compared with the transform* on generated pictures:
-where they differ by more than `TOLERANCE`, or the transform is of no known make, it is used as it is, whole.
+Between the halves a 224-pixel picture is 150 KB instead of 600 KB, and the second half runs on a whole
+batch. The halves are taken from the transform's own settings and then *compared with the transform* on
+generated pictures: where they differ by more than `TOLERANCE`, or the transform is of no known make, it is
+used as it is, whole.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from headword.encoders import VisionSource
 TOLERANCE = 2
 """Levels of 255 by which a pixel may differ from Pillow's, whose arithmetic torch's resize follows.
 
-Measured: none in photographs that go from 224 to 256 pixels; at most 2, and on average less than a tenth, in white
-noise of any size.
+Measured: none in photographs that go from 224 to 256 pixels; at most 2, and on average less than a tenth,
+in white noise of any size.
 """
 
 _TORCH_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -59,7 +61,7 @@ class PixelPlan:
         return torch.from_numpy(np.array(image.crop((left, top, left + right, top + down))))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 `[N, H, W, 3]` → float32 `[N, 3, H, W]`, channels-last, bit-equal to ToTensor and Normalize."""
+        """uint8 `[N, H, W, 3]` → float32 `[N, 3, H, W]`, as ToTensor and Normalize to the bit."""
         mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
         return pixels.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 

@@ -1,7 +1,7 @@
 """The same job on Ray Data: actors that load the model once, on one machine or a cluster.
 
-Items go out by their places, features come back with their rows' numbers, and the driver alone writes the store. A
-block whose worker dies is computed again by another; its rows come back once.
+Items go out by their places, features come back with their rows' numbers, and the driver alone writes the
+store. A block whose worker dies is computed again by another; its rows come back once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Worker:
         )
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        """Rows with `row` and `item` → `row`, `embedding` (zeros where there is none) and `error` ("" for none)."""
+        """Rows of `row` and `item` → `row`, `embedding` (zeros for none) and `error` ("" for none)."""
         items = [pickle.loads(item) for item in rows["item"]]  # the driver's own bytes
         embeddings = np.zeros((len(items), self._job.vision.dim), np.float32)
         errors = [""] * len(items)
@@ -103,7 +103,9 @@ class RayRun:
         if not items:
             return
         if not all_files(items):
-            raise HeadwordError("--engine ray reads files, URLs and shards; data sets and pictures in memory are local")
+            raise HeadwordError(
+                "--engine ray reads files, URLs and shards; data sets and pictures in memory are local"
+            )
         job = self._job
         settings = Settings(job.count, job.choice, job.plan is None, job.draft, job.batch_size)
         blocks = -(-len(items) // (job.batch_size * BLOCK_BATCHES))
@@ -129,4 +131,6 @@ class RayRun:
             features = torch.from_numpy(np.stack(part["embedding"][new])[read]) if len(numbers) else nothing
             yield Batch([items[number] for number in numbers], nothing, errors), features
         if not seen.all():
-            raise HeadwordError(f"Ray lost {int((~seen).sum()):,} of {len(items):,} images; run the same command again")
+            raise HeadwordError(
+                f"Ray lost {int((~seen).sum()):,} of {len(items):,} images; run the same command again"
+            )

@@ -1,4 +1,5 @@
-"""Where images come from: every source becomes a list of items, each with an id, a place, and a way to read it.
+"""Where images come from: every source becomes a list of items, each with an id, a place, and a way to read
+it.
 
 | source | id | place |
 |---|---|---|
@@ -7,7 +8,7 @@
 | `.csv`, `.tsv`, `.jsonl`, `.parquet` | column `id`, else the path as written | full path |
 | `.txt` | the path as written, one a line | full path |
 | WebDataset `.tar`, `x-{000..009}.tar`, `wds:…` | shard name and the sample's key | `shard.tar::member` |
-| `hf:FOLDER` (`save_to_disk`), `hf:NAME[:SPLIT]`, a `datasets.Dataset` | column `id`, else the row's number | `hf:…#row` |
+| `hf:FOLDER` (`save_to_disk`), `hf:NAME[:SPLIT]`, a `Dataset` | column `id`, else the row | `hf:…#row` |
 
 Nothing is decoded while listing; an item that cannot be read is found out when it is read.
 """

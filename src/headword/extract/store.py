@@ -1,11 +1,11 @@
 """The feature store: a folder of `part-*.parquet` files and `_headword.json`.
 
-Columns: `id` (string), `path` (string), `embedding` (fixed-size list of float32 or float16; null where the image
-could not be read) and `status` ("ok", else why not, in one line). `headword.data.vectors.read_vectors` reads the
-rows that have an embedding.
+Columns: `id` (string), `path` (string), `embedding` (fixed-size list of float32 or float16; null where the
+image could not be read) and `status` ("ok", else why not, in one line).
+`headword.data.vectors.read_vectors` reads the rows that have an embedding.
 
-Parts appear whole, after their bytes are on the disk, and are never changed. So whatever stops a writer, the store
-is what was finished, and the next writer goes on from the ids that are there.
+Parts appear whole, after their bytes are on the disk, and are never changed. So whatever stops a writer,
+the store is what was finished, and the next writer goes on from the ids that are there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OK = "ok"
 PART_ROWS = 8192
 """Rows of a full part."""
 PART_SECONDS = 30.0
-"""Age at which a part is written though it is not full: the most work that a kill can cost, but for one batch."""
+"""Age at which a part is written though it is not full: the most work that a kill can cost."""
 
 # What must be equal for rows to belong into one store.
 _IDENTITY = (
@@ -176,7 +176,7 @@ class StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write what is there, also after Ctrl-C; after an error of the writer's own there is nothing to write."""
+        """Write what is there, also after Ctrl-C; after an error of its own there is nothing to write."""
         try:
             if kind is None or not issubclass(kind, HeadwordError):
                 self.flush()
@@ -249,8 +249,8 @@ class StoreWriter:
             self._forget()
             why = getattr(error, "strerror", None) or str(error)
             raise HeadwordError(
-                f"cannot write {path}: {why}; the {self.counts.rows:,} rows before it are safe: make room and "
-                "run the same command again"
+                f"cannot write {path}: {why}; the {self.counts.rows:,} rows before it are safe: make room "
+                "and run the same command again"
             ) from error
         self.counts = Counts(
             self.counts.rows + len(self._ids), self.counts.ok + sum(status == OK for status in self._status)
@@ -292,8 +292,8 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         # Through JSON, where a tuple is a list.
         if before.get(name) != json.loads(json.dumps(now.get(name))):
             raise HeadwordError(
-                f"{folder} was made with another {name} ({_short(before.get(name))}, now {_short(now.get(name))}); "
-                "give the same options, or another folder"
+                f"{folder} was made with another {name} ({_short(before.get(name))}, now "
+                f"{_short(now.get(name))}); give the same options, or another folder"
             )
 
 
