@@ -91,7 +91,9 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
 
     def save(folder: Path) -> str:
         plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants it
-        save_for_hf(plain, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True)
+        save_for_hf(
+            plain, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True
+        )
         return "vision"
 
     return VisionSource(
