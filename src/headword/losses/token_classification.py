@@ -152,7 +152,7 @@ class TokenClassificationLoss(nn.Module):
         loss = self.weight * fused_token_loss(features, weight, bias, ids, shares, self.chunk_rows)
         if self.check_finite and not torch.compiler.is_compiling() and not bool(loss.isfinite()):
             raise HeadwordError(
-                f"the token loss is {float(loss)}: some token logits are not finite; "
+                f"the token loss is {loss.item()}: some token logits are not finite; "
                 "lower the learning rate, clip gradients, or train in bfloat16 rather than float16"
             )
         return loss
