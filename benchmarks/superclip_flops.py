@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from datetime import datetime, timezone
 from pathlib import Path
 
-import open_clip
-import torch
-
 from headword.superclip.flops import count_flops
+from superclip_common import finish
 
 MODELS = (
     "ViT-B-32",
@@ -40,18 +36,8 @@ def main() -> None:
             "head_gflops": round(flops.head.total / 1e9, 4),
             "overhead_percent": {k: round(v, 4) for k, v in flops.overhead().items()},
         }
-        print(name, json.dumps(metrics[name]))
-    result = {
-        "schema": 1,
-        "benchmark": "superclip_flops",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "protocol": {"counting": "forward, one image and one caption, multiplication and addition are two"},
-        "metrics": metrics,
-        "seed": None,
-        "environment": {"torch": torch.__version__, "open_clip": open_clip.__version__},
-    }
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    counting = "forward, one image and one caption, multiplication and addition are two"
+    finish(args.out, "superclip_flops", protocol={"counting": counting}, metrics=metrics, seed=None)
 
 
 if __name__ == "__main__":

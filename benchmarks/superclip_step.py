@@ -11,14 +11,11 @@ not to training.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import open_clip
@@ -27,8 +24,25 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 
 from headword.superclip import SuperCLIP
+from superclip_common import finish
 
-WORDS = "a the red blue small old boat dog cat tree house lake street on in with and under two three near green".split()
+WORDS = (
+    "a",
+    "the",
+    "red",
+    "blue",
+    "small",
+    "boat",
+    "dog",
+    "cat",
+    "tree",
+    "house",
+    "lake",
+    "street",
+    "on",
+    "in",
+    "two",
+)
 
 
 def main() -> None:
@@ -41,51 +55,48 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="autocast's type")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; 1 makes CPU time independent of a busy machine"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
 
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     size = open_clip.get_model_config(args.model)["vision_cfg"]["image_size"]
     images = torch.randn(args.batch, 3, size, size, device=args.device)
     texts = captions(args)
     steps = {"clip": clip_step(args), "superclip": superclip_step(args)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.warmup + args.steps):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             step(images, texts)
             if args.device == "cuda":
                 torch.cuda.synchronize()
             if number >= args.warmup:
                 seconds[name].append(round(time.perf_counter() - start, 5))
-                print(name, seconds[name][-1], flush=True)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    result = {
-        "schema": 1,
-        "benchmark": "superclip_step",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "protocol": {k: v for k, v in vars(args).items() if k not in {"out", "seed"}},
-        "metrics": {
-            "clip_seconds": medians["clip"],
-            "superclip_seconds": medians["superclip"],
-            "ratio": round(medians["superclip"] / medians["clip"], 4),
-        },
-        "runs": seconds,
-        "seed": args.seed,
-        "environment": {
-            "torch": torch.__version__,
-            "open_clip": open_clip.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
-        },
+                cpu_seconds[name].append(round(time.process_time() - cpu_start, 5))
+                print(name, seconds[name][-1], cpu_seconds[name][-1], flush=True)
+    wall = {name: statistics.median(times) for name, times in seconds.items()}
+    cpu = {name: statistics.median(times) for name, times in cpu_seconds.items()}
+    metrics = {
+        "clip_seconds": wall["clip"],
+        "superclip_seconds": wall["superclip"],
+        "ratio": round(wall["superclip"] / wall["clip"], 4),
+        "clip_cpu_seconds": cpu["clip"],
+        "superclip_cpu_seconds": cpu["superclip"],
+        "cpu_ratio": round(cpu["superclip"] / cpu["clip"], 4),
     }
-    print(json.dumps(result["metrics"]))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    protocol = {k: v for k, v in vars(args).items() if k not in {"out", "seed"}}
+    runs = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    finish(
+        args.out, "superclip_step", args.device, protocol=protocol, metrics=metrics, runs=runs, seed=args.seed
+    )
 
 
 def captions(args: argparse.Namespace) -> Tensor:

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headword.losses import TokenClassificationLoss
+from superclip_common import finish
 
 VARIANTS = ("dense", "fused")
 
@@ -132,47 +130,22 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
             print(variant, runs[variant][-1], flush=True)
-    result = report(args, runs)
-    print(json.dumps(result["metrics"], indent=2))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def report(args: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     for variant in VARIANTS:
         metrics[f"{variant}_seconds"] = round(statistics.median(r["seconds"] for r in runs[variant]), 3)
         metrics[f"{variant}_mb"] = round(statistics.median(r["bytes"] for r in runs[variant]) / 1e6, 1)
     metrics["memory_ratio"] = round(metrics["dense_mb"] / metrics["fused_mb"], 1)
     metrics["time_ratio"] = round(metrics["fused_seconds"] / metrics["dense_seconds"], 3)
-    return {
-        "schema": 1,
-        "benchmark": "token_loss_memory",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "protocol": {
-            k: v
-            for k, v in vars(args).items()
-            if k in {"batch", "vocab", "width", "device", "dtype", "steps", "repeats"}
-        },
-        "metrics": metrics,
-        "runs": runs,
-        "seed": args.seed,
-        "environment": environment(args.device),
-    }
-
-
-def environment(device: str) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-    }
+    protocol = {k: v for k, v in vars(args).items() if k not in {"out", "seed", "variant"}}
+    finish(
+        args.out,
+        "token_loss_memory",
+        args.device,
+        protocol=protocol,
+        metrics=metrics,
+        runs=runs,
+        seed=args.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -211,7 +211,9 @@ class TokenClassificationLoss(nn.Module):
             weights = keep.float()
         elif self.reference_counting:
             smooth = 1 / (len(ids) * self.world_size)
-            weights = keep * ((self.batches + smooth) / (self.batch_frequency[ids] + smooth)).log()
+            # df ≤ n up to rounding, which must not make a weight negative.
+            ratio = (self.batches + smooth) / (self.batch_frequency[ids] + smooth)
+            weights = keep * ratio.log().clamp_min(0)
         else:
             weights = keep * ((self.documents + 1) / (self.document_frequency[ids] + 0.5)).log()
         # A caption's weights sum to 0 if it has no words, or in reference counting if all its words are in

@@ -62,13 +62,10 @@ def _read_vit(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _read_before_attention_pool(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     # `output_tokens` gives the pooler's queries here (CoCa), not the patches.
-    seen: list[Tensor] = []
-    hook = visual.transformer.register_forward_hook(lambda _module, _args, out: seen.append(out))
-    try:
-        out = visual(images)
-    finally:
-        hook.remove()
-    return out[0] if isinstance(out, tuple) else out, seen[0][:, 1:].mean(dim=1)
+    out = visual.forward_intermediates(
+        images, indices=1, output_fmt="NLC"
+    )  # the last block, [B, patches, width]
+    return out["image_features"], out["image_intermediates"][0].mean(dim=1)
 
 
 def _read_resnet(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
