@@ -74,11 +74,11 @@ def run_once(args: argparse.Namespace) -> dict[str, float]:
         args.vocab, excluded_ids=[args.vocab - 2, args.vocab - 1], end_id=args.vocab - 1
     ).to(device)
 
-    def step(rows: int) -> float:
+    def step(rows: int) -> tuple[float, float]:
         cast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
         if device == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         with cast:
             if args.variant == "dense":
                 value = dense(loss, x[:rows], W, b, captions[:rows])
@@ -87,17 +87,18 @@ def run_once(args: argparse.Namespace) -> dict[str, float]:
         torch.autograd.backward(value)
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu_start
 
     step(min(64, args.batch))  # loads kernels and libraries
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
     above: list[int] = []
     for _ in range(args.steps):
         x.grad = W.grad = b.grad = None
         before = start_counting(device)
         times.append(step(args.batch))
         above.append(peak_bytes(device) - before - W.nbytes - b.nbytes)  # gradients are as large as they
-    return {"seconds": statistics.median(times), "bytes": statistics.median(above)}
+    wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+    return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "bytes": statistics.median(above)}
 
 
 def main() -> None:
@@ -133,9 +134,13 @@ def main() -> None:
     metrics: dict[str, float] = {}
     for variant in VARIANTS:
         metrics[f"{variant}_seconds"] = round(statistics.median(r["seconds"] for r in runs[variant]), 3)
+        metrics[f"{variant}_cpu_seconds"] = round(
+            statistics.median(r["cpu_seconds"] for r in runs[variant]), 3
+        )
         metrics[f"{variant}_mb"] = round(statistics.median(r["bytes"] for r in runs[variant]) / 1e6, 1)
     metrics["memory_ratio"] = round(metrics["dense_mb"] / metrics["fused_mb"], 1)
     metrics["time_ratio"] = round(metrics["fused_seconds"] / metrics["dense_seconds"], 3)
+    metrics["cpu_time_ratio"] = round(metrics["fused_cpu_seconds"] / metrics["dense_cpu_seconds"], 3)
     protocol = {k: v for k, v in vars(args).items() if k not in {"out", "seed", "variant"}}
     finish(
         args.out,

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from headword.superclip import SuperCLIP
 
-WORLD, LOCAL, STEPS = 2, 3, 3
+WORLD, LOCAL, STEPS = 2, 3, 2
 CASES: dict[str, dict[str, Any]] = {
     "clip": {},
     "siglip": {"bias": -10.0},
