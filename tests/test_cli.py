@@ -158,7 +158,9 @@ def test_demo(tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert headword.load(tmp_path / "d" / "model").centre.images == 14
     assert "already exists" in run("demo", "--out", tmp_path / "d", code=2)
-    run("demo", "--out", tmp_path / "d", "--overwrite", "--quiet")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    assert "not headword's own" in run("demo", "--out", tmp_path / "mine", "--overwrite", code=2)
 
 
 def test_version_and_help():
