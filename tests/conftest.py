@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Set before any model library is imported: nothing is downloaded, and each of the two test processes keeps to one
-# core, since two that spin on the same cores take many times as long.
+# Set before any model library is imported: nothing is downloaded, and each of the two test processes keeps
+# to one core, since two that spin on the same cores take many times as long.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
