@@ -61,6 +61,3 @@ def main() -> None:
 
 
 from headword.cli import classify, demo, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
-
-if __name__ == "__main__":
-    main()
