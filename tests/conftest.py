@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-# Nothing is downloaded in tests; set before any model library is imported.
+# Set before any model library is imported: nothing is downloaded, and each of the two test processes keeps
+# to one core, since two that spin on the same cores take many times as long.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 # Tests neither profit from nor add to what the user's own runs have cached.
 _CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
 os.environ["HEADWORD_CACHE"] = _CACHE.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,12 +11,13 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 import headword
-from headword.aligners import ALIGNERS
+from headword.aligners import ALIGNERS, make_aligner
 from headword.data.captions import Captioned
 from headword.errors import HeadwordError
 from headword.pairs import Pairs
 from headword.recycling import class_mean_pairs
 from headword.scoring import DEFAULT_SCORES, Scores, fit_scores
+from test_encoders import Own, to_tensor
 
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
 ORDER = ["cat", "coffee", "rocket", "motorcycle"]
@@ -147,13 +149,12 @@ def test_captions_augment_the_rows(embedded, four):
 
 
 def test_own_pairs_are_joined(embedded):
-    more = Pairs(torch.randn(3, 1280), torch.randn(3, 384), names=("a", "b", "c"))
-    assert headword.recycle(embedded.vision, embedded.text, pairs=more).pairs.sources == {
-        "head": 1000,
-        "user": 3,
-    }
+    options = {"class_names": ["cat", "dog", "car"], "transform": to_tensor}
+    more = Pairs(torch.randn(4, 8), torch.randn(4, 384))
+    made = headword.recycle(Own(), embedded.text, pairs=more, **options)
+    assert made.pairs.sources == {"head": 3, "user": 4}
     with pytest.raises(HeadwordError, match="different image widths"):
-        headword.recycle(embedded.vision, embedded.text, pairs=Pairs(torch.randn(3, 7), torch.randn(3, 384)))
+        headword.recycle(Own(), embedded.text, pairs=Pairs(torch.randn(3, 7), torch.randn(3, 384)), **options)
 
 
 def test_class_means():
@@ -166,7 +167,7 @@ def test_class_means():
 
 @pytest.mark.parametrize("name", [name for name, aligner in ALIGNERS.items() if not aligner.iterative])
 def test_every_closed_form_labels_the_pictures(embedded, four, name):
-    other = headword.recycle(embedded.vision, embedded.text, aligner=name)
+    other = dataclasses.replace(embedded, aligner=make_aligner(name).fit(embedded.pairs))
     right = other.classify(four, LABELS).argmax(dim=1) == torch.arange(4)
     assert right.sum() >= 3
 
@@ -268,8 +269,6 @@ def test_encoders_saved_along_load_without_their_packages(embedded, four, tmp_pa
 
 
 def test_own_module_is_given_again(tmp_path, four):
-    from test_encoders import Own, to_tensor
-
     own = Own()
     made = headword.recycle(own, class_names=["cat", "dog", "car"], head="fc", transform=to_tensor)
     made.save(tmp_path / "m")

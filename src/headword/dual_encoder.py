@@ -39,6 +39,28 @@ class Centre:
         return f"mean of {self.images:,} images" + (f" from {self.source}" if self.source else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Unlabelled images to centre on."""
+
+    images: object
+    folder: str | None = None
+    """The folder they are all the images of, absolute."""
+
+    @classmethod
+    def of(cls, source: object) -> Pool:
+        """A pool from what `DualEncoder.calibrate` accepts; a folder is listed, nothing is opened yet.
+
+        Raises:
+            HeadwordError: if the folder is missing or has no images.
+        """
+        if isinstance(source, Pool):
+            return source
+        if isinstance(source, str | os.PathLike) and not Path(source).expanduser().is_file():
+            return cls(list_images(source), str(Path(source).expanduser().resolve()))
+        return cls(source)
+
+
 @dataclass(slots=True)
 class DualEncoder:
     """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle` or
@@ -159,13 +181,10 @@ class DualEncoder:
         Raises:
             HeadwordError: if the pool has no readable image or a feature is not finite.
         """
-        folder = source if isinstance(source, str | os.PathLike) and Path(source).is_dir() else None
-        images = list_images(folder) if folder is not None else source
-        features = self.image_features(images, batch_size=batch_size, progress=progress)
+        pool = Pool.of(source)
+        features = self.image_features(pool.images, batch_size=batch_size, progress=progress)
         self.aligner.calibrate(features.to(self._device))
-        self.centre = Centre(
-            "pool", len(features), str(Path(folder).resolve()) if folder is not None else None
-        )
+        self.centre = Centre("pool", len(features), pool.folder)
         return self
 
     def save(

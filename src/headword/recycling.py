@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from headword.aligners import Aligner, make_aligner
 from headword.data.captions import Captioned, read_captions
-from headword.dual_encoder import Centre, DualEncoder
+from headword.dual_encoder import Centre, DualEncoder, Pool
 from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates, embed_names
 from headword.extract import Progress, image_features
 from headword.names import ClassName
+from headword.names import class_names as read_names
 from headword.pairs import Pairs
 from headword.scoring import fit_scores
 
@@ -64,19 +65,23 @@ def recycle(
     Raises:
         HeadwordError: if an input is wrong, in one line that says which and how to mend it.
     """
+    # Everything that can be wrong without a model is read before one is loaded.
     mapping = make_aligner(aligner)
     templates = check_templates(template)
+    names = None if class_names is None else read_names(class_names)
+    captioned = read_captions(captions) if isinstance(captions, str | Path) else captions
+    pool = None if calibrate is None else Pool.of(calibrate)
     timings: dict[str, float] = {}
     step = _stopwatch(timings)
     with step("load vision encoder"):
-        eyes = load_vision(vision, names=class_names, device=device, dtype=dtype, **vision_options)
+        eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
     with step("load text encoder"):
         words = load_text(text, device=device)
     with step("embed class names"):
         learnt_from = head_pairs(eyes, words, templates)
-    if captions is not None:
+    if captioned is not None:
         with step("embed captioned images"):
-            learnt_from = learnt_from + caption_pairs(eyes, words, captions, progress=progress)
+            learnt_from = learnt_from + caption_pairs(eyes, words, captioned, progress=progress)
     if pairs is not None:
         learnt_from = learnt_from + pairs
     learnt_from = learnt_from.to(device=eyes.device)
@@ -94,9 +99,9 @@ def recycle(
         centre=Centre("default"),
         timings=timings,
     )
-    if calibrate is not None:
+    if pool is not None:
         with step("calibrate"):
-            model.calibrate(calibrate, progress=progress)
+            model.calibrate(pool, progress=progress)
     return model
 
 
@@ -118,14 +123,13 @@ def head_pairs(
 def caption_pairs(
     vision: VisionEncoder,
     text: TextEncoder,
-    captions: str | Path | Sequence[Captioned],
+    captions: Sequence[Captioned],
     *,
     progress: Progress | None = None,
 ) -> Pairs:
     """Each image's features beside each of its captions' embeddings, a row a caption."""
-    entries = read_captions(captions) if isinstance(captions, str | Path) else list(captions)
-    features = image_features(vision, [entry.image for entry in entries], progress=progress)
-    said = [(row, caption) for row, entry in enumerate(entries) for caption in entry.captions]
+    features = image_features(vision, [entry.image for entry in captions], progress=progress)
+    said = [(row, caption) for row, entry in enumerate(captions) for caption in entry.captions]
     texts = [caption for _, caption in said]
     return Pairs(
         image=features[[row for row, _ in said]],

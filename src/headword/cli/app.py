@@ -14,9 +14,7 @@ USER_ERROR = 2
 
 
 class _Commands(TyperGroup):
-    """Turns the user's mistakes into one line on stderr and exit code 2; all else is a bug and exits
-    with 1.
-    """
+    """Turns the user's mistakes into one line on stderr and exit code 2; a bug of ours exits with 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -41,15 +39,20 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"headword {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -57,7 +60,11 @@ def main() -> None:
     app(prog_name="headword")
 
 
+<<<<<<< HEAD
 from headword.cli import cache, classify, demo, embed, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
 
 if __name__ == "__main__":
     main()
+=======
+from headword.cli import classify, demo, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
+>>>>>>> main

@@ -69,7 +69,9 @@ def classify(
             for i in order
         ]
         results.append({"image": str(path), "labels": ranked})
-        rows += [(path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])]
+        rows += [
+            (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
+        ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
     output.result(
         "classify",

@@ -90,8 +90,11 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
     hinted = [hint] if isinstance(hint, str) else list(hint or ())
 
     def save(folder: Path) -> str:
-        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # as safetensors wants it
-        save_for_hf(plain, folder / "vision", model_config={"pretrained_cfg": config}, safe_serialization=True)
+        plain = copy.deepcopy(model)
+        for tensor in (*plain.parameters(), *plain.buffers()):
+            tensor.data = tensor.data.contiguous()  # as safetensors wants them
+        options = {"model_config": {"pretrained_cfg": config}, "safe_serialization": True}
+        save_for_hf(plain, folder / "vision", **options)
         return "vision"
 
     return VisionSource(

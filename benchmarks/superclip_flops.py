@@ -1,0 +1,44 @@
+"""FLOPs of CLIP and of the token head, for each model: `python benchmarks/superclip_flops.py --out FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from headword.superclip.flops import count_flops
+from superclip_common import finish
+
+MODELS = (
+    "ViT-B-32",
+    "ViT-B-16",
+    "ViT-L-16",
+    "ViT-L-14",
+    "ViT-H-14",
+    "RN50",
+    "ViT-B-16-SigLIP",
+    "convnext_base",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)  # open_clip says of each model that it has no pretrained weights
+    metrics = {}
+    for name in args.models:
+        flops = count_flops(name)
+        metrics[name] = {
+            "image_gflops": round(flops.image.total / 1e9, 3),
+            "text_gflops": round(flops.text.total / 1e9, 3),
+            "head_gflops": round(flops.head.total / 1e9, 4),
+            "overhead_percent": {k: round(v, 4) for k, v in flops.overhead().items()},
+        }
+    counting = "forward, one image and one caption, multiplication and addition are two"
+    finish(args.out, "superclip_flops", protocol={"counting": counting}, metrics=metrics, seed=None)
+
+
+if __name__ == "__main__":
+    main()

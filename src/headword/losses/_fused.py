@@ -1,0 +1,166 @@
+"""Linear layer and soft cross-entropy in one operator, in chunks of rows, gradients and all.
+
+A dense version keeps logits, log-softmax, targets and their gradients alive, each `[B, V]`. Here one chunk
+of logits `[rows, V]` is all that ever exists, as in Liger's and Apple's fused cross-entropies: the gradient
+of the logits is known as soon as the chunk's softmax is, so it is multiplied into the gradients of input,
+weight and bias at once and overwritten by the next chunk. The backward pass only scales what the forward
+pass found.
+"""
+
+# No `from __future__ import annotations`: torch 2.4 reads the operator's schema off the real types.
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20
+"""How large a chunk of float32 logits may be, in bytes."""
+
+MIN_CHUNK_ROWS = 128
+"""Fewer rows than this and adding up the weight's gradient costs more than multiplying it out."""
+
+
+def chunk_rows_for(batch: int, vocab_size: int) -> int:
+    """Rows a chunk: within `CHUNK_BYTES` where the vocabulary allows, and the same in all chunks, give or
+    take one."""
+    most = max(MIN_CHUNK_ROWS, CHUNK_BYTES // (4 * vocab_size))
+    chunks = -(-batch // most)
+    return -(-batch // max(chunks, 1))
+
+
+def fused_token_loss(
+    features: Tensor, weight: Tensor, bias: Tensor, ids: Tensor, shares: Tensor, chunk_rows: int | None = None
+) -> Tensor:
+    """Mean over rows of −Σ_j shares_ij · log softmax(features @ weight.T + bias)_i,ids_ij, without `[B, V]`
+    tensors.
+
+    Uses −Σ ŷ log softmax(z) = (Σ ŷ) logsumexp(z) − Σ ŷ z, so that only the captions' own ids are ever looked
+    up.
+
+    Args:
+        features: `[B, width]`, B ≥ 1.
+        weight: `[V, width]`.
+        bias: `[V]`.
+        ids: `[B, L]` int64 in [0, V); an id may stand twice in a row, its shares then add up.
+        shares: `[B, L]` the target ŷ of each id, 0 where there is none. A row of zeros adds 0 to the sum.
+        chunk_rows: rows of logits alive at a time; chosen from V when not given.
+
+    Returns:
+        A scalar in float32 (float64 for float64 inputs). Products run in autocast's type where autocast is
+        on, else in the inputs' own; all sums over the vocabulary and the batch in float32.
+    """
+    device = features.device.type
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    grad = torch.is_grad_enabled()
+    loss: Tensor = _token_loss(
+        features,
+        weight,
+        bias,
+        ids,
+        shares,
+        dtype,
+        chunk_rows or chunk_rows_for(len(features), len(weight)),
+        grad and features.requires_grad,
+        grad and (weight.requires_grad or bias.requires_grad),
+    )[0]
+    return loss
+
+
+@torch.library.custom_op("headword::token_loss", mutates_args=())
+def _token_loss(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ids: Tensor,
+    shares: Tensor,
+    dtype: torch.dtype,
+    chunk_rows: int,
+    want_input: bool,
+    want_head: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss and its gradients for input, weight and bias; an operator, so a compiler takes it whole."""
+    batch, vocab_size = len(features), len(weight)
+    wide = torch.promote_types(dtype, torch.float32)  # sums over V and B run in this
+    # float16 would round a logit's gradient, about 1/(B V), to nothing before a loss scaler could act.
+    back = torch.float32 if dtype == torch.float16 else dtype
+
+    losses = features.new_empty(batch, dtype=wide)
+    grad_input = torch.empty_like(features) if want_input else features.new_empty(0)
+    grad_weight = torch.zeros_like(weight, dtype=wide) if want_head else weight.new_empty(0)
+    grad_bias = torch.zeros_like(bias, dtype=wide) if want_head else bias.new_empty(0)
+    buffer = features.new_empty((min(chunk_rows, batch), vocab_size), dtype=wide)
+    with torch.autocast(features.device.type, enabled=False):  # the types below are chosen, not to be cast
+        W, b = weight.to(dtype), bias.to(wide)
+        W_back = weight.to(back)
+        shares = shares.to(wide)
+        for start in range(0, batch, chunk_rows):
+            rows = slice(start, min(start + chunk_rows, batch))
+            x, share, columns = features[rows].to(dtype), shares[rows], ids[rows]
+            z = buffer[: len(x)]  # [rows, V], overwritten in place: logits, then softmax, then gradient
+            if wide == dtype:
+                torch.addmm(b, x, W.T, out=z)
+            else:
+                torch.add(x @ W.T, b, out=z)
+            # Dropped positions point at id 0: `where`, because 0 · ±inf would be nan.
+            hits = torch.where(share != 0, share * z.gather(1, columns), 0).sum(dim=1)
+            mass = share.sum(dim=1, keepdim=True)
+            peak = z.amax(dim=1, keepdim=True)
+            total = z.sub_(peak).exp_().sum(dim=1, keepdim=True)
+            losses[rows] = torch.where(mass != 0, mass * (peak + total.log()), 0).squeeze(1) - hits
+            if not (want_input or want_head):
+                continue
+            z.mul_(mass / (batch * total)).scatter_add_(1, columns, share / -batch)
+            g = z.to(back)
+            if want_input:
+                grad_input[rows] = g @ W_back
+            if want_head:
+                if back == wide:
+                    grad_weight.addmm_(g.T, x.to(back))
+                else:
+                    grad_weight += g.T @ x
+                grad_bias += z.sum(dim=0)
+    return losses.mean(), grad_input, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
+
+
+@_token_loss.register_fake
+def _shapes(features: Tensor, weight: Tensor, bias: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _ids, _shares, dtype, _chunk_rows, want_input, want_head = rest
+    return (
+        features.new_empty((), dtype=torch.promote_types(dtype, torch.float32)),
+        torch.empty_like(features) if want_input else features.new_empty(0),
+        torch.empty_like(weight) if want_head else weight.new_empty(0),
+        torch.empty_like(bias) if want_head else bias.new_empty(0),
+    )
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+    ctx.want_input, ctx.want_head = inputs[-2:]
+
+
+def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    kept: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
+    # In place where nothing will read them again: a scaled copy would hold the head's gradient, the largest
+    # tensor left, twice.
+    scaled = [k * grad for k in kept] if _graph_is_kept() else [k.mul_(grad) for k in kept]
+    return (
+        scaled[0] if ctx.want_input else None,
+        scaled[1] if ctx.want_head else None,
+        scaled[2] if ctx.want_head else None,
+        *(None,) * 6,
+    )
+
+
+def _graph_is_kept() -> bool:
+    """Whether this backward may be repeated (`retain_graph`). PyTorch has no public way to ask; not knowing
+    means yes."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or torch.compiler.is_compiling() or bool(ask())
+
+
+_token_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -1,0 +1,234 @@
+"""Token classification: the image must name the words of its caption. SuperCLIP's second loss, SuperClass's
+only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from headword.errors import HeadwordError
+from headword.losses._fused import fused_token_loss
+from headword.losses.token_sets import TokenRules, TokenSets, find_words, token_sets
+
+
+class TokenTargets(NamedTuple):
+    """The soft targets of B captions."""
+
+    ids: Tensor
+    """`[B, L]` int64, the words of each caption; 0 where there is none."""
+    shares: Tensor
+    """`[B, L]` float32, ŷ at those words: each row sums to 1, or is all 0 for a caption without words."""
+
+
+class TokenClassificationLoss(nn.Module):
+    """λ · (1/B) Σ_i −Σ_v ŷ_iv log softmax(z_i)_v with z = features @ weight.T + bias (SuperCLIP, Zhao et
+    al., NeurIPS 2025).
+
+    ŷ_i is spread over the distinct words v of caption i in proportion to w_v, from running document
+    frequencies (N captions seen so far, df_v of them with the word v):
+
+    * by default w_v = log((N + 1) / (df_v + ½)), the inverse document frequency of BM25 (Robertson &
+      Zaragoza 2009) as Lucene computes it. It follows the paper's log(N / (1 + df_v)) and, unlike it, is
+      positive for every df ≤ N: the very first caption already has a gradient.
+    * `reference_counting=True`: as the authors' public code counts, w_v = log((n + 1/B) / (df_v + 1/B)) with
+      n batches seen, df the running sum of batch means averaged over ranks, and B the global batch. With B =
+      1 its first step has loss 0.
+    * `uniform=True`: w_v = 1; nothing is counted.
+
+    A caption without words (empty, or special tokens only) adds 0 to the sum and stays in B; N leaves it
+    out. In distributed runs the counts are summed over ranks, the loss is the mean over the local captions:
+    average the gradients, as DDP does.
+
+    The counts are buffers: saved, resumed and moved with the module, the same on all ranks. `update` alone
+    writes them, outside autograd, so micro-batches, several forward passes before a backward, and
+    compilation are safe. Non-finite logits give a non-finite loss (nan, or inf where a word's own logit is
+    −inf) unless `check_finite` is set.
+
+    Args:
+        vocab_size: V.
+        excluded_ids: ids that never count. For exact parity with the reference leave them and `end_id` out:
+            its padding, start and end tokens are targets.
+        end_id: the first of these ends a caption, see `TokenRules.end_id`.
+        weight: λ ≥ 0.
+        uniform: see above.
+        reference_counting: see above.
+        chunk_rows: rows of logits alive at a time; by default as many as fit 64 MiB, at least 128.
+        check_finite: raise when the loss is not finite. Costs a synchronisation a step on accelerators; not
+            looked at while compiling. Leave it off with a float16 gradient scaler, which handles such steps
+            itself.
+        process_group: the ranks that share counts; all of them by default.
+    """
+
+    excluded: Tensor
+    """`[V]` bool, not saved: it follows from the settings."""
+    document_frequency: Tensor
+    """`[V]` int64, captions seen with each word. Absent in reference counting."""
+    documents: Tensor
+    """Scalar int64, captions with words seen so far. Absent in reference counting."""
+    batch_frequency: Tensor
+    """`[V]` float32, sum of batch means. Reference counting only: another name, so that states cannot be
+    mixed up."""
+    batches: Tensor
+    """Scalar int64, batches seen so far. Reference counting only."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        excluded_ids: Iterable[int] = (),
+        end_id: int | None = None,
+        weight: float = 1.0,
+        uniform: bool = False,
+        reference_counting: bool = False,
+        chunk_rows: int | None = None,
+        check_finite: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        if vocab_size < 1 or not 0 <= weight < float("inf"):
+            raise HeadwordError(f"need vocab_size ≥ 1 and a finite weight ≥ 0, got {vocab_size} and {weight}")
+        if uniform and reference_counting:
+            raise HeadwordError(
+                "uniform weights count nothing; leave out one of uniform and reference_counting"
+            )
+        if chunk_rows is not None and chunk_rows < 1:
+            raise HeadwordError(f"chunk_rows must be at least 1, got {chunk_rows}")
+        self.vocab_size = vocab_size
+        self.end_id = end_id
+        self.weight = weight
+        self.uniform = uniform
+        self.reference_counting = reference_counting
+        self.chunk_rows = chunk_rows
+        self.check_finite = check_finite
+        self.process_group = process_group
+        rules = TokenRules(vocab_size=vocab_size, excluded_ids=frozenset(excluded_ids), end_id=end_id)
+        self.register_buffer("excluded", rules.mask(), persistent=False)
+        if reference_counting:
+            self.register_buffer("batch_frequency", torch.zeros(vocab_size))
+            self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        elif not uniform:
+            # Integers: a float32 count stops growing at 2^24 captions, float64 does not exist on MPS.
+            self.register_buffer("document_frequency", torch.zeros(vocab_size, dtype=torch.int64))
+            self.register_buffer("documents", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, *, vocab_size: int | None = None, **settings: Any) -> Self:
+        """The loss for a tokenizer's captions, its special tokens and padding excluded (see
+        `TokenRules.of`)."""
+        rules = TokenRules.of(tokenizer, vocab_size=vocab_size)
+        return cls(rules.vocab_size, excluded_ids=rules.excluded_ids, end_id=rules.end_id, **settings)
+
+    def forward(
+        self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor, *, update: bool | None = None
+    ) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            features: `[B, width]`, the input of the linear layer.
+            weight: `[V, width]` of the linear layer.
+            bias: `[V]` of the linear layer.
+            token_ids: `[B, L]` captions as the text tower gets them.
+            update: count these captions first; by default in training mode only. Say False where the same
+                captions come by a second time (a cached-gradient pass, a recomputation). Counting is
+                collective: all ranks must agree.
+
+        Returns:
+            A float32 scalar (float64 for float64 features).
+
+        Raises:
+            HeadwordError: for shapes that do not fit, an empty batch, ids outside the vocabulary, and, with
+                `check_finite`, a loss that is not finite.
+        """
+        self._check(features, weight, bias, token_ids)
+        sets = self.token_sets(token_ids)
+        if self.training if update is None else update:
+            self._count(sets)
+        ids, shares = self._targets(sets)
+        loss = self.weight * fused_token_loss(features, weight, bias, ids, shares, self.chunk_rows)
+        if self.check_finite and not torch.compiler.is_compiling() and not bool(loss.isfinite()):
+            raise HeadwordError(
+                f"the token loss is {loss.item()}: some token logits are not finite; "
+                "lower the learning rate, clip gradients, or train in bfloat16 rather than float16"
+            )
+        return loss
+
+    def token_sets(self, token_ids: Tensor) -> TokenSets:
+        """The distinct words of captions `[B, L]`."""
+        return token_sets(token_ids, self.excluded, self.end_id)
+
+    def count_empty(self, token_ids: Tensor) -> Tensor:
+        """How many of the captions `[B, L]` have no word: a scalar int64 on their device."""
+        _, is_word = find_words(token_ids, self.excluded, self.end_id)
+        return (~is_word.any(dim=1)).sum()
+
+    @torch.no_grad()
+    def update(self, token_ids: Tensor) -> None:
+        """Count captions `[B, L]`, on all ranks together: every rank must call it, with equally many
+        captions."""
+        self._count(self.token_sets(token_ids))
+
+    @torch.no_grad()
+    def targets(self, token_ids: Tensor) -> TokenTargets:
+        """The soft targets ŷ of captions `[B, L]` by the present counts; counts nothing."""
+        return self._targets(self.token_sets(token_ids))
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks share the counts; 1 outside distributed runs."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size(self.process_group)
+
+    @torch.no_grad()
+    def _count(self, sets: TokenSets) -> None:
+        if self.uniform:
+            return
+        # [V + 1]: how many captions have each word, and how many have any, in one collective. float32 is
+        # exact up to 16 M.
+        counts = torch.zeros(self.vocab_size + 1, device=sets.ids.device)
+        counts[:-1].scatter_add_(0, sets.ids.flatten(), sets.keep.flatten().float())
+        counts[-1] = sets.keep.any(dim=1).sum()
+        if self.world_size > 1:
+            dist.all_reduce(counts, group=self.process_group)
+        if self.reference_counting:
+            # Ranks hold equally many captions, so the sum over the global batch is the average of the ranks'
+            # means.
+            self.batch_frequency += counts[:-1] / (len(sets.ids) * self.world_size)
+            self.batches += 1
+        else:
+            self.document_frequency += counts[:-1].long()
+            self.documents += counts[-1].long()
+
+    @torch.no_grad()
+    def _targets(self, sets: TokenSets) -> TokenTargets:
+        ids, keep = sets
+        if self.uniform:
+            weights = keep.float()
+        elif self.reference_counting:
+            smooth = 1 / (len(ids) * self.world_size)
+            # df ≤ n up to rounding, which must not make a weight negative.
+            ratio = (self.batches + smooth) / (self.batch_frequency[ids] + smooth)
+            weights = keep * ratio.log().clamp_min(0)
+        else:
+            weights = keep * ((self.documents + 1) / (self.document_frequency[ids] + 0.5)).log()
+        # A caption's weights sum to 0 if it has no words, or in reference counting if all its words are in
+        # every caption.
+        return TokenTargets(ids, weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12))
+
+    def _check(self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor) -> None:
+        if weight.shape[0] != self.vocab_size or bias.shape != weight.shape[:1]:
+            raise HeadwordError(
+                f"the head has {weight.shape[0]:,} outputs and {bias.numel():,} biases, "
+                f"but the loss was built for a vocabulary of {self.vocab_size:,}"
+            )
+        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+            raise HeadwordError(f"features must be [B, {weight.shape[1]}], got {list(features.shape)}")
+        if not 0 < len(features) == len(token_ids):
+            raise HeadwordError(
+                f"need as many captions as images and at least one, got {len(token_ids)} and {len(features)}"
+            )
