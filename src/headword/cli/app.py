@@ -60,11 +60,5 @@ def main() -> None:
     app(prog_name="headword")
 
 
-<<<<<<< HEAD
-from headword.cli import cache, classify, demo, embed, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
-
-if __name__ == "__main__":
-    main()
-=======
-from headword.cli import classify, demo, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
->>>>>>> main
+# Each adds its commands to `app`.
+from headword.cli import cache, classify, demo, embed, inspect, recycle  # noqa: E402, F401

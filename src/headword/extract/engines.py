@@ -40,6 +40,7 @@ classifiers reach 0.999 in bfloat16; the mean of the first few may be a little u
 """
 
 _PROOF = 16  # images compared, of the first batch
+_proven: set[tuple[str, Choice, str]] = set()  # in this process: weights, engine and precision, plan
 
 _log = logging.getLogger("headword")
 
@@ -112,7 +113,7 @@ def open_engine(
     count: int | None = None,
     may_fall_back: bool = True,
 ) -> tuple[Engine, str | None]:
-    """The chosen engine, once it agrees with torch in float32 on the first pictures.
+    """The chosen engine, once it agrees with torch in float32 on the first pictures it gets in this process.
 
     Args:
         vision: the encoder.
@@ -132,6 +133,9 @@ def open_engine(
     exact = TorchEngine(vision, "float32", plan)
     if choice == exact.choice:
         return exact, None
+    what = (vision.fingerprint, choice, repr(plan))
+    if what in _proven:
+        return _start(vision, choice, plan, count), None
     proof = first[:_PROOF]
     (expected,) = exact.features([proof])
     reasons = []
@@ -146,6 +150,8 @@ def open_engine(
             continue
         cosine = float(F.cosine_similarity(expected, got, dim=1).mean())
         if cosine >= AGREEMENT[candidate.dtype]:  # not so if it is NaN
+            if candidate == choice:
+                _proven.add(what)
             return engine, _told(reasons, candidate)
         reasons.append(
             f"{candidate}: the cosine to torch in float32 on the first {len(proof)} images is {cosine:.5f}, "
