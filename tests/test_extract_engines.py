@@ -211,6 +211,7 @@ def test_torch_does_not_depend_on_batches(vision, tmp_path):
 @needs_openvino
 def test_engine_that_disagrees_is_not_used_and_says_why(vision, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(engines, "AGREEMENT", {"float32": 1.1, "bfloat16": 1.1})
+    monkeypatch.setattr(engines, "_proven", set())
     paths = draw_many(tmp_path / "images", 8)
     plan = plan_of(vision.source)
     first = torch.stack([plan.pixels(load_image(path)) for path in sorted(paths.iterdir())])

@@ -29,9 +29,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LONG = 512
 """Images from which a job is long: a second's worth, as much as a fast engine takes to start."""
 
-COMPILE_FROM = 50_000
-"""Images from which `torch.compile` is used on CUDA: it takes up to a minute before the first batch."""
-
 AGREEMENT = {"float32": 0.9999, "bfloat16": 0.998}
 """Least mean cosine to torch's float32 features on a job's first pictures, by precision.
 
@@ -110,7 +107,6 @@ def open_engine(
     plan: PixelPlan | None,
     first: Tensor,
     *,
-    count: int | None = None,
     may_fall_back: bool = True,
 ) -> tuple[Engine, str | None]:
     """The chosen engine, once it agrees with torch in float32 on the first pictures it gets in this process.
@@ -120,7 +116,6 @@ def open_engine(
         choice: what `choose` said.
         plan: how uint8 pixels are normalised; None if batches are float.
         first: the job's first batch.
-        count: images in the job, for `torch.compile`.
         may_fall_back: whether torch in float32 may take the place of a choice that fails; False for one that
             was asked for by name.
 
@@ -135,7 +130,7 @@ def open_engine(
         return exact, None
     what = (vision.fingerprint, choice, repr(plan))
     if what in _proven:
-        return _start(vision, choice, plan, count), None
+        return _start(vision, choice, plan), None
     proof = first[:_PROOF]
     (expected,) = exact.features([proof])
     reasons = []
@@ -143,7 +138,7 @@ def open_engine(
         if candidate == exact.choice:
             break
         try:
-            engine = _start(vision, candidate, plan, count)
+            engine = _start(vision, candidate, plan)
             (got,) = engine.features([proof])
         except RuntimeError as error:  # what both libraries raise on a layer they do not have
             reasons.append(f"{candidate}: {error}")
@@ -176,13 +171,12 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def _start(vision: VisionEncoder, choice: Choice, plan: PixelPlan | None, count: int | None) -> Engine:
+def _start(vision: VisionEncoder, choice: Choice, plan: PixelPlan | None) -> Engine:
     if choice.engine == "openvino":
         from headword.extract.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(vision, choice.dtype, plan)
-    compiled = vision.device.type == "cuda" and count is not None and count >= COMPILE_FROM
-    return TorchEngine(vision, choice.dtype, plan, compiled=compiled)
+    return TorchEngine(vision, choice.dtype, plan)
 
 
 class TorchEngine:
@@ -192,17 +186,11 @@ class TorchEngine:
         vision: the encoder.
         dtype: "float32" or "bfloat16".
         plan: how uint8 pixels are normalised; not needed for float batches.
-        compiled: put the model through `torch.compile`.
     """
 
-    def __init__(
-        self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None, *, compiled: bool = False
-    ) -> None:
+    def __init__(self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> None:
         self.choice = Choice("torch", dtype)
         self._vision, self._plan = vision, plan
-        self._forward: Callable[[Tensor], Tensor] = self._read
-        if compiled:
-            self._forward = torch.compile(FeatureModule(vision))
 
     @torch.inference_mode()
     def features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -239,10 +227,7 @@ class TorchEngine:
         batch = batch.to(memory_format=torch.channels_last)
         bfloat16 = self.choice.dtype == "bfloat16"
         with torch.autocast(self._vision.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            return self._forward(batch)
-
-    def _read(self, batch: Tensor) -> Tensor:
-        return self._vision.reader(batch)[0]
+            return self._vision.reader(batch)[0]
 
 
 class FeatureModule(torch.nn.Module):

@@ -134,7 +134,6 @@ class Job:
                 self.choice,
                 self.plan,
                 first,
-                count=self.count,
                 may_fall_back=self.may_fall_back,
             )
             self.choice = self._engine.choice

@@ -7,7 +7,6 @@ store. A block whose worker dies is computed again by another; its rows come bac
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,7 @@ class Worker:
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Rows of `row` and `item` → `row`, `embedding` (zeros for none) and `error` ("" for none)."""
-        items = [pickle.loads(item) for item in rows["item"]]  # the driver's own bytes
+        items = list(rows["item"])
         embeddings = np.zeros((len(items), self._job.vision.dim), np.float32)
         errors = [""] * len(items)
         start = 0
@@ -109,7 +108,7 @@ class RayRun:
         job = self._job
         settings = Settings(job.count, job.choice, job.plan is None, job.draft, job.batch_size)
         blocks = -(-len(items) // (job.batch_size * BLOCK_BATCHES))
-        rows = [{"row": row, "item": pickle.dumps(item)} for row, item in enumerate(items)]
+        rows = [{"row": row, "item": item} for row, item in enumerate(items)]
         ray.data.DataContext.get_current().enable_progress_bars = False
         done = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             Worker,
