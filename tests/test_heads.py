@@ -118,6 +118,17 @@ def test_nonlinear_head_is_refused():
         find_head(net, example())
 
 
+def test_auxiliary_layer_at_every_position_is_passed_over():
+    class Auxiliary(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.dense(torch.zeros(len(x), 9, 7))  # like a token-labelling head, beside the real one
+            return super().forward(x)
+
+    net = Auxiliary()
+    net.dense = nn.Linear(7, 5)
+    assert find_head(net, example()).modules == ("head",)
+
+
 def test_backbone_without_head_is_refused():
     with pytest.raises(HeadwordError, match="found no linear head"):
         find_head(nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), example())

@@ -101,6 +101,11 @@ class HeadReader:
             raise HeadwordError(
                 f"the model's forward pass never reaches its head {missing[0]!r}; name another head"
             )
+        for name in self.modules:
+            if seen[name].ndim != 2:
+                raise HeadwordError(
+                    f"the layer {name!r} is applied at every position of a map: it is no head"
+                )
         return torch.cat([seen[name] for name in self.modules], dim=1), output
 
 
