@@ -1,11 +1,11 @@
 """KernelRidge against the paper's MLP: seconds to fit, and zero-shot accuracy on four sets.
 
 Protocol: the embedded encoders (EfficientNet-Lite0, all-MiniLM-L6-v2), weights only (1,000 pairs), both
-mappings centred on the same pool (each set's own unlabelled images), mean per-class top-1, mean over the four
-sets. Three prompts are tried for each mapping: the bare name, the paper's "A photo of a …", and the average of
-four templates; the better one counts. The MLP has the paper's recipe: bare names at fit, 2,500 epochs. It is
-fitted once and kept, keyed by pairs and settings, with the seconds the fit took. KernelRidge is fitted on bare
-names, and once more on the four templates for the arm that is named so.
+mappings centred on the same pool (each set's own unlabelled images), mean per-class top-1, mean over the
+four sets. Three prompts are tried for each mapping: the bare name, the paper's "A photo of a …", and the
+average of four templates; the better one counts. The MLP has the paper's recipe: bare names at fit, 2,500
+epochs. It is fitted once and kept, keyed by pairs and settings, with the seconds the fit took.
+KernelRidge is fitted on bare names, and once more on the four templates for the arm that is named so.
 """
 
 from __future__ import annotations
