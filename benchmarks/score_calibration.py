@@ -1,8 +1,8 @@
 """Are `classify`'s probabilities honest? Confidence against accuracy, with the scale learnt from the head.
 
 Protocol: the embedded default, centred on each set's own images; the scale and threshold are those `recycle`
-fits by leaving classes of the head out. Expected calibration error over ten bins of equal width; the best scale
-of a grid is shown beside, chosen on the set itself, for comparison only.
+fits by leaving classes of the head out. Expected calibration error over ten bins of equal width; the best
+scale of a grid is shown beside, chosen on the set itself, for comparison only.
 """
 
 from __future__ import annotations
