@@ -159,8 +159,9 @@ def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
     if tag.lower().endswith(CHECKPOINTS) or tag.startswith((".", "/", "~")):
         raise HeadwordError(f"there is no checkpoint {tag!r} for open_clip's {architecture}")
     if tag.lower().replace("-", "_") not in {one.lower().replace("-", "_") for one in known}:
+        hint = near(tag, known)
         raise HeadwordError(
-            f"open_clip has no weights {tag!r} for {architecture}{near(tag, known)}; it has: "
+            f"open_clip has no weights {tag!r} for {architecture}{f'{hint} It' if hint else '; it'} has: "
             f"{', '.join(known) or 'none'}"
         )
 
