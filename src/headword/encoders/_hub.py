@@ -24,7 +24,7 @@ from headword.files import check_tensors, expand, read_json
 
 LOCAL_ALTERNATIVES = (
     "what works offline: 'embedded', a folder ('local-dir:FOLDER' for timm, a transformers or "
-    "sentence-transformers folder by its path), or a model already in the hub's cache"
+    "sentence-transformers folder by its path), or a model already in the cache"
 )
 
 
