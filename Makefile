@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DEMO_OUT ?= headword-demo
 
 .PHONY: demo test lint clean
+.NOTPARALLEL:
 
 demo: $(VENV)/.embedded
 	$(BIN)/headword demo --overwrite --out $(DEMO_OUT)
@@ -21,10 +22,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "headword needs Python 3.10 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # A stamp file an extra: the install is repeated when the dependencies change, and only then.
 $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "Installing headword[$*] into $(VENV): torch and its like, some gigabytes, a few minutes …"
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@
 

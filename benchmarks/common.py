@@ -55,14 +55,6 @@ def features_of(vision: VisionEncoder, name: str) -> tuple[ClassFolders, Tensor]
 
 def write(name: str, result: dict[str, Any]) -> None:
     """Write a result beside the others, with versions, machine and date."""
-    processor = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
     stamped = {
         "benchmark": name,
         "date": datetime.date.today().isoformat(),
@@ -70,12 +62,20 @@ def write(name: str, result: dict[str, Any]) -> None:
         "environment": {
             **versions(),
             "python": platform.python_version(),
-            "processor": processor,
+            "processor": _processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load_average": [round(x, 2) for x in os.getloadavg()],
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(stamped, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,13 +1,11 @@
 """KernelRidge against the paper's MLP: seconds to fit, and zero-shot accuracy on four sets.
 
-Protocol: the embedded encoders (EfficientNet-Lite0, all-MiniLM-L6-v2), weights only (1,000 pairs, names
-    without a
-template at fit), both mappings centred on the same pool (each set's own unlabelled images), mean per-class
-top-1 with
-each of two prompts; the mean over the four sets is compared with each mapping's better prompt. The MLP has
-the paper's
-settings (2,500 epochs); it is fitted once and kept, keyed by pairs and settings, with the seconds the fit
-took.
+Protocol: the embedded encoders (EfficientNet-Lite0, all-MiniLM-L6-v2), weights only (1,000 pairs), both
+mappings centred on the same pool (each set's own unlabelled images), mean per-class top-1, mean over the
+four sets. Three prompts are tried for each mapping: the bare name, the paper's "A photo of a …", and the
+average of four templates; the better one counts. The MLP has the paper's recipe: bare names at fit, 2,500
+epochs. It is fitted once and kept, keyed by pairs and settings, with the seconds the fit took.
+KernelRidge is fitted on bare names, and once more on the four templates for the arm that is named so.
 """
 
 from __future__ import annotations
@@ -15,19 +13,25 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from common import CLASSIFICATION, cache_folder, features_of, write
 from headword.aligners import MLP, Aligner, KernelRidge
-from headword.encoders import TextEncoder, load_text, load_vision
+from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import embed_names
 from headword.files import load_tensors, read_metadata, save_tensors
 from headword.pairs import Pairs
 from headword.recycling import head_pairs
 
-PROMPTS = ("{}", "A photo of a {}")
+FOUR = ("{}", "a photo of a {}", "a picture of a {}", "an image of a {}")
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "name": ("{}",),
+    "A photo of a …": ("A photo of a {}",),
+    "four templates": FOUR,
+}
 
 
 def main() -> None:
@@ -40,13 +44,18 @@ def main() -> None:
         start = time.perf_counter()
         kernel.fit(pairs)
         kernel_seconds.append(time.perf_counter() - start)
-    accuracy = {
-        aligner.name: {
-            prompt: accuracies(aligner, vision_features(vision), text, prompt) for prompt in PROMPTS
-        }
-        for aligner in (kernel, mlp)
+    arms: dict[str, Aligner] = {
+        "kernel-ridge": kernel,
+        "kernel-ridge fitted on four templates": KernelRidge().fit(head_pairs(vision, text, FOUR)),
+        "paper's mlp": mlp,
     }
-    best = {name: max(runs.values(), key=lambda run: run["mean"])["mean"] for name, runs in accuracy.items()}
+    sets = vision_features(vision)
+    top1 = {
+        arm: {name: accuracies(aligner, sets, text, prompt) for name, prompt in PROMPTS.items()}
+        for arm, aligner in arms.items()
+    }
+    best = {arm: max(runs.values(), key=lambda run: run["mean"])["mean"] for arm, runs in top1.items()}
+    kernel_best = max(value for arm, value in best.items() if arm.startswith("kernel"))
     seconds = statistics.median(kernel_seconds)
     write(
         "kernel_vs_paper_mlp",
@@ -56,24 +65,26 @@ def main() -> None:
                 "paper_mlp_fit_seconds": mlp_seconds,
                 "times_faster": mlp_seconds / seconds,
                 "mean_top1_better_prompt": best,
-                "points_above_paper_mlp": best[kernel.name] - best[mlp.name],
-                "top1": accuracy,
+                "points_above_paper_mlp": kernel_best - best["paper's mlp"],
+                "points_above_paper_mlp_bare_names_at_fit": best["kernel-ridge"] - best["paper's mlp"],
+                "top1": top1,
             },
             "protocol": {
                 "sets": CLASSIFICATION,
                 "centre": "each set's own images",
                 "metric": "mean per-class top-1, %",
+                "prompts": PROMPTS,
             },
             "seed": mlp.seed,
         },
     )
 
 
-def vision_features(vision: object) -> dict[str, tuple[Tensor, Tensor, list[str]]]:
+def vision_features(vision: VisionEncoder) -> dict[str, tuple[Tensor, Tensor, list[str]]]:
     """Features, labels and class names of each set."""
     sets = {}
     for name in CLASSIFICATION:
-        data, features = features_of(vision, name)  # type: ignore[arg-type]
+        data, features = features_of(vision, name)
         sets[name] = (features, torch.tensor(data.labels), list(data.names))
     return sets
 
@@ -95,7 +106,10 @@ def fitted_mlp(pairs: Pairs) -> tuple[MLP, float]:
 
 
 def accuracies(
-    aligner: Aligner, sets: dict[str, tuple[Tensor, Tensor, list[str]]], text: TextEncoder, prompt: str
+    aligner: Aligner,
+    sets: dict[str, tuple[Tensor, Tensor, list[str]]],
+    text: TextEncoder,
+    prompt: Sequence[str],
 ) -> dict[str, float]:
     """Mean per-class top-1 in percent on each set, centred on it, and the mean over the sets."""
     found = {}

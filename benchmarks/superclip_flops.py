@@ -1,13 +1,12 @@
-"""FLOPs of CLIP and of the token head, for each model: `python benchmarks/superclip_flops.py --out FILE`."""
+"""FLOPs of CLIP and of the token head, for each model: `python benchmarks/superclip_flops.py`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
+from common import write
 from headword.superclip.flops import count_flops
-from superclip_common import finish
 
 MODELS = (
     "ViT-B-32",
@@ -24,7 +23,6 @@ MODELS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # open_clip says of each model that it has no pretrained weights
     metrics = {}
@@ -37,7 +35,7 @@ def main() -> None:
             "overhead_percent": {k: round(v, 4) for k, v in flops.overhead().items()},
         }
     counting = "forward, one image and one caption, multiplication and addition are two"
-    finish(args.out, "superclip_flops", protocol={"counting": counting}, metrics=metrics, seed=None)
+    write("superclip_flops", {"protocol": {"counting": counting}, "metrics": metrics})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Time of a whole training step, CLIP against SuperCLIP: forward, losses, backward, AdamW.
 
-    python benchmarks/superclip_step.py --device cuda --model ViT-B-16 --batch 256 --dtype bfloat16 --out FILE
-    python benchmarks/superclip_step.py --device cpu --model ViT-B-16 --batch 16 --steps 4 --out FILE
+    python benchmarks/superclip_step.py --device cuda --model ViT-B-16 --batch 256 --dtype bfloat16
+    python benchmarks/superclip_step.py --device cpu --model ViT-B-16 --batch 16 --steps 4
 
 Steps of the two alternate, so that both meet the same machine; the ratio is that of the medians. Random
 images, captions of 5 to 40 words, the same for both. The synchronisation between steps belongs to the clock,
@@ -16,15 +16,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
 from torch import Tensor
 
+from common import write
 from headword.superclip import SuperCLIP
-from superclip_common import finish
 
 WORDS = (
     "a",
@@ -59,7 +58,6 @@ def main() -> None:
         "--threads", type=int, help="CPU threads; 1 makes CPU time independent of a busy machine"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
 
@@ -69,7 +67,7 @@ def main() -> None:
     size = open_clip.get_model_config(args.model)["vision_cfg"]["image_size"]
     images = torch.randn(args.batch, 3, size, size, device=args.device)
     texts = captions(args)
-    steps = {"clip": clip_step(args), "superclip": superclip_step(args)}
+    steps = {"clip": training_step(args, with_head=False), "superclip": training_step(args, with_head=True)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.warmup + args.steps):
@@ -92,10 +90,11 @@ def main() -> None:
         "superclip_cpu_seconds": cpu["superclip"],
         "cpu_ratio": round(cpu["superclip"] / cpu["clip"], 4),
     }
-    protocol = {k: v for k, v in vars(args).items() if k not in {"out", "seed"}}
+    protocol = {k: v for k, v in vars(args).items() if k != "seed"}
     runs = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-    finish(
-        args.out, "superclip_step", args.device, protocol=protocol, metrics=metrics, runs=runs, seed=args.seed
+    write(
+        f"superclip_step_{args.device}",
+        {"protocol": protocol, "metrics": metrics, "runs": runs, "seed": args.seed},
     )
 
 
@@ -106,31 +105,18 @@ def captions(args: argparse.Namespace) -> Tensor:
     return ids
 
 
-def clip_step(args: argparse.Namespace) -> Callable[[Tensor, Tensor], None]:
-    model = open_clip.create_model(args.model, device=args.device).train()
-    contrastive = ClipLoss()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-
-    def step(images: Tensor, texts: Tensor) -> None:
-        with torch.autocast(args.device, getattr(torch, args.dtype), enabled=args.dtype != "float32"):
-            loss = contrastive(*model(images, texts))
-        torch.autograd.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def superclip_step(args: argparse.Namespace) -> Callable[[Tensor, Tensor], None]:
+def training_step(args: argparse.Namespace, with_head: bool) -> Callable[[Tensor, Tensor], None]:
     clip = open_clip.create_model(args.model, device=args.device)
-    model = SuperCLIP(clip, open_clip.get_tokenizer(args.model)).train()
-    losses = model.loss()
+    model = SuperCLIP(clip, open_clip.get_tokenizer(args.model)) if with_head else clip
+    model.train()
+    losses = model.loss() if with_head else ClipLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def step(images: Tensor, texts: Tensor) -> None:
         with torch.autocast(args.device, getattr(torch, args.dtype), enabled=args.dtype != "float32"):
-            total = losses(model(images, texts), texts).total
-        torch.autograd.backward(total)
+            out = model(images, texts)
+            loss = losses(out, texts).total if with_head else losses(*out)
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 

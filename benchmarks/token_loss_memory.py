@@ -1,6 +1,7 @@
 """Memory and time of the token loss, forward and backward, against the dense formula.
 
-    python benchmarks/token_loss_memory.py --out benchmarks/results/token_loss_memory.json
+    python benchmarks/token_loss_memory.py
+    python benchmarks/token_loss_memory.py --device cuda --dtype bfloat16
 
 Memory is the peak above inputs, parameters and parameter gradients: resident memory on the CPU (Linux), the
 allocator's on CUDA. Each variant runs in fresh processes, in turn with the other, so that both meet the same
@@ -21,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common import write
 from headword.losses import TokenClassificationLoss
-from superclip_common import finish
 
 VARIANTS = ("dense", "fused")
 
@@ -118,7 +119,6 @@ def main() -> None:
     parser.add_argument(
         "--variant", choices=VARIANTS, help="run this one in this process and print its figures"
     )
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(run_once(args)))
@@ -141,16 +141,9 @@ def main() -> None:
     metrics["memory_ratio"] = round(metrics["dense_mb"] / metrics["fused_mb"], 1)
     metrics["time_ratio"] = round(metrics["fused_seconds"] / metrics["dense_seconds"], 3)
     metrics["cpu_time_ratio"] = round(metrics["fused_cpu_seconds"] / metrics["dense_cpu_seconds"], 3)
-    protocol = {k: v for k, v in vars(args).items() if k not in {"out", "seed", "variant"}}
-    finish(
-        args.out,
-        "token_loss_memory",
-        args.device,
-        protocol=protocol,
-        metrics=metrics,
-        runs=runs,
-        seed=args.seed,
-    )
+    protocol = {k: v for k, v in vars(args).items() if k not in {"seed", "variant"}}
+    name = "token_loss_memory" + ("_cuda" if args.device == "cuda" else "")
+    write(name, {"protocol": protocol, "metrics": metrics, "runs": runs, "seed": args.seed})
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_recycle_then_classify(photos, tmp_path):
     assert "1,000 from head" in shown
     result = json.loads((tmp_path / "r.json").read_text())
     check_result(result, "recycle")
-    assert result["model"]["centre"] == {"kind": "pool", "images": 2, "source": str(photos)}
+    assert result["model"]["centre"] == {"kind": "pool", "images": 2, "source": str(photos), "unreadable": 0}
     assert result["metrics"]["fit aligner"] > 0
     said = json.loads(
         run("classify", tmp_path / "m", photos, "--labels", "a cat,a cup of coffee", "--json", "-")
@@ -146,6 +146,23 @@ def test_inspect_classifier_and_model(saved, tmp_path):
         assert words in shown
 
 
+def test_names_that_look_like_markup(saved, photos, tmp_path):
+    odd = tmp_path / "[b]:smile:.png"
+    shutil.copy(photos / "cat.png", odd)
+    shown = run("classify", saved, odd, "--labels", "[/b],:dog:")
+    assert "[b]:smile:.png" in shown
+    assert ":dog:" in shown
+
+
+def test_file_name_that_is_not_utf8(saved, photos):
+    import os
+
+    shutil.copy(photos / "cat.png", os.fsencode(photos) + b"/\xff.png")
+    said = json.loads(run("classify", saved, photos, "--labels", "a,b", "--json", "-"))
+    assert len(said["results"]) == 3
+    run("classify", saved, f"{photos}/ca?.png", "--labels", "a,b")
+
+
 def test_demo(tmp_path):
     shown = run("demo", "--out", tmp_path / "d", "--json", tmp_path / "d.json")
     result = json.loads((tmp_path / "d.json").read_text())
@@ -159,7 +176,7 @@ def test_demo(tmp_path):
     assert headword.load(tmp_path / "d" / "model").centre.images == 14
     assert "already exists" in run("demo", "--out", tmp_path / "d", code=2)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "x").touch()
+    (tmp_path / "mine" / "index.html").write_text("somebody's own page")
     assert "not headword's own" in run("demo", "--out", tmp_path / "mine", "--overwrite", code=2)
 
 
@@ -225,6 +242,7 @@ def test_no_model(tmp_path, photos):
         (["--aligner", "kernal-ridge"], "did you mean kernel-ridge"),
         (["--aligner", "ridge", "--set", "tau=1"], "ridge has no setting 'tau'"),
         (["--set", "tau"], "write NAME=VALUE"),
+        (["--set", "tau=abc"], "tau must be a number"),
         (["--set", "tau=-1"], "tau"),
         (["--vision", "resnt50"], "did you mean"),
         (["--class-names", "/nope.txt"], "/nope.txt"),

@@ -138,6 +138,49 @@ def test_calibrate_sets_the_centre_and_says_so(model, four, tmp_path):
     assert model.centre.images == 4
 
 
+def test_pool_of_one_picture_is_refused(model, four):
+    features = model.image_features(four)
+    for pool in (features[:1], features[[0, 0, 0]]):
+        with pytest.raises(HeadwordError, match="at least two different images"):
+            model.calibrate(pool)
+    assert model.centre.kind == "default"
+
+
+def test_pool_leaves_out_what_cannot_be_read_and_says_so(model, four, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for n, path in enumerate(four):
+        Image.open(path).convert("RGB").save(tmp_path / f"{n}.png")
+    model.calibrate(tmp_path)
+    assert (model.centre.images, model.centre.unreadable) == (4, 1)
+    assert "1 unreadable" in str(model.centre)
+
+
+def test_pool_from_a_file_of_features(model, four, tmp_path):
+    import numpy as np
+
+    features = model.image_features(four)
+    np.savez(tmp_path / "pool.npz", features.numpy())
+    model.calibrate(tmp_path / "pool.npz")
+    torch.testing.assert_close(model.aligner.centre_, normalize(features, dim=1).mean(dim=0))
+    torch.testing.assert_close(model.encode_image(features.numpy()), model.encode_image(features))
+
+
+def test_features_that_are_not_finite(embedded):
+    features = torch.ones(3, 1280)
+    features[1, 5] = float("nan")
+    with pytest.raises(HeadwordError, match="1 of 3 images are not finite, the first in row 1"):
+        embedded.encode_image(features)
+
+
+def test_two_models_do_not_share_an_aligner(embedded):
+    options = {"class_names": ["cat", "dog", "car"], "transform": to_tensor}
+    mapping = make_aligner("ridge")
+    one = headword.recycle(Own(), embedded.text, aligner=mapping, **options)
+    other = headword.recycle(Own(), embedded.text, aligner=mapping, template="a photo of {}", **options)
+    assert one.aligner is not other.aligner
+    assert not mapping.fitted
+
+
 def test_captions_augment_the_rows(embedded, four):
     captions = [Captioned(path, (label, f"{label} again")) for path, label in zip(four, LABELS, strict=True)]
     augmented = headword.recycle(embedded.vision, embedded.text, captions=captions)
@@ -244,7 +287,7 @@ def test_folder_holds_or_names_everything(saved):
     assert config["vision"]["transform"]["interpolation"] == "bicubic"
     assert config["vision"]["licence"] == "apache-2.0"
     assert config["aligner"]["settings"]["tau"] == 0.15
-    assert config["centre"] == {"kind": "default", "images": 0, "source": None}
+    assert config["centre"] == {"kind": "default", "images": 0, "source": None, "unreadable": 0}
     assert {"headword", "torch", "timm"} <= set(config["versions"])
     assert len((saved / "classes.jsonl").read_text().splitlines()) == 1000
 
@@ -319,13 +362,21 @@ def test_missing_and_edited_files(copied, name):
         headword.load(copied)
 
 
+def edit(folder, change) -> None:
+    """Change headword.json and seal it again, as one who means to pass for headword would."""
+    from headword.saved_model import sealed
+
+    config = json.loads((folder / "headword.json").read_text())
+    change(config)
+    (folder / "headword.json").write_text(json.dumps(sealed(config)))
+
+
 def test_pickle_in_place_of_safetensors(copied, tmp_path):
     from headword.files import sha256
 
     torch.save({"alpha_": torch.zeros(2)}, copied / "aligner.safetensors")
-    config = json.loads((copied / "headword.json").read_text())
-    config["files"]["aligner.safetensors"] = sha256(copied / "aligner.safetensors")
-    (copied / "headword.json").write_text(json.dumps(config))
+    digest = sha256(copied / "aligner.safetensors")
+    edit(copied, lambda config: config["files"].update({"aligner.safetensors": digest}))
     with pytest.raises(HeadwordError, match="pickle"):
         headword.load(copied)
 
@@ -341,17 +392,18 @@ def test_pickle_in_place_of_safetensors(copied, tmp_path):
     ],
 )
 def test_edited_config(copied, change, said):
-    config = json.loads((copied / "headword.json").read_text()) | change
-    config = {key: value for key, value in config.items() if value is not None}
-    (copied / "headword.json").write_text(json.dumps(config))
+    def edited(config):
+        config.update(change)
+        for name in [name for name, value in config.items() if value is None]:
+            del config[name]
+
+    edit(copied, edited)
     with pytest.raises(HeadwordError, match=said):
         headword.load(copied)
 
 
 def test_encoder_outside_the_folder_is_refused(copied):
-    config = json.loads((copied / "headword.json").read_text())
-    config["vision"]["saved"] = "../elsewhere"
-    (copied / "headword.json").write_text(json.dumps(config))
+    edit(copied, lambda config: config["vision"].update(saved="../elsewhere"))
     with pytest.raises(HeadwordError, match="lies outside the folder"):
         headword.load(copied)
 

@@ -90,7 +90,56 @@ def test_own_module(photo):
     x = vision.preprocess([photo])
     assert x.shape == (1, 3, 32, 32)
     torch.testing.assert_close(vision.encode(x), own.body(x))
-    assert not own.training
+    assert own.training, "the user's own module stays as it was"
+    assert own.fc.weight.requires_grad
+
+
+def test_other_precisions_are_read_in_float32(photo):
+    own = Own().double()
+    vision = load_vision(own, names=["cat", "dog", "car"], transform=to_tensor)
+    x = vision.preprocess([photo])
+    torch.testing.assert_close(vision.encode(x), own.body(x.double()).float())
+
+
+def test_loaded_encoder_takes_new_names(embedded):
+    vision = load_vision(Own(), names=["cat", "dog", "car"], transform=to_tensor)
+    renamed = load_vision(vision, names=["Katze", "Hund", "Auto"])
+    assert [c.name for c in renamed.labels.classes] == ["Katze", "Hund", "Auto"]
+    assert [c.name for c in vision.labels.classes] == ["cat", "dog", "car"]
+    with pytest.raises(HeadwordError, match="1 class names"):
+        load_vision(vision, names=["one"])
+    with pytest.raises(HeadwordError, match="not with a loaded encoder"):
+        load_vision(vision, head="fc")
+
+
+def _no_tensor(image):
+    return image
+
+
+def _broken(image):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        (_no_tensor, "not Image"),
+        (_broken, "ZeroDivisionError"),
+        (lambda _: torch.zeros(1, 3, 8, 8), r"\[1, 3, 8, 8\]"),
+    ],
+)
+def test_transform_of_the_wrong_kind(transform, said):
+    with pytest.raises(HeadwordError, match=said):
+        load_vision(Own(), names=["a", "b", "c"], transform=transform)
+
+
+def test_not_a_classifier():
+    with pytest.raises(HeadwordError, match="not a classifier: int"):
+        load_vision(5)
+
+
+def test_short_representation(embedded):
+    assert len(repr(embedded)) < 300
 
 
 def test_timm_module_knows_its_transform_and_names():
@@ -391,6 +440,14 @@ def test_device_and_dtype():
     if not torch.cuda.is_available():
         with pytest.raises(HeadwordError, match="not available on this machine"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize("texts", ["a red bicycle", [5], [None], ["\udcff"]])
+def test_what_is_no_list_of_texts(embedded, texts):
+    with pytest.raises(HeadwordError, match=r"list of strings|not a string|not UTF-8"):
+        embedded.encode_text(texts)
+    with pytest.raises(HeadwordError, match=r"list of strings|not a string|not UTF-8"):
+        embedded.search(torch.randn(2, 1280), texts)
 
 
 def test_one_string_is_not_a_list_of_texts(embedded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -174,6 +175,100 @@ def test_write_text_atomic_keeps_the_old_file_on_failure(
         files.write_text_atomic(path, "new")
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["page.html"]
+
+
+def test_overwrite_refuses_a_folder_that_holds_other_things(tmp_path: Path) -> None:
+    target = own_folder(tmp_path)
+    (target / "thesis.tex").write_text("years")
+    with (
+        pytest.raises(HeadwordError, match=r"it holds 'thesis\.tex', which headword did not write"),
+        files.new_folder(target, overwrite=True, known=("old",)),
+    ):
+        pytest.fail("the block ran")
+    assert names_in(target) == ["headword.json", "old", "thesis.tex"]
+    (target / "thesis.tex").unlink()
+    with files.new_folder(target, overwrite=True, known=("old",)):
+        pass
+    assert names_in(target) == []
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_text", full_disk)
+
+    def write_folder() -> None:
+        with files.new_folder(tmp_path / "a" / "b") as folder:
+            (folder / "x").write_text("x")
+
+    with pytest.raises(HeadwordError, match=r"cannot write .*/a/b: No space left on device"):
+        write_folder()
+    with pytest.raises(HeadwordError, match=r"cannot write .*/a/x: No space left on device"):
+        files.write_text_atomic(tmp_path / "a" / "x", "x")
+    assert names_in(tmp_path) == []
+
+
+def test_full_disk_while_tensors_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("Error while serializing:\nI/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(HeadwordError, match=r"cannot write .*x\.safetensors: .*No space left") as caught:
+        files.save_tensors(tmp_path / "a" / "x.safetensors", {"a": torch.zeros(1)})
+    assert "\n" not in str(caught.value)
+
+    def write_folder() -> None:
+        with files.new_folder(tmp_path / "b"):
+            fail()
+
+    with pytest.raises(HeadwordError, match=r"cannot write .*/b: .*No space left"):
+        write_folder()
+    assert names_in(tmp_path) == []
+
+
+def test_errors_of_other_files_are_not_said_to_be_of_the_new_folder(tmp_path: Path) -> None:
+    def read_another() -> None:
+        with files.new_folder(tmp_path / "b"):
+            (tmp_path / "missing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        read_another()
+
+
+def test_check_new_folder_looks_at_the_nearest_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HeadwordError, match="file is a file"):
+        files.check_new_folder(tmp_path / "file" / "below" / "deep")
+    files.check_new_folder(tmp_path / "new" / "deep")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(HeadwordError, match=f"no permission to write in {tmp_path}$"):
+        files.check_new_folder(tmp_path / "new" / "deep")
+
+
+def test_unknown_home_folder() -> None:
+    for use in (files.expand, files.read_text, files.check_new_folder):
+        with pytest.raises(HeadwordError, match=r"~nosuchuser/x: there is no such user"):
+            use("~nosuchuser/x")
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    files.save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
+    with files.new_folder(tmp_path / "m") as folder:
+        (folder / "sub").mkdir(mode=0o700)
+        (folder / "sub" / "private").touch(mode=0o600)
+    expected = plain.stat().st_mode
+    assert (tmp_path / "x.safetensors").stat().st_mode == expected
+    assert (tmp_path / "m" / "sub" / "private").stat().st_mode == expected
+    assert (tmp_path / "m" / "sub").stat().st_mode == (tmp_path / "m").stat().st_mode
 
 
 def test_sha256(tmp_path: Path) -> None:

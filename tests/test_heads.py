@@ -118,6 +118,17 @@ def test_nonlinear_head_is_refused():
         find_head(net, example())
 
 
+def test_auxiliary_layer_at_every_position_is_passed_over():
+    class Auxiliary(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.dense(torch.zeros(len(x), 9, 7))  # like a token-labelling head, beside the real one
+            return super().forward(x)
+
+    net = Auxiliary()
+    net.dense = nn.Linear(7, 5)
+    assert find_head(net, example()).modules == ("head",)
+
+
 def test_backbone_without_head_is_refused():
     with pytest.raises(HeadwordError, match="found no linear head"):
         find_head(nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), example())
@@ -147,16 +158,58 @@ def test_damaged_backbone_is_refused():
         find_head(net, example())
 
 
-def test_hint_that_does_not_exist():
+def test_named_head_that_does_not_exist():
     with pytest.raises(HeadwordError, match=r"no module 'fc'; its last ones: .*head"):
-        find_head(Net(), example(), hint="fc")
+        find_head(Net(), example(), head="fc")
+    with pytest.raises(HeadwordError, match="no module ''"):
+        find_head(Net(), example(), head="")
 
 
-def test_hint_may_name_a_container():
+def test_named_head_is_taken_or_refused_never_replaced():
+    with pytest.raises(HeadwordError, match=r"'body\.2' is no head"):
+        find_head(Net(), example(), head="body.2")
+    with pytest.raises(HeadwordError, match=r"'after' has no Linear layer"):
+        find_head(Net(), example(), head="after")
+    net = Net()
+    net.body = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 5), nn.ReLU())
+    net.head = nn.Linear(5, 5)
+    with pytest.raises(HeadwordError, match=r"'body\.2' is not a linear head"):
+        find_head(net, example(), head="body.2")
+
+
+def test_configuration_that_names_nothing_useful_is_passed_over():
+    assert find_head(Net(), example(), hint="gone").modules == ("head",)
+    assert find_head(Net(), example(), hint="body.2").modules == ("head",)
+
+
+def test_large_bias_does_not_hide_a_wrong_head():
+    class Two(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x)) + 0.5 * self.other(self.body(x)).relu()
+
+    net = Two()
+    net.other = nn.Linear(7, 5)
+    with torch.no_grad():
+        net.head.bias[0] += 2000
+    with pytest.raises(HeadwordError, match="is not a linear head"):
+        find_head(net, example())
+
+
+def test_weight_norm_and_keyword_calls():
+    class Keyword(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(input=self.body(x))
+
+    net = Keyword()
+    net.head = nn.utils.parametrizations.weight_norm(net.head)
+    torch.testing.assert_close(find_head(net, example()).weight, net.head.weight.detach())
+
+
+def test_named_head_may_be_a_container():
     net = nn.Sequential()
     net.add_module("body", Net().body)
     net.add_module("mlp", nn.Sequential(nn.Linear(7, 6), nn.GELU(), nn.Linear(6, 5)))
-    assert find_head(net, example(), hint="mlp").modules == ("mlp.2",)
+    assert find_head(net, example(), head="mlp").modules == ("mlp.2",)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ def test_jsonl_round_trip(tmp_path):
         ("cat\n\ndog\n", ":2: empty line"),
         ('{"name": "cat"}\n{"nam": "dog"}\n', ":2: unknown key 'nam'"),
         ('{"name": "cat"}\n{"name": ""}\n', ":2: the name is empty"),
+        ('{"name": "cat", "synonyms": "abc"}\n', ":1: synonyms must be a list"),
+        ('{"name": "cat", "definition": 5}\n', ":1: definition must be a string"),
         ('{"name": "cat"}\nnot json\n', ":2: not a class"),
         (" , ,\n", "class name 1 of 1 is empty"),
     ],
@@ -146,6 +148,30 @@ def test_bad_files(tmp_path, content, said):
     file.write_text(content)
     with pytest.raises(HeadwordError, match=said):
         read_class_names(file)
+
+
+def test_lists_may_mix_strings_and_classes():
+    mixed = class_names([ClassName("a, b"), "c, d"])
+    assert mixed == (ClassName("a, b"), ClassName("c", ("d",)))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({0: "cat"}, "not a dictionary"),
+        (["cat", 7], "class name 2 of 2 is int"),
+        ([ClassName(" ")], "class name 1 of 1 is empty"),
+    ],
+)
+def test_odd_lists(source, said):
+    with pytest.raises(HeadwordError, match=said):
+        class_names(source)
+
+
+def test_line_separators_inside_a_name_do_not_end_its_line(tmp_path):
+    file = tmp_path / "names.jsonl"
+    file.write_text('{"name": "tench", "definition": "a\u2028b\x85c"}\n', encoding="utf-8")
+    assert read_class_names(file)[0].definition == "a\u2028b\x85c"
 
 
 def test_missing_and_empty_sources(tmp_path):

@@ -208,6 +208,22 @@ def test_superclass_needs_no_text_tower() -> None:
         model.loss()(model(images), texts)
 
 
+def test_cached_gradients_equal_those_of_the_whole_batch() -> None:
+    whole, pieces = superclip().train(), superclip().train()
+    images, texts = batch(whole, 4)
+    whole.loss()(whole(images, texts), texts).total.backward()
+    names, halves = ("image_features", "text_features", "token_features"), (slice(0, 2), slice(2, 4))
+    with torch.no_grad():
+        outs = [pieces(images[h], texts[h]) for h in halves]
+    cache = {n: torch.cat([getattr(o, n) for o in outs]).requires_grad_() for n in names}
+    pieces.loss()(pieces(images[:1])._replace(**cache), texts).total.backward()
+    for h in halves:
+        out = pieces(images[h], texts[h])
+        torch.autograd.backward([getattr(out, n) for n in names], [cache[n].grad[h] for n in names])
+    for (name, p), q in zip(whole.named_parameters(), pieces.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, atol=1e-6, rtol=1e-4), name
+
+
 def test_text_towers_from_transformers_are_wrapped_too(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertConfig(vocab_size=500, max_position_embeddings=16, **sizes).save_pretrained(tmp_path)

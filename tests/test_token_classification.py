@@ -340,6 +340,9 @@ def test_transformers_tokenizers(tmp_path) -> None:  # type: ignore[no-untyped-d
     sets = loss.token_sets(wrapped(["a cat cat zebra", ""]))
     assert sets.ids[sets.keep].tolist() == [4, 5]
     assert TokenRules.of(inner).excluded_ids == {0, 1, 2, 3}
+    inner.add_special_tokens({"pad_token": "[NEW]"})
+    rules = TokenRules.of(inner)
+    assert (rules.vocab_size, rules.excluded_ids) == (8, {1, 2, 3, 7})
 
     stripped = HFTokenizer(str(tmp_path), context_length=6, strip_sep_token=True)
     sets = loss.token_sets(stripped(["dog"]))

@@ -14,6 +14,7 @@ _HOMES = {
     "DualEncoder": "headword.dual_encoder",
     "HeadwordError": "headword.errors",
     "Pairs": "headword.pairs",
+    "list_images": "headword.data.folders",
     "load": "headword.saved_model",
     "load_text": "headword.encoders",
     "load_vision": "headword.encoders",
@@ -25,6 +26,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
     from headword.aligners import make_aligner
+    from headword.data.folders import list_images
     from headword.dual_encoder import DualEncoder
     from headword.encoders import load_text, load_vision
     from headword.errors import HeadwordError

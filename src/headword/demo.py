@@ -49,6 +49,8 @@ LEAD = (
     "names of its classes. None of the words below is one of those names."
 )
 
+MARKER = ".headword-demo"
+"""Tells a demo's folder, which may be replaced, from any other."""
 PAGE = "index.html"
 MODEL = "model"
 
@@ -74,7 +76,8 @@ def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> Dem
         HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not
             installed.
     """
-    with new_folder(out, overwrite=overwrite, marker=PAGE) as folder:
+    with new_folder(out, overwrite=overwrite, marker=MARKER, known=(PAGE, MODEL)) as folder:
+        (folder / MARKER).touch()
         pictures = gallery()
         model = recycle(device=device)
         seconds = dict(model.timings)

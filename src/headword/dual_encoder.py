@@ -8,18 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners import Aligner
 from headword.data.folders import list_images
+from headword.data.vectors import read_vectors
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, embed_names
+from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.pairs import Pairs
 from headword.scoring import Scores
+
+_VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,15 @@ class Centre:
     """How many images the pool had."""
     source: str | None = None
     """The pool's folder, where it was one."""
+    unreadable: int = 0
+    """How many further images of the pool could not be read."""
 
     def __str__(self) -> str:
         if self.kind == "default":
             return "not calibrated (the aligner's default centre)"
-        return f"mean of {self.images:,} images" + (f" from {self.source}" if self.source else "")
+        where = f" from {self.source}" if self.source else ""
+        left_out = f" ({self.unreadable:,} unreadable ones left out)" if self.unreadable else ""
+        return f"mean of {self.images:,} images{where}{left_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +54,26 @@ class Pool:
 
     images: object
     folder: str | None = None
-    """The folder they are all the images of, absolute."""
+    """The folder they are all the images of, or the file they are features in; absolute."""
 
     @classmethod
     def of(cls, source: object) -> Pool:
-        """A pool from what `DualEncoder.calibrate` accepts; a folder is listed, nothing is opened yet.
+        """A pool from what `DualEncoder.calibrate` accepts; a folder is listed, no image is opened yet.
 
         Raises:
             HeadwordError: if the folder is missing or has no images.
         """
         if isinstance(source, Pool):
             return source
-        if isinstance(source, str | os.PathLike) and not Path(source).expanduser().is_file():
-            return cls(list_images(source), str(Path(source).expanduser().resolve()))
-        return cls(source)
+        if not isinstance(source, str | os.PathLike):
+            return cls(source)
+        path = Path(source).expanduser()
+        if path.suffix.lower() in _VECTORS and path.is_file():
+            return cls(read_vectors(path).values.float(), str(path.resolve()))
+        return cls(source) if path.is_file() else cls(list_images(source), str(path.resolve()))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class DualEncoder:
     """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle` or
     `headword.load`.
@@ -95,7 +107,7 @@ class DualEncoder:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
         the kinds.
         """
-        return image_features(self.vision, images, batch_size=batch_size, progress=progress)
+        return image_features(self.vision, as_tensor(images), batch_size=batch_size, progress=progress)
 
     def encode_image(
         self, images: object, *, batch_size: int = 32, progress: Progress | None = None
@@ -104,7 +116,8 @@ class DualEncoder:
 
         Args:
             images: paths, PIL images or uint8 tensors `[3, H, W]`, one or a list; uint8 `[N, 3, H, W]`; float
-                `[N, 3, H, W]`, already transformed; or float `[N, d]`, the classifier's features.
+                `[N, 3, H, W]`, already transformed; or float `[N, d]`, the classifier's features (a NumPy
+                array too).
             batch_size: images that go through the model together.
             progress: called with (done, all) after every batch.
 
@@ -115,9 +128,7 @@ class DualEncoder:
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average."""
-        return self._text_side(
-            embed_names(self.text, list(texts), template) if len(texts) else torch.empty(0, self.text.dim)
-        )
+        return self._text_side(embed_names(self.text, texts, template))
 
     def cosines(
         self,
@@ -173,18 +184,27 @@ class DualEncoder:
         """Centre the image side on an unlabelled pool, in place; returns the model.
 
         Args:
-            source: a folder, images as for `encode_image`, or features `[N, d]`. The collection that will be
-                labelled or searched is the best pool.
+            source: a folder, images as for `encode_image`, or features `[N, d]` (also a file of them: npz,
+                Parquet, safetensors). The collection that will be labelled or searched is the best pool;
+                images that cannot be read are left out and counted.
             batch_size: images that go through the model together.
             progress: called with (done, all) after every batch.
 
         Raises:
-            HeadwordError: if the pool has no readable image or a feature is not finite.
+            HeadwordError: if the pool has fewer than two different readable images, or a feature is not
+                finite.
         """
-        pool = Pool.of(source)
-        features = self.image_features(pool.images, batch_size=batch_size, progress=progress)
+        pool, skipped = Pool.of(source), list[str]()
+        features = image_features(
+            self.vision, as_tensor(pool.images), batch_size=batch_size, skipped=skipped, progress=progress
+        )
+        if len(features) < 2 or bool((features == features[0]).all()):
+            raise HeadwordError(
+                "calibration needs at least two different images, better some dozens: centred on itself, a "
+                "picture says nothing"
+            )
         self.aligner.calibrate(features.to(self._device))
-        self.centre = Centre("pool", len(features), pool.folder)
+        self.centre = Centre("pool", len(features), pool.folder, len(skipped))
         return self
 
     def save(
@@ -220,10 +240,29 @@ class DualEncoder:
     def _device(self) -> torch.device:
         return self.aligner.centre_.device
 
+    def __repr__(self) -> str:
+        return (
+            f"DualEncoder({self.vision!r}, {self.text!r}, aligner={self.aligner.name}, centre={self.centre})"
+        )
+
     @torch.inference_mode()
     def _image_side(self, features: Tensor) -> Tensor:
+        broken = ~torch.isfinite(features).all(dim=1)
+        if broken.any():
+            row = int(broken.nonzero()[0])
+            raise HeadwordError(
+                f"the features of {int(broken.sum())} of {len(features)} images are not finite, the first "
+                f"in row {row}"
+            )
         return self.aligner.image(features.to(self._device)).float().cpu()
 
     @torch.inference_mode()
     def _text_side(self, embeddings: Tensor) -> Tensor:
         return self.aligner.text(embeddings.to(self._device)).float().cpu()
+
+
+def as_tensor(images: object) -> object:
+    """A NumPy array of features `[N, d]` as a tensor; anything else as it is."""
+    if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
+        return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+    return images

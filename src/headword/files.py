@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,26 @@ MARKER = "headword.json"
 _METADATA_KEY = "headword"
 
 
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~user` written out.
+
+    Raises:
+        HeadwordError: if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise HeadwordError(f"{os.fspath(path)}: there is no such user's home folder") from error
+
+
 @contextmanager
-def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKER) -> Iterator[Path]:
+def new_folder(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    marker: str = MARKER,
+    known: Collection[str] | None = None,
+) -> Iterator[Path]:
     """A folder that appears whole at `path`, or not at all.
 
     Yields a temporary sibling to write into. When the block ends well it is renamed to `path`; on any
@@ -38,13 +57,15 @@ def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKE
         path: where the folder shall be; missing parents are made, an empty folder is replaced.
         overwrite: replace a folder that holds something, if it is headword's own.
         marker: the name of the file that must lie in a folder for it to be replaced.
+        known: names that may lie beside the marker in a folder that is replaced; any, when not given.
 
     Raises:
         HeadwordError: before the block runs, if `path` is a file, holds something and may not be replaced, or
-            cannot be made; after it, if another program filled `path` meanwhile.
+            cannot be made; after it, if another program filled `path` meanwhile; or if the folder or a file
+            in it cannot be written.
     """
-    target = Path(path).expanduser().resolve()
-    check_new_folder(target, overwrite=overwrite, marker=marker)
+    target = expand(path).resolve()
+    check_new_folder(target, overwrite=overwrite, marker=marker, known=known)
     made = _make_parents(target)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -54,33 +75,91 @@ def new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKE
             raise HeadwordError(f"cannot write in {target.parent}: {error.strerror}") from error
         yield temporary
         # The block may have taken hours: another program can have filled the place.
-        check_new_folder(target, overwrite=overwrite, marker=marker)
+        check_new_folder(target, overwrite=overwrite, marker=marker, known=known)
+        _usual_permissions(temporary)
         _move_into_place(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):  # not empty: someone else's by now
-                parent.rmdir()
+        _remove_empty(made)
+        reason = _why_not_written(error, temporary, target)
+        if reason is not None:
+            raise HeadwordError(f"cannot write {target}: {reason}") from error
         raise
 
 
-def check_new_folder(path: str | Path, *, overwrite: bool = False, marker: str = MARKER) -> None:
+def check_new_folder(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    marker: str = MARKER,
+    known: Collection[str] | None = None,
+) -> None:
     """Refuse a place that `new_folder` could not use, before long work is done for it.
 
     Raises:
-        HeadwordError: if `path` is a file, or holds something and may not be replaced.
+        HeadwordError: if `path` is a file, holds something and may not be replaced, or lies where nothing can
+            be written.
     """
-    target = Path(path).expanduser()
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise HeadwordError(f"{target} is a file; give the name of a new folder")
-    if not any(target.iterdir()):
+    target = expand(path)
+    try:
+        _check_writable(target)
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise HeadwordError(f"{target} is a file; give the name of a new folder")
+        entries = sorted(entry.name for entry in target.iterdir())
+    except OSError as error:
+        raise HeadwordError(f"cannot write {target}: {error.strerror}") from error
+    if not entries:
         return
     if not overwrite:
         raise HeadwordError(f"{target} already exists; give another name, or overwrite it (--overwrite)")
     if not (target / marker).is_file():
         raise HeadwordError(f"{target} is not overwritten: it has no {marker}, so it is not headword's own")
+    strange = [name for name in entries if known is not None and name != marker and name not in known]
+    if strange:
+        raise HeadwordError(
+            f"{target} is not overwritten: it holds {strange[0]!r}, which headword did not write; move it "
+            f"away"
+        )
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse a place below a file, or below a folder in which nothing can be made."""
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise HeadwordError(f"cannot write {target}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise HeadwordError(f"cannot write {target}: no permission to write in {above}")
+
+
+def _why_not_written(error: BaseException, temporary: Path, target: Path) -> str | None:
+    """What kept `temporary` from being written or moved, where that is what the error says."""
+    if isinstance(error, OSError):
+        name = error.filename
+        about = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else temporary
+        ours = error.errno is not None and (about in (target, temporary) or temporary in about.parents)
+        return (error.strerror or str(error)) if ours else None
+    if type(error).__name__ == "SafetensorError":  # by name, since importing safetensors imports much
+        return _one_line(error)
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _usual_permissions(folder: Path) -> None:
+    """Give all in a new folder the permissions that new files have here: some writers make them private."""
+    mode = stat.S_IMODE(folder.stat().st_mode)  # as the umask made it
+    for entry in folder.rglob("*"):
+        entry.chmod(mode if entry.is_dir() else mode & 0o666)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # not empty: someone else's by now
+            folder.rmdir()
 
 
 def _make_parents(target: Path) -> list[Path]:
@@ -116,18 +195,21 @@ def _move_into_place(temporary: Path, target: Path) -> None:
 @contextmanager
 def _new_file(path: str | Path) -> Iterator[Path]:
     """A temporary sibling that replaces `path` when the block ends well and is removed when it does not."""
-    target = Path(path).expanduser().resolve()
+    target = expand(path).resolve()
     if target.is_dir():
         raise HeadwordError(f"{target} is a folder; give the name of a file")
-    _make_parents(target)
+    made = _make_parents(target)
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary
         temporary.replace(target)
-    except OSError as error:
-        raise HeadwordError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _remove_empty(made)
+        if isinstance(error, OSError):
+            raise HeadwordError(f"cannot write {target}: {error.strerror or error}") from error
+        raise
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -190,6 +272,7 @@ def save_tensors(
         metadata: what JSON can say; `read_metadata` gives it back.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # Cloned because safetensors refuses tensors that share memory.
@@ -200,7 +283,12 @@ def save_tensors(
     said = json.dumps(dict(metadata or {}), sort_keys=True)
     with _new_file(path) as temporary:
         temporary.touch()  # so that a missing permission is Python's error, not safetensors' own kind
-        save_file(owned, temporary, {_METADATA_KEY: said})
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        try:
+            save_file(owned, temporary, {_METADATA_KEY: said})
+        except SafetensorError as error:
+            raise HeadwordError(f"cannot write {expand(path)}: {_one_line(error)}") from error
+        temporary.chmod(mode)  # safetensors makes its files private
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -213,12 +301,22 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _existing_file(path)
-    _safetensors_header(path)
+    path = check_tensors(path)
     try:
         return load_file(path)
     except SafetensorError as error:
         raise HeadwordError(f"{path} is damaged and cannot be read as safetensors: {error}") from error
+
+
+def check_tensors(path: str | Path) -> Path:
+    """A safetensors file that is whole, by its header; returns its path.
+
+    Raises:
+        HeadwordError: as `load_tensors`.
+    """
+    path = _existing_file(path)
+    _safetensors_header(path)
+    return path
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -275,7 +373,7 @@ def _what_instead(start: bytes) -> str:
 
 
 def _existing_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.is_dir():
         raise HeadwordError(f"{path} is a folder; give the name of a file")
     if not path.exists():

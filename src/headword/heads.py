@@ -48,8 +48,8 @@ class Head:
     activation: Activation
     """What the model itself applies to the logits before it returns them."""
     error: float
-    """Largest difference between features @ weight.T + bias and the model's output, over the output's
-    own scale.
+    """Largest difference between features @ weight.T + bias and the model's output, over how far the features
+    move the output from what the bias alone gives.
     """
 
     @property
@@ -80,15 +80,15 @@ class HeadReader:
         """Images `[N, 3, H, W]`, already transformed → features `[N, d]` and the model's output `[N, C]`."""
         seen: dict[str, Tensor] = {}
 
-        def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-                seen[name] = _flat(args[0])
+        def reader(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                seen[name] = _flat(args[0] if args else kwargs["input"])
 
             return hook
 
         with self._lock:
             hooks = [
-                self.model.get_submodule(name).register_forward_pre_hook(reader(name))
+                self.model.get_submodule(name).register_forward_pre_hook(reader(name), with_kwargs=True)
                 for name in self.modules
             ]
             try:
@@ -101,39 +101,58 @@ class HeadReader:
             raise HeadwordError(
                 f"the model's forward pass never reaches its head {missing[0]!r}; name another head"
             )
+        for name in self.modules:
+            if seen[name].ndim != 2:
+                raise HeadwordError(
+                    f"the layer {name!r} is applied at every position of a map: it is no head"
+                )
         return torch.cat([seen[name] for name in self.modules], dim=1), output
 
 
-def find_head(model: nn.Module, example: Tensor, *, hint: str | Sequence[str] | None = None) -> Head:
+def find_head(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    head: str | Sequence[str] | None = None,
+    hint: str | Sequence[str] | None = None,
+) -> Head:
     """Find, read and check the head of a classifier.
 
     Args:
         model: any module in eval mode that maps images to class scores (a tensor, or an output with
             `logits`).
-        example: `[N, 3, H, W]`, a random input to check with.
-        hint: dotted name(s) where to look first; of a container the last linear layer inside is taken.
-            Without
-            one, or where nothing linear is there, every linear layer with as many outputs as classes is
-            tried.
+        example: `[N, 3, H, W]`, random inputs to check with.
+        head: dotted name(s) that a user gave: this head or none. Of a container the last linear layer inside
+            is taken.
+        hint: dotted name(s) from the model's configuration, tried first. After it, every linear layer with as
+            many outputs as classes is.
 
     Raises:
-        HeadwordError: if no linear layer gives the model's logits, or the rows are zero or not finite.
+        HeadwordError: if no linear layer (or not the one named) gives the model's logits, or its rows are
+            zero or not finite.
     """
-    hinted = _resolve_hint(model, hint)
-    candidates = [hinted] if hinted else []
-    candidates += [found for found in _by_output(model, example) if found not in candidates]
+    if head is not None:
+        candidates = [_linear_layers(model, head)]
+    else:
+        candidates = [*_hinted(model, hint), *_by_output(model, example)]
     closest: Head | None = None
-    for modules in candidates:
-        head = _read(model, modules, example)
-        if head is not None and head.error <= _TOLERANCE:
-            return _refuse_useless(head)
-        if head is not None and (closest is None or head.error < closest.error):
-            closest = head
+    for modules in dict.fromkeys(candidates):
+        found = _read(model, modules, example)
+        if found is not None and found.error <= _TOLERANCE:
+            return _refuse_useless(found)
+        if found is not None and (closest is None or found.error < closest.error):
+            closest = found
     if closest is not None:
         raise HeadwordError(
             f"the layer {'+'.join(closest.modules)!r} is not a linear head: features @ W.T + b differs "
             f"from the "
             f"model's own output by {closest.error:.1%} of its scale; name the last linear layer with head="
+        )
+    if head is not None:
+        raise HeadwordError(
+            f"the layer {'+'.join(candidates[0])!r} is no head: what it takes or gives does not fit the "
+            f"model's "
+            "class scores; name the last linear layer, or none to have it found"
         )
     raise HeadwordError(
         "found no linear head: no Linear layer or 1x1 convolution has as many outputs as the model has "
@@ -167,7 +186,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _rows(module: nn.Module) -> int:
-    return int(module.get_parameter("weight").shape[0])
+    return len(_tensor(module, "weight"))
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    """A layer's weight or bias; not always a plain parameter (weight norm computes it)."""
+    tensor: Tensor = getattr(module, name)
+    return tensor.detach().float()
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -177,20 +202,30 @@ def _flat(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3)) if x.ndim == 4 else x
 
 
-def _resolve_hint(model: nn.Module, hint: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The dotted names of linear layers that a hint means; empty if it means none."""
-    names = [hint] if isinstance(hint, str) else list(hint or ())
+def _linear_layers(model: nn.Module, names: str | Sequence[str]) -> tuple[str, ...]:
+    """The dotted names of the linear layers meant by names of layers or of containers that end in one."""
     known = dict(model.named_modules())
-    resolved = []
-    for name in names:
-        if name not in known:
+    layers = []
+    for name in (names,) if isinstance(names, str) else names:
+        if not name or name not in known:
             raise HeadwordError(
                 f"the model has no module {name!r}; its last ones: {', '.join(list(known)[-4:])}"
             )
         inside = [n for n, m in known.items() if _is_linear(m) and (n == name or n.startswith(f"{name}."))]
-        if inside:
-            resolved.append(inside[-1])
-    return tuple(resolved) if len(resolved) == len(names) else ()
+        if not inside:
+            raise HeadwordError(
+                f"the module {name!r} has no Linear layer or 1x1 convolution; name another head"
+            )
+        layers.append(inside[-1])
+    return tuple(layers)
+
+
+def _hinted(model: nn.Module, hint: str | Sequence[str] | None) -> list[tuple[str, ...]]:
+    """The layers a configuration names, if it names any that are there."""
+    try:
+        return [_linear_layers(model, hint)] if hint else []
+    except HeadwordError:
+        return []
 
 
 def _by_output(model: nn.Module, example: Tensor) -> list[tuple[str, ...]]:
@@ -210,8 +245,7 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     layers = [model.get_submodule(name) for name in modules]
     if len({_rows(layer) for layer in layers}) != 1:
         return None
-    weight = torch.cat([layer.get_parameter("weight").detach().flatten(1) for layer in layers], dim=1).float()
-    weight = weight / len(layers)
+    weight = torch.cat([_tensor(layer, "weight").flatten(1) for layer in layers], dim=1) / len(layers)
     broken = ~torch.isfinite(weight).all(dim=1)
     if broken.any():
         raise HeadwordError(
@@ -222,7 +256,7 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     bias = torch.zeros(len(weight), device=weight.device)
     for layer in layers:
         if getattr(layer, "bias", None) is not None:
-            bias = bias + layer.get_parameter("bias").detach().float() / len(layers)
+            bias = bias + _tensor(layer, "bias") / len(layers)
     try:
         features, output = HeadReader(model, modules)(example)
     except HeadwordError:
@@ -232,11 +266,12 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     if not torch.isfinite(output).all():
         raise HeadwordError("the model's output for a random image is not finite: its weights are damaged")
     output, logits = output.float(), features.float() @ weight.T + bias
-    scale = output.abs().max().clamp_min(1e-6)
-    errors = {
-        name: float((activate(logits) - output).abs().max() / scale)
-        for name, activate in _ACTIVATIONS.items()
-    }
+    errors = {}
+    for name, activate in _ACTIVATIONS.items():
+        said = activate(logits)
+        # A large bias would hide a wrong head behind a large output: what counts is what the features add.
+        scale = (said - activate(bias[None])).abs().max().clamp_min(1e-6)
+        errors[name] = float((said - output).abs().max() / scale)
     best = min(errors, key=lambda name: errors[name])
     return Head(weight, bias, modules, best, errors[best])
 

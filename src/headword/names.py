@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def read_class_names(path: str | Path) -> tuple[ClassName, ...]:
         HeadwordError: if the file is missing, not UTF-8 text, empty, or a line is empty or malformed, with
             its number.
     """
-    lines = read_text(path).splitlines()
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
@@ -120,11 +120,18 @@ def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassNa
     """
     if isinstance(source, str | Path):
         return read_class_names(source)
-    if not source:
+    if isinstance(source, Mapping):
+        raise HeadwordError("class names must be a list in the order of the head's rows, not a dictionary")
+    items = list(source)
+    if not items:
         raise HeadwordError("the list of class names is empty; give one name for each row of the head")
-    if all(isinstance(item, ClassName) for item in source):
-        return tuple(item for item in source if isinstance(item, ClassName))
-    return parse_labels([str(item) for item in source])
+    for place, item in enumerate(items, start=1):
+        if not isinstance(item, str | ClassName):
+            raise HeadwordError(f"class name {place} of {len(items)} is {type(item).__name__}, not a string")
+        if isinstance(item, ClassName) and not item.name.strip():
+            raise HeadwordError(f"class name {place} of {len(items)} is empty; every class needs a name")
+    parsed = iter(parse_labels([item for item in items if isinstance(item, str)]))
+    return tuple(item if isinstance(item, ClassName) else next(parsed) for item in items)
 
 
 def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None:
@@ -162,7 +169,13 @@ def _from_json(line: str, where: str) -> ClassName:
         name = fields["name"]
         if not isinstance(name, str) or not name.strip():
             raise HeadwordError(f"{where}: the name is empty")
-        return ClassName(name, tuple(fields.get("synonyms", ())), fields.get("definition"), fields.get("id"))
+        synonyms = fields.get("synonyms", [])
+        if not isinstance(synonyms, list) or not all(isinstance(word, str) for word in synonyms):
+            raise HeadwordError(f"{where}: synonyms must be a list of strings")
+        for key in ("definition", "id"):
+            if not isinstance(fields.get(key), str | None):
+                raise HeadwordError(f"{where}: {key} must be a string")
+        return ClassName(name, tuple(synonyms), fields.get("definition"), fields.get("id"))
     except (json.JSONDecodeError, KeyError, TypeError):
         raise HeadwordError(
             f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,8 @@ def recycle(
     """
     # Everything that can be wrong without a model is read before one is loaded.
     mapping = make_aligner(aligner)
+    if mapping is aligner:  # the model owns its aligner; one instance may make many models
+        mapping = copy.deepcopy(mapping)
     templates = check_templates(template)
     names = None if class_names is None else read_names(class_names)
     captioned = read_captions(captions) if isinstance(captions, str | Path) else captions

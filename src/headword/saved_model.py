@@ -1,24 +1,29 @@
 """A dual encoder as a folder, format 1.
 
-`headword.json`          everything by name: encoders, templates, aligner, centre, scores, versions, file
-hashes `aligner.safetensors`    what the aligner learnt
+`headword.json`          all by name: encoders, templates, aligner, centre, scores, versions, file hashes
+`aligner.safetensors`    what the aligner learnt
 `prototypes.safetensors` the pairs it learnt from
 `classes.jsonl`          the head's classes, a line each
 `vision/`, `text/`       the encoders themselves, only where asked for
 
-Encoders that are not copied are named with a sha256 over their tensors and checked against it when loaded.
+`headword.json` holds a sha256 of each other file and of itself without that entry, so that an edit is found.
+Encoders that are not copied are named with a sha256 over their tensors, one over what their tokenizer does,
+and one over a picture as they transform it, and checked against them when loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 import headword
@@ -27,7 +32,7 @@ from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
 from headword.errors import HeadwordError
-from headword.files import load_tensors, new_folder, read_json, save_tensors, sha256
+from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sha256
 from headword.names import ClassName, read_class_names
 from headword.scoring import Scores
 
@@ -38,6 +43,8 @@ CONFIG, ALIGNER, PAIRS, CLASSES = (
     "prototypes.safetensors",
     "classes.jsonl",
 )
+COPIES = ("vision", "text")
+"""Folders of copied encoders, named as their sides are."""
 
 
 def versions() -> dict[str, str]:
@@ -51,10 +58,13 @@ def versions() -> dict[str, str]:
 
 def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overwrite: bool = False) -> Path:
     """Write `model` into `folder`; see `DualEncoder.save`."""
-    with new_folder(folder, overwrite=overwrite, marker=CONFIG) as target:
+    known = (ALIGNER, PAIRS, CLASSES, *COPIES)
+    with new_folder(folder, overwrite=overwrite, marker=CONFIG, known=known) as target:
         config = {"format": FORMAT, "versions": versions(), **model.provenance()}
+        config["vision"]["input_size"] = list(model.vision.source.input_size)
+        config["vision"]["transform_sha256"] = transform_sha256(model.vision.source)
         if with_encoders:
-            for side in ("vision", "text"):
+            for side in COPIES:
                 source = getattr(model, side).source
                 if source.save is None:
                     raise HeadwordError(
@@ -66,11 +76,35 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         save_pairs(model.pairs, target / PAIRS)
         lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
         (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        config["files"] = {name: sha256(target / name) for name in (ALIGNER, PAIRS, CLASSES)}
+        names = [ALIGNER, PAIRS, CLASSES, *_copied_files(target)]
+        config["files"] = {name: sha256(target / name) for name in names}
         (target / CONFIG).write_text(
-            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return folder
+
+
+def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with a sha256 of all its other entries under "sha256"."""
+    content = {name: value for name, value in config.items() if name != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def transform_sha256(source: VisionSource) -> str:
+    """sha256 over the pixels that an encoder's transform makes of one generated picture."""
+    y, x = torch.meshgrid(torch.arange(333), torch.arange(500), indexing="ij")
+    channels = torch.stack([x * 255 // 499, y * 255 // 332, (x * y + x // 7 * 31) % 256], dim=2)
+    pixels = source.transform(Image.fromarray(channels.to(torch.uint8).numpy())).contiguous()
+    digest = hashlib.sha256(f"{list(pixels.shape)}{pixels.dtype}".encode())
+    digest.update(pixels.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _copied_files(root: Path) -> list[str]:
+    """Names of the copied encoders' files; what a file manager leaves behind (`.DS_Store`) does not count."""
+    found = (file for side in COPIES for file in (root / side).rglob("*") if file.is_file())
+    return sorted(file.relative_to(root).as_posix() for file in found if not file.name.startswith("."))
 
 
 def load(
@@ -96,35 +130,35 @@ def load(
         HeadwordError: if a file is missing, was changed, or has a newer format; or if an encoder cannot be
             had or has other weights than the model was made with.
     """
-    root = Path(folder).expanduser()
+    root = expand(folder)
     config = read_config(root)
-    for name, digest in config["files"].items():
-        if not (root / name).is_file():
-            raise HeadwordError(f"{root} is not whole: {name} is missing; save the model again")
-        if sha256(root / name) != digest:
-            raise HeadwordError(
-                f"{root / name} is not the file that was saved with the model; save the model again"
-            )
+    check_files(root, config, config["files"])
+    added = set(_copied_files(root)) - set(config["files"])
+    if added:
+        raise HeadwordError(f"{root / min(added)} was not saved with the model; move it away")
+    with _restoring(root, config):
+        scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
+        aligner = _restore_aligner(config["aligner"], root)
     classes = read_class_names(root / CLASSES)
     eyes = _load_vision(root, config["vision"], classes, vision, device, dtype, vision_options)
     words = _load_text(root, config["text"], text, device)
     return DualEncoder(
         vision=eyes,
         text=words,
-        aligner=_restore_aligner(config["aligner"], root).to(eyes.device),
+        aligner=aligner.to(eyes.device),
         pairs=load_pairs(root / PAIRS),
         template=tuple(config["template"]),
-        scores=Scores(**config["scores"]),
-        centre=Centre(**config["centre"]),
+        scores=scores,
+        centre=centre,
         timings={},
     )
 
 
 def read_config(root: Path) -> dict[str, Any]:
-    """`headword.json` of a saved model, checked for format and entries.
+    """`headword.json` of a saved model, checked for format, entries and edits.
 
     Raises:
-        HeadwordError: if the folder is no saved model, of a newer format, or has entries missing.
+        HeadwordError: if the folder is no saved model, of a newer format, or was edited.
     """
     if not root.is_dir():
         raise HeadwordError(f"no saved model at {root}; make one with: headword recycle --out {root}")
@@ -132,7 +166,7 @@ def read_config(root: Path) -> dict[str, Any]:
         raise HeadwordError(f"{root} is no saved model: it has no {CONFIG}")
     config: dict[str, Any] = read_json(root / CONFIG)
     written = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(written, int) or written < 1:
+    if type(written) is not int or written < 1:
         raise HeadwordError(
             f"{root / CONFIG} does not say its format; it was not written by headword, or was edited"
         )
@@ -146,11 +180,41 @@ def read_config(root: Path) -> dict[str, Any]:
     missing = needed - set(config)
     if missing:
         raise HeadwordError(f"{root / CONFIG} was edited: the entry {min(missing)!r} is missing")
-    if set(config["files"]) != {ALIGNER, PAIRS, CLASSES}:
+    if config.get("sha256") != sealed(config)["sha256"]:
+        raise HeadwordError(
+            f"{root / CONFIG} was edited, so the model is not the one that was saved; recycle again, or give "
+            "other settings where they are used"
+        )
+    names = {name for name in config["files"] if not name.startswith(tuple(f"{side}/" for side in COPIES))}
+    if names != {ALIGNER, PAIRS, CLASSES}:
         raise HeadwordError(
             f"{root / CONFIG} was edited: its file list must name {ALIGNER}, {PAIRS} and {CLASSES}"
         )
     return config
+
+
+def check_files(root: Path, config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse a saved model of which a named file is missing or was changed."""
+    for name in names:
+        if not (root / name).is_file():
+            raise HeadwordError(f"{root} is not whole: {name} is missing; save the model again")
+        if sha256(root / name) != config["files"][name]:
+            raise HeadwordError(
+                f"{root / name} is not the file that was saved with the model; save the model again"
+            )
+
+
+@contextmanager
+def _restoring(root: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Settings that this headword does not take are one line: another version may have written them."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        wrote = config["versions"].get("headword")
+        raise HeadwordError(
+            f"{root / CONFIG}, written by headword {wrote}, has settings that headword "
+            f"{headword.__version__} does not take: {error}; recycle again"
+        ) from error
 
 
 def _load_vision(
@@ -162,7 +226,7 @@ def _load_vision(
     dtype: str | None,
     options: Mapping[str, Any],
 ) -> VisionEncoder:
-    if given is None and said["kind"] == "module":
+    if given is None and said["kind"] == "module" and "saved" not in said:
         raise HeadwordError(
             f"{root} was made with a module of your own ({said['id']}); give it: "
             "headword.load(folder, vision=module, transform=transform)"
@@ -177,9 +241,18 @@ def _load_vision(
         **options,
     )
     _same_weights(root, "vision", said, encoder.fingerprint)
-    now = encoder.source.transform_settings
-    if said["kind"] != "module" and now != said["transform"]:
-        raise HeadwordError(f"{root}: images would be transformed otherwise than when it was made: {now}")
+    # A library may come to write the same transform otherwise; its pixels say whether it is the same.
+    own = given is not None and said["kind"] == "module"
+    if (
+        not own
+        and encoder.source.transform_settings != said["transform"]
+        and transform_sha256(encoder.source) != said["transform_sha256"]
+    ):
+        raise HeadwordError(
+            f"the vision encoder {said['kind']}:{said['id']} transforms images otherwise than when {root} "
+            "was made (another version of its library?); recycle again, or install the versions its "
+            f"{CONFIG} names"
+        )
     if given is None:
         encoder.source.kind, encoder.source.id = said["kind"], said["id"]
     encoder.labels = Labels(classes, said["labels"]["origin"])
@@ -191,6 +264,11 @@ def _load_text(
 ) -> TextEncoder:
     encoder = load_text(_saved_or_named(root, said) if given is None else given, device=device)
     _same_weights(root, "text", said, encoder.fingerprint)
+    if "saved" not in said and encoder.source.extra_fingerprint != said["tokenizer_sha256"]:
+        raise HeadwordError(
+            f"the text encoder {said['kind']}:{said['id']} cuts texts into other tokens than when {root} was "
+            "made; give the old one, or recycle again"
+        )
     if given is None:
         encoder.source.kind, encoder.source.id = said["kind"], said["id"]
     return encoder
@@ -199,7 +277,8 @@ def _load_text(
 def _saved_or_named(root: Path, said: Mapping[str, Any]) -> str:
     """What to load an encoder by: its copy in the folder where there is one, else its name."""
     if "saved" not in said:
-        return f"{said['kind']}:{said['id']}"
+        revision = f"@{said['revision']}" if said["revision"] and "/" in said["id"] else ""
+        return f"{said['kind']}:{said['id']}{revision}"
     copy = (root / said["saved"]).resolve()
     if root.resolve() not in copy.parents:
         raise HeadwordError(
@@ -209,7 +288,9 @@ def _saved_or_named(root: Path, said: Mapping[str, Any]) -> str:
         raise HeadwordError(f"{root} is not whole: the encoder in {said['saved']!r} is missing")
     if said["kind"] == "embedded" and said["id"].startswith("minilm"):
         return f"embedded:minilm:{copy}"
-    loader = {"embedded": "local-dir", "timm": "local-dir"}.get(said["kind"], said["kind"])
+    loader = {"embedded": "local-dir", "timm": "local-dir", "module": "local-dir"}.get(
+        said["kind"], said["kind"]
+    )
     return f"{loader}:{copy}"
 
 

@@ -6,6 +6,7 @@ To add one, write a subclass of `Aligner` in a file of its own and name it in `A
 from __future__ import annotations
 
 import difflib
+import inspect
 from typing import Any
 
 from headword.aligners.attention import PrototypeAttention
@@ -70,6 +71,16 @@ def make_aligner(aligner: str | Aligner = KernelRidge.name, **settings: Any) -> 
             raise HeadwordError(
                 f"{made.name} has no setting {name!r}; {_hint(difflib.get_close_matches(name, known))}{has}"
             )
+    for name, value in settings.items():
+        default = inspect.signature(made.__init__).parameters[name].default
+        kind = (
+            (int, float)
+            if isinstance(default, int | float | None) and not isinstance(default, bool)
+            else type(default)
+        )
+        if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
+            what = "a number" if kind == (int, float) else f"a {type(default).__name__}"
+            raise HeadwordError(f"{made.name}: {name} must be {what}, got {value!r}")
     return made(**settings)
 
 

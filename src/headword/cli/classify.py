@@ -26,7 +26,10 @@ from headword.errors import HeadwordError
 def classify(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
-    labels: Annotated[str | None, typer.Option(help='Words to choose from, "a cat,a dog".')] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.'),
+    ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Words to choose from, one a line.")] = None,
     template: TemplateOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show for each image.")] = 3,
@@ -99,4 +102,4 @@ def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
     from headword.files import read_text
 
     assert labels_file is not None
-    return [line.strip() for line in read_text(labels_file).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(labels_file).split("\n") if line.strip()]

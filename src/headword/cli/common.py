@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import platform
 import sys
@@ -66,7 +67,7 @@ class Output:
     def say(self, text: str = "") -> None:
         """Print a line for people."""
         if not self.quiet:
-            typer.echo(text)
+            typer.echo(printable(text))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table for people; without columns, one of names and values."""
@@ -75,10 +76,12 @@ class Output:
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
+        # Plain `Text`, since names of files and labels may look like markup.
         table = Table(
             *columns,
-            title=title,
+            title=Text(printable(title)),
             title_justify="left",
             title_style="bold",
             box=box.SIMPLE_HEAD,
@@ -86,7 +89,7 @@ class Output:
         )
         table.show_header = bool(columns)
         for row in rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         Console().print(table)
 
     def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
@@ -108,7 +111,7 @@ class Output:
             "environment": environment(),
             **parts,
         }
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        text = printable(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
         if self.json_to == "-":
             sys.stdout.write(text)
         else:
@@ -135,6 +138,11 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def printable(text: str) -> str:
+    """Text with what is not UTF-8 (in names of files, say) replaced, so that it can be written anywhere."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def environment() -> dict[str, Any]:
@@ -166,6 +174,8 @@ def expand_images(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument).expanduser()
         images += (
-            list_images(argument) if path.is_dir() or (not path.exists() and "*" in argument) else [path]
+            list_images(argument)
+            if path.is_dir() or (not path.exists() and glob.has_magic(argument))
+            else [path]
         )
     return images

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietO
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
     from headword.encoders import VisionEncoder
+    from headword.names import ClassName
 
 
 @app.command()
@@ -24,28 +26,34 @@ def inspect(
         Path | None, typer.Option(help="Class names for a classifier that has none.")
     ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
-    names: Annotated[int, typer.Option(help="How many class names to show.")] = 10,
+    names: Annotated[int, typer.Option(min=0, help="How many class names to show.")] = 10,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
     """Show what a head is, what its rows are called, its licence, and what would be recycled."""
     output = Output(quiet, json_to)
-    from headword.saved_model import CONFIG
+    from headword.files import expand
+    from headword.saved_model import CLASSES, CONFIG, check_files, read_config
 
-    if (Path(model).expanduser() / CONFIG).is_file():
-        from headword.saved_model import load
+    folder = expand(model)
+    if (folder / CONFIG).is_file():
+        # Nothing is loaded: this also works for a module of one's own, and where an extra is missing.
+        from headword.names import read_class_names
 
-        saved = load(model, device=device.value)
-        output.facts(f"Saved model {model}", model_facts(saved))
-        _show_classes(output, saved.vision, names)
-        output.result("inspect", model=saved.provenance(), classes=[c.as_json() for c in saved.classes])
+        config = read_config(folder)
+        check_files(folder, config, [CLASSES])
+        classes = read_class_names(folder / CLASSES)
+        output.facts(f"Saved model {model}", _model_facts(config))
+        _show_classes(output, classes, names)
+        said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
+        output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return
     from headword.encoders import load_vision
 
     vision = load_vision(model, names=class_names, head=head, device=device.value)
     output.facts(f"Classifier {vision.name}", vision_facts(vision))
-    _show_classes(output, vision, names)
+    _show_classes(output, vision.labels.classes, names)
     output.say(
         f"Recycling would pair {vision.head.n_classes:,} rows of width {vision.dim:,} with the names of "
         f"their classes: "
@@ -58,48 +66,63 @@ def inspect(
 
 def vision_facts(vision: VisionEncoder) -> list[tuple[str, str]]:
     """A classifier in names and values."""
-    from headword.names import duplicate_names
-
-    head, settings = vision.head, vision.source.transform_settings
-    twice = duplicate_names(vision.labels.classes)
-    shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
-    height, width = vision.source.input_size
-    return [
-        ("classifier", vision.name),
-        ("weights' licence", vision.source.licence or "not stated by the source"),
-        ("head", f"{' + '.join(head.modules)}: {head.n_classes:,} classes × {head.dim:,} features"),
-        ("self-check", f"features @ W.T + b differs from the logits by {head.error:.1e} of their scale"),
-        ("class names", vision.labels.origin),
-        (
-            "duplicate names",
-            f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none",
-        ),
-        (
-            "input",
-            f"{height}×{width} px, {settings.get('interpolation', '')} ({settings['library']}'s own "
-            f"transform)",
-        ),
-    ]
+    return _vision_facts({**vision.provenance(), "input_size": vision.source.input_size})
 
 
 def model_facts(model: DualEncoder) -> list[tuple[str, str]]:
     """A dual encoder in names and values."""
-    sources = ", ".join(f"{n:,} from {source}" for source, n in model.pairs.sources.items())
-    settings = ", ".join(f"{name}={value}" for name, value in model.aligner.settings.items())
+    said = model.provenance()
+    said["vision"]["input_size"] = model.vision.source.input_size
+    return _model_facts(said)
+
+
+def _vision_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the provenance of a classifier says."""
+    head, settings, twice = said["head"], said["transform"], said["labels"]["duplicates"]
+    shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
+    height, width = said["input_size"]
+    by = f"{settings['library']}'s own transform" if settings["library"] != "user" else "your transform"
+    how = f"{settings['interpolation']} ({by})" if "interpolation" in settings else by
     return [
-        *vision_facts(model.vision),
-        ("text encoder", f"{model.text.name} ({model.text.dim} wide)"),
-        ("text licence", model.text.source.licence or "not stated by the source"),
-        ("pairs", f"{len(model.pairs):,} ({sources})"),
-        ("template", " | ".join(model.template)),
-        ("aligner", f"{model.aligner.name} ({settings})"),
-        ("image centre", str(model.centre)),
-        ("score scale", f"{model.scores.scale:.1f}, fitted on {model.scores.fitted_on:,} held-out classes"),
+        ("classifier", f"{said['kind']}:{said['id']}"),
+        ("weights' licence", said["licence"] or _UNKNOWN),
+        ("head", f"{' + '.join(head['modules'])}: {head['classes']:,} classes × {head['dim']:,} features"),
+        (
+            "self-check",
+            f"features @ W.T + b differs from the logits by {head['self_check_error']:.1e} of their scale",
+        ),
+        ("class names", said["labels"]["origin"]),
+        (
+            "duplicate names",
+            f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none",
+        ),
+        ("input", f"{height}×{width} px, {how}"),
     ]
 
 
-def _show_classes(output: Output, vision: VisionEncoder, n: int) -> None:
-    classes = vision.labels.classes
+def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the provenance of a dual encoder says."""
+    from headword.dual_encoder import Centre
+
+    text, pairs, aligner, scores = said["text"], said["pairs"], said["aligner"], said["scores"]
+    sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())
+    settings = ", ".join(f"{name}={value}" for name, value in aligner["settings"].items())
+    return [
+        *_vision_facts(said["vision"]),
+        ("text encoder", f"{text['kind']}:{text['id']} ({text['dim']} wide)"),
+        ("text licence", text["licence"] or _UNKNOWN),
+        ("pairs", f"{pairs['number']:,} ({sources})"),
+        ("template", " | ".join(said["template"])),
+        ("aligner", f"{aligner['name']} ({settings})"),
+        ("image centre", str(Centre(**said["centre"]))),
+        ("score scale", f"{scores['scale']:.1f}, fitted on {scores['fitted_on']:,} held-out classes"),
+    ]
+
+
+_UNKNOWN = "unknown: see the model's page"
+
+
+def _show_classes(output: Output, classes: Sequence[ClassName], n: int) -> None:
     rows = [(str(i), c.name, ", ".join(c.synonyms), c.definition or "") for i, c in enumerate(classes[:n])]
     title = f"Classes ({min(n, len(classes)):,} of {len(classes):,})"
     output.table(title, ("row", "name", "synonyms", "definition"), rows)

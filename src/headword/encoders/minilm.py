@@ -1,21 +1,21 @@
 """all-MiniLM-L6-v2 without the slow imports: the same tensors through the same kernels as transformers' BERT.
 
 Importing sentence-transformers and transformers costs several seconds, more than everything else a short
-command
-does. This is BERT's forward pass (post-norm transformer encoder) in plain torch; a test holds its embeddings
-bit-equal to those of sentence-transformers.
+command does. This is BERT's forward pass (post-norm transformer encoder) in plain torch; a test holds its
+embeddings bit-equal to those of sentence-transformers.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from headword.encoders._hub import PROBES, check_folder, token_fingerprint
+from headword.files import load_tensors, read_json, read_text
 
 
 class _Layer(nn.Module):
@@ -62,10 +62,10 @@ class MiniLM(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        limits = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        config = check_folder(folder)
+        limits = read_json(folder / "sentence_bert_config.json")
         self.max_length: int = limits["max_seq_length"]
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_str(read_text(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
         width, eps = config["hidden_size"], config["layer_norm_eps"]
@@ -78,11 +78,16 @@ class MiniLM(nn.Module):
                 _Layer(width, config["intermediate_size"], config["num_attention_heads"], eps)
                 for _ in range(config["num_hidden_layers"])
             )
-        published = load_file(folder / "model.safetensors")
+        published = load_tensors(folder / "model.safetensors")
         self.load_state_dict(
             {_our_name(name): tensor for name, tensor in published.items() if _wanted(name)}, assign=True
         )
         self.eval().requires_grad_(False)
+
+    def token_fingerprint(self) -> str:
+        """sha256 over what the tokenizer does, and the pooling."""
+        ids = [encoded.ids for encoded in self.tokenizer.encode_batch(list(PROBES))]
+        return token_fingerprint(ids, vocabulary=self.tokenizer.get_vocab(), pooling="mean")
 
     def forward(self, texts: list[str]) -> Tensor:
         """N texts, tokenised and padded to the longest, → unit-norm float32 `[N, 384]`."""

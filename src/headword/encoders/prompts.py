@@ -34,12 +34,28 @@ def embed_names(
     """Names `[N]` → unit-norm text embeddings `[N, k]`; several templates are averaged after encoding.
 
     Raises:
-        HeadwordError: for a bad template.
+        HeadwordError: for a bad template, or names that are not a list of strings.
     """
     templates = check_templates(template)
+    check_texts(names)
     prompts = [one.replace("{}", name) for one in templates for name in names]
-    embedded = F.normalize(text.encode(prompts), dim=1).view(len(templates), len(names), -1)
+    embedded = F.normalize(text.encode(prompts), dim=1).view(len(templates), len(names), text.dim)
     return F.normalize(embedded.mean(dim=0), dim=1) if len(templates) > 1 else embedded[0]
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Texts must be a list of strings.
+
+    Raises:
+        HeadwordError: for one string, or an entry that is none or cannot be written as UTF-8.
+    """
+    if isinstance(texts, str):
+        raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
+    for place, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise HeadwordError(f"text {place} of {len(texts)} is {type(text).__name__}, not a string")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise HeadwordError(f"text {place} of {len(texts)} has bytes that are not UTF-8")
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
@@ -53,8 +69,9 @@ def check_labels(labels: Sequence[str]) -> list[str]:
     labels = list(labels)
     if not labels:
         raise HeadwordError("the list of labels is empty; give at least one word to choose from")
+    check_texts(labels)
     for place, label in enumerate(labels, start=1):
-        if not isinstance(label, str) or not label.strip():
+        if not label.strip():
             raise HeadwordError(f"label {place} of {len(labels)} is empty")
     twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if twice:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headword.cache import VectorCache, key_of
-from headword.encoders.vision import fingerprint, resolve_device
+from headword.encoders.vision import fingerprint, near, resolve_device
 from headword.errors import HeadwordError
 
 CACHE_FROM = 256
@@ -34,11 +34,13 @@ class TextSource:
     """A batch of N texts → `[N, k]`, on the model's device."""
     revision: str | None = None
     licence: str | None = None
+    extra_fingerprint: str = ""
+    """sha256 over what else decides an embedding: tokens, maximal length, pooling; empty where not known."""
     save: Callable[[Path], str] | None = None
     """Writes the model into a folder and returns the folder's name to load it from, where the source can."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class TextEncoder:
     """Texts → embeddings; see `load_text`."""
 
@@ -46,6 +48,9 @@ class TextEncoder:
     device: torch.device
     dim: int
     _fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        return f"TextEncoder({self.name}, dim {self.dim})"
 
     @property
     def name(self) -> str:
@@ -113,6 +118,7 @@ class TextEncoder:
             "revision": self.source.revision,
             "licence": self.source.licence,
             "weights_sha256": self.fingerprint,
+            "tokenizer_sha256": self.source.extra_fingerprint,
             "dim": self.dim,
         }
 
@@ -156,4 +162,10 @@ def _open(spec: str) -> TextSource:
         return sources.LOADERS[kind](name)
     if spec == "embedded":
         return sources.LOADERS["embedded"]("minilm")
+    misspelt = "/" not in spec and near(kind, sources.LOADERS)
+    if misspelt:
+        raise HeadwordError(
+            f"there is no text encoder {spec!r}{misspelt} Kinds: {', '.join(sources.LOADERS)}, a "
+            "sentence-transformers id, a folder"
+        )
     return sources.LOADERS["sentence-transformers"](spec)

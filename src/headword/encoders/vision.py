@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ class VisionSource:
     """
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class VisionEncoder:
     """Images → features at the input of the classifier's head; see `load_vision`."""
 
@@ -63,10 +65,13 @@ class VisionEncoder:
     labels: Labels
     device: torch.device
     dtype: torch.dtype
-    reader: HeadReader = field(repr=False)
+    reader: HeadReader
     auto_dtype: bool = False
     """Whether the precision was left to choose: then `dtype` holds for short calls only."""
     _fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        return f"VisionEncoder({self.name}, {self.head.n_classes} classes, dim {self.dim})"
 
     @property
     def dim(self) -> int:
@@ -131,9 +136,9 @@ def load_vision(
 
     Args:
         vision: "embedded" (also "embedded:lite1", "embedded:lite2"); a timm id, "hf-hub:ID" or
-            "local-dir:FOLDER";
-            "torchvision:NAME" or "torchvision:NAME/WEIGHTS"; "transformers:ID"; a folder with a timm or
-            transformers model; or your own `nn.Module`, which also needs `transform`.
+            "local-dir:FOLDER"; "torchvision:NAME" or "torchvision:NAME/WEIGHTS"; "transformers:ID"; a folder
+            with a timm or transformers model; or your own `nn.Module`, which also needs `transform` and of
+            which a copy is taken. A loaded encoder comes back, under new `names` where they are given.
         names: class names (a file or a list), in the order of the head's rows; else the model's own are used.
         head: dotted name(s) of the last linear layer, where it is not found by itself.
         transform: for a module: one RGB image → float `[3, H, W]`.
@@ -148,17 +153,24 @@ def load_vision(
             do not fit.
     """
     if isinstance(vision, VisionEncoder):
-        return vision
+        if any(option is not None for option in (head, transform, input_size)):
+            raise HeadwordError(
+                "head, transform and input_size go with a classifier, not with a loaded encoder"
+            )
+        if names is None:
+            return vision
+        labels = Labels(class_names(names), "class_names")
+        return dataclasses.replace(vision, labels=_check_labels(labels, vision.head, vision.source))
     where = resolve_device(device)
     source = vision if isinstance(vision, VisionSource) else _open(vision, transform, input_size)
     source.model.eval().requires_grad_(False)
-    source.model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = find_head(source.model, _example(source, where), hint=head or source.head_hint)
-    labels = Labels(class_names(names), "class_names") if names is not None else source.labels
+    source.model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = find_head(source.model, _example(source, where), head=head, hint=source.head_hint)
+    said = Labels(class_names(names), "class_names") if names is not None else source.labels
     return VisionEncoder(
         source=source,
         head=found,
-        labels=_check_labels(labels, found, source),
+        labels=_check_labels(said, found, source),
         device=where,
         dtype=resolve_dtype(dtype),
         auto_dtype=dtype == "auto",
@@ -217,21 +229,47 @@ def _open(
     from headword.encoders import vision_sources as sources
 
     if isinstance(vision, nn.Module):
-        return sources.from_module(vision, transform, input_size)
+        if transform is not None:
+            _check_transform(transform)
+        return sources.from_module(_copied(vision), transform, input_size)
+    if not isinstance(vision, str | os.PathLike):
+        raise HeadwordError(
+            f"not a classifier: {type(vision).__name__}; give a name, a folder or an nn.Module"
+        )
     spec = os.fspath(vision)
     kind, colon, name = spec.partition(":")
     if colon and kind in sources.LOADERS:
         return sources.LOADERS[kind](name)
     if spec == "embedded":
         return sources.LOADERS["embedded"]("lite0")
-    if Path(spec).is_dir():
-        return sources.from_folder(Path(spec))
+    if spec and Path(spec).expanduser().is_dir():
+        return sources.from_folder(Path(spec).expanduser())
     return sources.LOADERS["timm"](spec)
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, so that the user's own module keeps its mode, device and gradients."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError:  # torch cannot copy tensors that are computed from others, as by the old weight norm
+        return model
+
+
+def _check_transform(transform: Transform) -> None:
+    try:
+        made = transform(Image.new("RGB", (64, 48)))
+    except Exception as error:
+        raise HeadwordError(
+            f"transform fails on an RGB image of 64x48: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(made, Tensor) and made.is_floating_point() and made.ndim == 3 and len(made) == 3):
+        what = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise HeadwordError(f"transform must make a float tensor [3, H, W] of an RGB image, not {what}")
+
+
 def _example(source: VisionSource, device: torch.device) -> Tensor:
-    """Two random images, the same on every machine."""
-    noise = torch.randn(2, 3, *source.input_size, generator=torch.Generator().manual_seed(0))
+    """Four random images, the same on every machine."""
+    noise = torch.randn(4, 3, *source.input_size, generator=torch.Generator().manual_seed(0))
     return noise.to(device, memory_format=torch.channels_last)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headword.encoders._hub import loading
+from headword.encoders._hub import (
+    check_folder,
+    loading,
+    refuse_new_weights,
+    refuse_path,
+    silent,
+    split_revision,
+)
 from headword.encoders.vision import Labels, Transform, VisionSource, near
 from headword.errors import HeadwordError, MissingExtraError
+from headword.files import expand, read_json
 from headword.names import imagenet_classes, parse_labels, placeholders
 
 EMBEDDED = ("lite0", "lite1", "lite2")
@@ -52,16 +62,29 @@ def from_timm(name: str) -> VisionSource:
 
     scheme, colon, rest = name.partition(":")
     if scheme == "local-dir":
-        folder = Path(rest).expanduser().resolve()
+        folder = expand(rest).resolve()
         if not (folder / "config.json").is_file():
             raise HeadwordError(
                 f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf"
             )
         name = f"local-dir:{folder}"
+    elif colon and scheme not in ("hf-hub", "hf_hub"):
+        raise HeadwordError(
+            f"unknown kind of classifier {scheme!r}{near(scheme, LOADERS)}; choose {', '.join(LOADERS)}"
+        )
     elif not colon:
+        if expand(name).is_dir():
+            return from_folder(expand(name))
+        refuse_path(name, "a timm or transformers model")
         architecture, _, tag = name.partition(".")
         if not timm.is_model(architecture):
-            known = {*timm.list_models(), *timm.list_pretrained()}
+            if "/" in name:
+                raise HeadwordError(
+                    f"there is no folder {name!r}, and timm has no such model; for one on the hub give "
+                    f"hf-hub:{name} (timm's) or transformers:{name}"
+                )
+            own = ("embedded", *(f"embedded:{variant}" for variant in EMBEDDED))
+            known = {*own, *timm.list_models(), *timm.list_pretrained()}
             raise HeadwordError(
                 f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}"
             )
@@ -75,8 +98,26 @@ def from_timm(name: str) -> VisionSource:
                 f"timm has no trained weights for {architecture!r}; an untrained head has no words"
             )
     with loading(name, local=scheme == "local-dir"):
+        if scheme == "local-dir":
+            config = check_folder(folder)
+            if "architecture" not in config:
+                raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
         model = timm.create_model(name, pretrained=True)
-    return _timm_source("timm", name, model)
+    name, revision = split_revision(name) if scheme in ("hf-hub", "hf_hub") else (name, None)
+    source = _timm_source("timm", name, model)
+    source.revision = revision or _cached_commit(name)
+    return source
+
+
+def _cached_commit(name: str) -> str | None:
+    """The commit of a timm id on the hub, by the folder of the hub's cache that its configuration lies in."""
+    from huggingface_hub import try_to_load_from_cache
+
+    scheme, _, repository = name.partition(":")
+    if scheme not in ("hf-hub", "hf_hub"):
+        return None
+    file = try_to_load_from_cache(repository, "config.json")
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
@@ -94,7 +135,10 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
         for tensor in (*plain.parameters(), *plain.buffers()):
             tensor.data = tensor.data.contiguous()  # as safetensors wants them
         options = {"model_config": {"pretrained_cfg": config}, "safe_serialization": True}
-        save_for_hf(plain, folder / "vision", **options)
+        with silent():
+            save_for_hf(plain, folder / "vision", **options)
+        if kind == "module":
+            _check_copy(plain, folder / "vision")
         return "vision"
 
     return VisionSource(
@@ -109,6 +153,22 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
         licence=config.get("license"),
         save=save,
     )
+
+
+def _check_copy(model: nn.Module, folder: Path) -> None:
+    """Refuse a copy from which timm cannot build a user's module again, because it was changed since."""
+    import timm
+
+    try:
+        with loading(type(model).__name__, local=True):
+            again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    except HeadwordError:
+        again = {}
+    if again.keys() != model.state_dict().keys():
+        raise HeadwordError(
+            f"the vision encoder {type(model).__name__} cannot be copied along: it was changed after timm "
+            "built it; save without the encoders' weights"
+        )
 
 
 def _timm_labels(config: dict[str, Any]) -> Labels | None:
@@ -140,8 +200,12 @@ def from_torchvision(name: str) -> VisionSource:
             f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}"
         )
     weights = choices[tag] if slash else choices.DEFAULT
-    with loading(f"torchvision:{name}"):
-        model = models.get_model(architecture, weights=weights)
+    # torch.hub prints a line on stderr for a download even where no progress is asked for.
+    with (
+        loading(f"torchvision:{name}", host="download.pytorch.org"),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        model = models.get_model(architecture, weights=weights, progress=False)
     preset = weights.transforms()
     size = preset.crop_size[0] if isinstance(preset.crop_size, list | tuple) else preset.crop_size
     settings = {key: _plain(value) for key, value in sorted(vars(preset).items()) if not key.startswith("_")}
@@ -157,22 +221,33 @@ def from_torchvision(name: str) -> VisionSource:
 
 
 def from_transformers(name: str) -> VisionSource:
-    """A transformers image classifier by hub id or folder (`AutoModelForImageClassification`)."""
+    """A transformers image classifier by hub id ("ID" or "ID@COMMIT") or folder
+    (`AutoModelForImageClassification`).
+    """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    folder = Path(name).expanduser()
-    where = str(folder.resolve()) if folder.is_dir() else name
-    with loading(where, local=folder.is_dir()):
-        model = AutoModelForImageClassification.from_pretrained(where)
-        processor = AutoImageProcessor.from_pretrained(where)
+    folder = expand(name)
+    local = folder.is_dir()
+    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
+    if not local:
+        refuse_path(name, "a transformers model")
+    with loading(where, local=local):
+        if local:
+            check_folder(folder)
+        model, info = AutoModelForImageClassification.from_pretrained(
+            where, revision=revision, output_loading_info=True
+        )
+        refuse_new_weights(where, info)
+        processor = AutoImageProcessor.from_pretrained(where, revision=revision)
 
     def transform(image: Any) -> Tensor:
         pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels
 
     def save(target: Path) -> str:
-        model.save_pretrained(target / "vision")
-        processor.save_pretrained(target / "vision")
+        with silent():
+            model.save_pretrained(target / "vision")
+            processor.save_pretrained(target / "vision")
         return "vision"
 
     from PIL import Image
@@ -228,14 +303,11 @@ def from_module(
 
 def from_folder(folder: Path) -> VisionSource:
     """A saved timm or transformers model, told apart by its config.json."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HeadwordError(
-            f"{folder} is no model: it has no config.json (timm and transformers write one)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise HeadwordError(f"cannot read {folder / 'config.json'}: {error}") from None
+    if not (folder / "config.json").is_file():
+        raise HeadwordError(f"{folder} is no model: it has no config.json (timm and transformers write one)")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise HeadwordError(f"{folder / 'config.json'} is damaged: it holds no settings")
     if "architecture" in config:
         return from_timm(f"local-dir:{folder}")
     if "architectures" in config:

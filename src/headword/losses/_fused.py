@@ -93,7 +93,7 @@ def _token_loss(
     buffer = features.new_empty((min(chunk_rows, batch), vocab_size), dtype=wide)
     with torch.autocast(features.device.type, enabled=False):  # the types below are chosen, not to be cast
         W, b = weight.to(dtype), bias.to(wide)
-        W_back = weight.to(back)
+        W_back = W if back == dtype else weight.to(back)
         shares = shares.to(wide)
         for start in range(0, batch, chunk_rows):
             rows = slice(start, min(start + chunk_rows, batch))

@@ -166,13 +166,11 @@ class TokenClassificationLoss(nn.Module):
         _, is_word = find_words(token_ids, self.excluded, self.end_id)
         return (~is_word.any(dim=1)).sum()
 
-    @torch.no_grad()
     def update(self, token_ids: Tensor) -> None:
         """Count captions `[B, L]`, on all ranks together: every rank must call it, with equally many
         captions."""
         self._count(self.token_sets(token_ids))
 
-    @torch.no_grad()
     def targets(self, token_ids: Tensor) -> TokenTargets:
         """The soft targets ŷ of captions `[B, L]` by the present counts; counts nothing."""
         return self._targets(self.token_sets(token_ids))

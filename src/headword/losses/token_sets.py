@@ -62,7 +62,8 @@ class TokenRules:
                 special.add(inner.pad_token_id)
             if getattr(tokenizer, "strip_sep_token", False):
                 special.add(0)  # open_clip writes 0 over the separator
-        vocab_size = size if vocab_size is None else vocab_size
+        if vocab_size is None:  # special tokens added to a transformers tokenizer lie beyond its own size
+            vocab_size = max(size, 1 + max(special, default=0))
         if size > vocab_size:
             raise HeadwordError(
                 f"the tokenizer has {size:,} ids but the head has {vocab_size:,} outputs; "

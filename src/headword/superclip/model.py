@@ -102,14 +102,16 @@ class SuperCLIP(nn.Module):
             texts: `[B, L]` token ids; leave them out when nothing contrastive is trained (SuperClass).
         """
         embedding, patches = self._read(self.clip.visual, images)
+        head = self.token_head.linear
         return SuperCLIPOutput(
             image_features=F.normalize(embedding, dim=-1),
             text_features=None if texts is None else self.clip.encode_text(texts, normalize=True),
             logit_scale=self.clip.logit_scale.exp(),
             logit_bias=self.clip.logit_bias,
             token_features=self.token_head(patches),
-            token_weight=self.token_head.linear.weight,
-            token_bias=self.token_head.linear.bias,
+            # Views: DistributedDataParallel, looking for unused parameters, sees only outputs with a graph.
+            token_weight=head.weight.view_as(head.weight),
+            token_bias=head.bias.view_as(head.bias),
         )
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
