@@ -25,14 +25,15 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from headword.aligners import make_aligner
-    from headword.data.folders import list_images
-    from headword.dual_encoder import DualEncoder
-    from headword.encoders import load_text, load_vision
-    from headword.errors import HeadwordError
-    from headword.pairs import Pairs
-    from headword.recycling import recycle
-    from headword.saved_model import load
+    from headword.aligners import make_aligner as make_aligner
+    from headword.data.folders import list_images as list_images
+    from headword.dual_encoder import DualEncoder as DualEncoder
+    from headword.encoders import load_text as load_text
+    from headword.encoders import load_vision as load_vision
+    from headword.errors import HeadwordError as HeadwordError
+    from headword.pairs import Pairs as Pairs
+    from headword.recycling import recycle as recycle
+    from headword.saved_model import load as load
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headword.errors import HeadwordError
+from headword.files import expand
 from headword.heads import Head, HeadReader, find_head
 from headword.names import ClassName, class_names, duplicate_names, placeholders
 
@@ -242,8 +243,8 @@ def _open(
         return sources.LOADERS[kind](name)
     if spec == "embedded":
         return sources.LOADERS["embedded"]("lite0")
-    if spec and Path(spec).expanduser().is_dir():
-        return sources.from_folder(Path(spec).expanduser())
+    if spec and expand(spec).is_dir():
+        return sources.from_folder(expand(spec))
     return sources.LOADERS["timm"](spec)
 
 
