@@ -60,4 +60,4 @@ def main() -> None:
     app(prog_name="headword")
 
 
-from headword.cli import classify, demo, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)
+from headword.cli import classify, demo, evaluate, inspect, recycle  # noqa: E402, F401 (each adds its commands to `app`)

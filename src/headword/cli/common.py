@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword import __version__
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -97,18 +95,9 @@ class Output:
         """Write the result JSON (schema 1) where `--json` says."""
         if self.json_to is None:
             return
-        result = {
-            "schema": 1,
-            "headword": __version__,
-            "command": command,
-            "model": parts.pop("model", {}),
-            "protocol": parts.pop("protocol", {}),
-            "metrics": parts.pop("metrics", {}),
-            "seed": parts.pop("seed", None),
-            "environment": environment(),
-            **parts,
-        }
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        from headword.results import result_json
+
+        text = json.dumps(result_json(command, **parts), indent=2, ensure_ascii=False) + "\n"
         if self.json_to == "-":
             sys.stdout.write(text)
         else:
@@ -135,23 +124,6 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, as results carry them."""
-    import os
-
-    import torch
-
-    from headword.saved_model import versions
-
-    return {
-        **versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def expand_images(arguments: Sequence[str]) -> list[Path]:
