@@ -25,7 +25,7 @@ class Colours:
         self.read: list[str] = []
         self.centre = torch.zeros(3)
 
-    def image_features(self, images, *, skipped, progress=None):
+    def image_features(self, images, *, skipped, progress=None):  # noqa: ARG002
         rows = []
         for image in images:
             try:
@@ -49,7 +49,7 @@ class Colours:
     def text_embeds(self, features):
         return F.normalize(features, dim=1)
 
-    def calibrated(self, features, source):
+    def calibrated(self, features, source):  # noqa: ARG002
         copy = Colours(self.name)
         copy.centre = features.mean(dim=0)
         return copy

@@ -217,7 +217,7 @@ def test_torchvision_set(tmp_path, monkeypatch):
         classes = ("AnnualCrop", "/r/red_car/indoor", "blue")
         targets = (0, 1, 2)
 
-        def __init__(self, root, *, train, download):
+        def __init__(self, root, *, train, download):  # noqa: ARG002
             if not download:
                 raise RuntimeError("Dataset not found. You can use download=True to download it")
             self.train = train

@@ -8,6 +8,7 @@ Equal scores are decided in one way everywhere: a wrong answer that scores as hi
 before it. A model that gives everything the same score gets nothing.
 """
 
+from headword.metrics._checks import check_k
 from headword.metrics.classification import classification_metrics, places_of_labels
 from headword.metrics.geometry import CentroidTest, centroid_test, linear_cka, shared_neighbours
 from headword.metrics.ranking import Places, retrieval_metrics, retrieval_places
@@ -16,6 +17,7 @@ __all__ = [
     "CentroidTest",
     "Places",
     "centroid_test",
+    "check_k",
     "classification_metrics",
     "linear_cka",
     "places_of_labels",
