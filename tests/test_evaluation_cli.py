@@ -47,7 +47,7 @@ def test_compare_models_in_retrieval(saved, tmp_path):
     (tmp_path / "c.csv").write_text("image,caption,split\n" + rows)
     said = json.loads(
         run(
-            *("compare", saved, "embedded", "--task", "retrieval", "--data", tmp_path / "c.csv"),
+            *("compare", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
             *("--split", "test", "--k", 1, "--k", 2, "--json", "-"),
         )
     )
@@ -63,8 +63,6 @@ def test_probe(saved, tmp_path):
     said = json.loads(run("evaluate", saved, "--task", "probe", *options))
     assert said["metrics"]["mean_per_class_2"] > 50
     assert said["protocol"]["shots"] == [1, 2]
-    said = json.loads(run("evaluate", saved, "--task", "few-shot", *options))
-    assert {"mean_per_class_0", "mean_per_class_2_std"} <= set(said["metrics"])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,8 @@ def test_model_mistakes(saved, tmp_path):
     assert "say which weights" in run("evaluate", "open_clip:ViT-B-32", *line, code=2)
     assert "two models or more" in run("compare", saved, *line, code=2)
     assert "of one model; give one" in run("compare", saved, saved, *line, "--aligners", "ridge", code=2)
-    assert "no aligner 'x'" in run("compare", saved, *line, "--aligners", "x", code=2)
+    for aligners in ("x", "ridge,"):
+        assert "no aligner" in run("compare", saved, *line, "--aligners", aligners, code=2)
 
 
 @pytest.mark.data

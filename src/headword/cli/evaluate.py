@@ -82,7 +82,9 @@ def evaluate(
     )
     from headword.evaluation import evaluate as run
     from headword.evaluation import open_subject
+    from headword.evaluation.run import check_data
 
+    check_data(protocol)
     subject = open_subject(model, device=device.value, dtype=dtype.value)
     with output.progress("images") as progress:
         result = run(subject, protocol, progress=progress)
@@ -127,13 +129,17 @@ def compare(
     from headword.evaluation import compare as run
     from headword.evaluation import open_subject
     from headword.evaluation.protocol import table
-    from headword.evaluation.run import with_aligners
+    from headword.evaluation.run import check_aligners, check_data, with_aligners
 
+    mappings = [name.strip() for name in (aligners or "").split(",")]
+    if aligners is not None:
+        check_aligners(mappings)
+    check_data(protocol)
     opened = (open_subject(model, device=device.value, dtype=dtype.value) for model in models)
     if aligners is None:
         subjects: Any = opened
     else:
-        subjects = with_aligners(next(opened), [name.strip() for name in aligners.split(",")])
+        subjects = with_aligners(next(opened), mappings)
     with output.progress("images") as progress:
         results = run(subjects, protocol, progress=progress)
     output.table(protocol.title, *table(results))

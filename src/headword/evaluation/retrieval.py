@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 import torch
 
-from headword.data.captions import read_captions
+from headword.data.captions import CaptionList, read_captions
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
 from headword.evaluation.features import extract, text_features
@@ -19,6 +19,18 @@ from headword.metrics import retrieval_metrics, retrieval_places
 TOP = (1, 5, 10)
 
 
+def captioned(protocol: Protocol) -> CaptionList:
+    """The protocol's captioned images.
+
+    Raises:
+        HeadwordError: if captions or split are not there, or an image is missing and not to be skipped.
+    """
+    if protocol.class_names is not None or protocol.templates is not None:
+        raise HeadwordError("retrieval has captions, not classes: class names and templates do not apply")
+    missing = cast("Literal['error', 'skip']", protocol.missing)
+    return read_captions(protocol.data, split=protocol.split, missing=missing)
+
+
 def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None = None) -> Result:
     """Recall@k both ways, P@k of captions, and mAP; see `headword.metrics.retrieval_metrics`.
 
@@ -28,11 +40,7 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
         HeadwordError: if captions or split are not there, an image is missing (unless the protocol says
             skip), or a k is larger than the set.
     """
-    if protocol.class_names is not None or protocol.templates is not None:
-        raise HeadwordError("retrieval has captions, not classes: class names and templates do not apply")
-    entries = read_captions(
-        protocol.data, split=protocol.split, missing=cast("Literal['error', 'skip']", protocol.missing)
-    )
+    entries = captioned(protocol)
     found = extract(subject, [entry.image for entry in entries], progress=progress)
     kept = [entries[place] for place in found.kept]
     captions = [caption for entry in kept for caption in entry.captions]
