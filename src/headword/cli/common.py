@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword import __version__
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -100,18 +98,10 @@ class Output:
         """Write the result JSON (schema 1) where `--json` says."""
         if self.json_to is None:
             return
-        result = {
-            "schema": 1,
-            "headword": __version__,
-            "command": command,
-            "model": parts.pop("model", {}),
-            "protocol": parts.pop("protocol", {}),
-            "metrics": parts.pop("metrics", {}),
-            "seed": parts.pop("seed", None),
-            "environment": environment(),
-            **parts,
-        }
-        text = printable(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+        from headword.results import result_json
+
+        text = json.dumps(result_json(command, **parts), indent=2, ensure_ascii=False, allow_nan=False)
+        text = printable(text) + "\n"
         if self.json_to == "-":
             sys.stdout.write(text)
         else:
@@ -143,23 +133,6 @@ class Output:
 def printable(text: str) -> str:
     """Text with what is not UTF-8 (in names of files, say) replaced, so that it can be written anywhere."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, as results carry them."""
-    import os
-
-    import torch
-
-    from headword.saved_model import versions
-
-    return {
-        **versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def expand_images(arguments: Sequence[str]) -> list[Path]:

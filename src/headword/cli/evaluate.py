@@ -1,0 +1,197 @@
+"""`headword evaluate` and `headword compare`: protocols on models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    TemplateOption,
+)
+from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from headword.evaluation import Protocol, Result
+
+TaskOption = Annotated[str, typer.Option(help="classification (zero-shot), retrieval, probe or few-shot.")]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="Class folders, a .csv of images and labels, hf:NAME, torchvision:NAME or wds:SHARDS; for "
+        "retrieval, a caption file."
+    ),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Which part of the data.")]
+TrainSplitOption = Annotated[
+    str | None, typer.Option(help="Where shots come from; the tested images themselves when not given.")
+]
+NamesOption = Annotated[
+    Path | None, typer.Option(help="Class names, one a line, in the order of the data's own.")
+]
+CalibrateOption = Annotated[
+    str, typer.Option(help="Centre on: pool (the tested images), a FOLDER, or none (as the model is).")
+]
+KOption = Annotated[list[int] | None, typer.Option("--k", help="A k of top-k or recall@k; may be repeated.")]
+ShotsOption = Annotated[
+    list[int] | None, typer.Option(help="Images a class for probe and few-shot; may be repeated.")
+]
+DrawsOption = Annotated[int, typer.Option(help="How often shots are drawn.")]
+MissingOption = Annotated[str, typer.Option(help="Captions of missing images: error, or skip and count.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draws.")]
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A saved model's folder, embedded, open_clip:ARCH/TAG (or a checkpoint) or transformers:ID."
+        ),
+    ],
+    task: TaskOption,
+    data: DataOption,
+    split: SplitOption = None,
+    train_split: TrainSplitOption = None,
+    class_names: NamesOption = None,
+    template: TemplateOption = None,
+    calibrate: CalibrateOption = "none",
+    k: KOption = None,
+    shots: ShotsOption = None,
+    draws: DrawsOption = 3,
+    missing: MissingOption = "error",
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Measure a model by a named protocol."""
+    output = Output(quiet, json_to)
+    protocol = _protocol(
+        task, data, split, train_split, class_names, template, calibrate, k, shots, draws, missing, seed
+    )
+    from headword.evaluation import evaluate as run
+    from headword.evaluation import open_subject
+    from headword.evaluation.run import check_data
+
+    check_data(protocol)
+    subject = open_subject(model, device=device.value, dtype=dtype.value)
+    with output.progress("images") as progress:
+        result = run(subject, protocol, progress=progress)
+    rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]
+    output.table(f"{result.name}: {result.protocol.title}", ("metric", "value"), rows)
+    _remarks(output, [result])
+    output.result("evaluate", **result.parts())
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Models as for evaluate; one with --aligners.")],
+    task: TaskOption,
+    data: DataOption,
+    aligners: Annotated[
+        str | None, typer.Option(help='Mappings to fit on the one model\'s pairs, "kernel-ridge,ridge,cca".')
+    ] = None,
+    split: SplitOption = None,
+    train_split: TrainSplitOption = None,
+    class_names: NamesOption = None,
+    template: TemplateOption = None,
+    calibrate: CalibrateOption = "none",
+    k: KOption = None,
+    shots: ShotsOption = None,
+    draws: DrawsOption = 3,
+    missing: MissingOption = "error",
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Measure several models, or several mappings of one, by one protocol: one table."""
+    output = Output(quiet, json_to)
+    if aligners is not None and len(models) != 1:
+        raise HeadwordError("--aligners exchanges the mapping of one model; give one")
+    if aligners is None and len(models) < 2:
+        raise HeadwordError("give two models or more, or --aligners with one")
+    protocol = _protocol(
+        task, data, split, train_split, class_names, template, calibrate, k, shots, draws, missing, seed
+    )
+    from headword.evaluation import compare as run
+    from headword.evaluation import open_subject
+    from headword.evaluation.protocol import table
+    from headword.evaluation.run import check_aligners, check_data, with_aligners
+
+    mappings = [name.strip() for name in (aligners or "").split(",")]
+    if aligners is not None:
+        check_aligners(mappings)
+    check_data(protocol)
+    opened = (open_subject(model, device=device.value, dtype=dtype.value) for model in models)
+    if aligners is None:
+        subjects: Any = opened
+    else:
+        subjects = with_aligners(next(opened), mappings)
+    with output.progress("images") as progress:
+        results = run(subjects, protocol, progress=progress)
+    output.table(protocol.title, *table(results))
+    _remarks(output, results)
+    output.result(
+        "compare",
+        protocol=protocol.as_json(),
+        seed=seed,
+        results=[result.parts() for result in results],
+    )
+
+
+def _protocol(
+    task: str,
+    data: str,
+    split: str | None,
+    train_split: str | None,
+    class_names: Path | None,
+    template: list[str] | None,
+    calibrate: str,
+    k: list[int] | None,
+    shots: list[int] | None,
+    draws: int,
+    missing: str,
+    seed: int,
+) -> Protocol:
+    from headword.evaluation import Protocol
+    from headword.names import class_names as read_names
+
+    values: dict[str, Any] = {
+        "task": task, "data": data, "split": split, "train_split": train_split, "templates": template,
+        "calibrate": calibrate, "k": k, "draws": draws, "missing": missing, "seed": seed,
+    }  # fmt: skip
+    if shots:
+        values["shots"] = shots
+    if class_names is not None:
+        values["class_names"] = [entry.name for entry in read_names(class_names)]
+    return Protocol.from_dict(values)
+
+
+def _remarks(output: Output, results: list[Result]) -> None:
+    """What of the data was not measured, and notes; each said once."""
+    lines: list[str] = []
+    for result in results:
+        skipped = result.data["skipped"]
+        if skipped:
+            lines.append(f"{len(skipped)} unreadable images were left out:")
+            lines += [f"  {line}" for line in skipped]
+        if result.data.get("missing"):
+            lines.append(f"{result.data['missing']} missing images were left out with their captions")
+        if empty := result.data.get("classes_without_images"):
+            lines.append(f"{len(empty)} classes have no image: {', '.join(empty[:5])}")
+        lines += result.notes
+    for line in dict.fromkeys(lines):
+        output.say(line)

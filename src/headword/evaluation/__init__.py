@@ -1,0 +1,15 @@
+"""Measuring models fairly: one protocol, many mappings, every number with its provenance.
+
+protocol.py    what is measured and how, as data; results
+sources.py     labelled images: folders, tables; shards.py, named_sets.py
+subjects.py    what a protocol needs of a model; reference.py: CLIP models
+features.py    features, computed once and cached
+zero_shot.py   retrieval.py   probe.py: the tasks
+run.py         a protocol on a model, or on many
+"""
+
+from headword.evaluation.protocol import Protocol, Result
+from headword.evaluation.run import compare, evaluate
+from headword.evaluation.subjects import Recycled, Subject, open_subject
+
+__all__ = ["Protocol", "Recycled", "Result", "Subject", "compare", "evaluate", "open_subject"]

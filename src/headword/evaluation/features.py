@@ -1,0 +1,172 @@
+"""Features of images and texts, computed once and kept by a hash of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import platformdirs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headword.data.images import ImageSource, load_image
+from headword.encoders.prompts import check_templates
+from headword.errors import HeadwordError
+from headword.evaluation.subjects import Subject
+from headword.extract import Progress
+from headword.files import load_tensors, save_tensors
+
+Readable: TypeAlias = Path | Callable[[], ImageSource]
+"""An image file, or a function that reads an image from elsewhere and raises HeadwordError if it cannot."""
+
+_AT_ONCE = 256  # images that are not files and are held decoded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extracted:
+    """The features of those images that could be read."""
+
+    features: Tensor
+    """`[N', d]`."""
+    kept: tuple[int, ...]
+    """N' places in the list of images, ascending."""
+    skipped: tuple[str, ...]
+    """A line for each image that could not be read, with its name."""
+
+
+def extract(
+    subject: Subject, images: Sequence[Readable], *, version: str = "", progress: Progress | None = None
+) -> Extracted:
+    """Image features, from the cache where the same model has seen the same images.
+
+    Args:
+        subject: the model.
+        images: files, or functions that read an image.
+        version: stands for the content of those that are no files; they are cached only where it is given.
+        progress: called with (done, all).
+
+    Raises:
+        HeadwordError: if none can be read.
+    """
+    if not images:
+        raise HeadwordError("there are no images")
+    files = [image for image in images if isinstance(image, Path)]
+    whole = bool(version) or len(files) == len(images)
+    cache = _file("images", [subject.image_key, version, len(images), *map(_stamp, files)]) if whole else None
+    if cache is not None and cache.is_file():
+        said = load_tensors(cache)
+        return Extracted(said["features"], tuple(said["kept"].tolist()), _lines(said["skipped"]))
+    parts: list[Tensor] = []
+    kept: list[int] = []
+    skipped: list[str] = []
+    # Files go in one call, which reads ahead; what is decoded here goes in portions, to bound the memory.
+    portion = len(images) if len(files) == len(images) else _AT_ONCE
+    for start in range(0, len(images), portion):
+        _extract_portion(subject, images[start : start + portion], start, parts, kept, skipped, progress)
+        if progress is not None and portion < len(images):
+            progress(min(start + portion, len(images)), len(images))
+    if not parts:
+        raise HeadwordError(f"none of {len(images)} images could be read: {skipped[0]}")
+    found = Extracted(torch.cat(parts), tuple(kept), tuple(skipped))
+    if cache is not None:
+        tensors = {"features": found.features, "kept": torch.tensor(kept), "skipped": _bytes(skipped)}
+        save_tensors(cache, tensors)
+    return found
+
+
+def text_features(subject: Subject, texts: Sequence[str]) -> Tensor:
+    """Text features `[M, k]`, from the cache where the same encoder has read the same list of texts."""
+    cache = _file("texts", [subject.text_key, *texts])
+    if not cache.is_file():
+        save_tensors(cache, {"features": subject.text_features(texts)})
+    return load_tensors(cache)["features"]
+
+
+def name_features(subject: Subject, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Class names → unit-norm text features `[C, k]`, averaged over the templates after encoding."""
+    prompts = [one.replace("{}", name) for one in check_templates(templates) for name in names]
+    rows = F.normalize(text_features(subject, prompts), dim=1)
+    return F.normalize(rows.view(len(templates), len(names), -1).mean(dim=0), dim=1)
+
+
+def _extract_portion(
+    subject: Subject,
+    images: Sequence[Readable],
+    start: int,
+    parts: list[Tensor],
+    kept: list[int],
+    skipped: list[str],
+    progress: Progress | None,
+) -> None:
+    if all(isinstance(image, Path) for image in images):
+        sources: list[ImageSource] = [image for image in images if isinstance(image, Path)]
+        places = list(range(len(images)))
+    else:
+        read = _read_all(images)
+        places = [n for n, outcome in enumerate(read) if not isinstance(outcome, HeadwordError)]
+        skipped += [str(outcome) for outcome in read if isinstance(outcome, HeadwordError)]
+        sources = [outcome for outcome in read if not isinstance(outcome, HeadwordError)]
+        progress = None  # it counts the images of one call
+    if not sources:
+        return
+    unreadable: list[str] = []
+    try:
+        features = subject.image_features(sources, skipped=unreadable, progress=progress)
+    except HeadwordError:
+        if len(unreadable) < len(sources):
+            raise
+        skipped += unreadable
+        return
+    if unreadable:
+        # Which ones they were is found by reading again: an error line is for people, not for parsing.
+        again = _read_all([lambda source=source: load_image(source) for source in sources])  # type: ignore[misc]
+        places = [
+            place
+            for place, outcome in zip(places, again, strict=True)
+            if not isinstance(outcome, HeadwordError)
+        ]
+        if len(places) != len(features):
+            raise HeadwordError(f"the images changed while they were read; {unreadable[0]}")
+    parts.append(features)
+    kept += [start + place for place in places]
+    skipped += unreadable
+
+
+def _read_all(images: Sequence[Readable]) -> list[ImageSource | HeadwordError]:
+    def read(image: Readable) -> ImageSource | HeadwordError:
+        try:
+            return image if isinstance(image, Path) else image()
+        except HeadwordError as error:
+            return error
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(read, images))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} missing"
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _file(kind: str, parts: Iterable[object]) -> Path:
+    digest = hashlib.sha256(json.dumps([kind, 1, *parts], default=str).encode()).hexdigest()
+    root = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")).expanduser()
+    return root / "evaluation" / f"{kind}-{digest[:40]}.safetensors"
+
+
+def _bytes(lines: Sequence[str]) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(lines).encode()), dtype=torch.uint8)
+
+
+def _lines(tensor: Tensor) -> tuple[str, ...]:
+    return tuple(json.loads(tensor.numpy().tobytes()))

@@ -1,0 +1,198 @@
+"""Data sets by name: Hugging Face's, and those of the weight-recycling paper that torchvision has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from headword.data.images import ImageSource, load_image
+from headword.encoders._hub import hub_reachable
+from headword.errors import HeadwordError, MissingExtraError
+from headword.evaluation.shards import encoded_image
+from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed, spoken
+
+PHOTO = "A photo of a {}"
+"""The paper's prompt; what a set adds to it follows in `SETS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSet:
+    """How torchvision has a set, and how its classes are spoken of."""
+
+    dataset: str
+    """The class in `torchvision.datasets`."""
+    template: str = PHOTO
+    splits: tuple[str, ...] = ("test", "train")
+    """The first is what is tested."""
+    by_train_flag: bool = False
+    """Whether the split is torchvision's `train=`."""
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+SETS: dict[str, NamedSet] = {
+    "cifar10": NamedSet(dataset="CIFAR10", by_train_flag=True),
+    "cifar100": NamedSet(dataset="CIFAR100", by_train_flag=True),
+    "dtd": NamedSet(dataset="DTD", template="A photo of a {} texture", splits=("test", "train", "val")),
+    "eurosat": NamedSet(dataset="EuroSAT", template="A photo of a {} (aerial photo)", splits=("all",)),
+    "flowers102": NamedSet(
+        dataset="Flowers102", template="A photo of a {}, a type of flower", splits=("test", "train", "val")
+    ),
+    "food101": NamedSet(dataset="Food101", template="A photo of a {}, a type of food"),
+    "pets": NamedSet(
+        dataset="OxfordIIITPet", template="A photo of a {}, a type of pet", splits=("test", "trainval")
+    ),
+    "places365": NamedSet(dataset="Places365", splits=("val", "train-standard"), options=(("small", True),)),
+}
+
+
+def torchvision_set(name: str, split: str | None) -> LabelledImages:
+    """One of `SETS`, downloaded into `$HEADWORD_CACHE/datasets` (else the user's cache folder) if need be.
+
+    Raises:
+        HeadwordError: for an unknown name or split, or if it is neither there nor to be downloaded.
+    """
+    if name not in SETS:
+        more = (
+            " (RESISC45 is not torchvision's: use hf: or class folders)" if "resisc" in name.lower() else ""
+        )
+        raise HeadwordError(f"no torchvision set {name!r} is known here{more}; there are {', '.join(SETS)}")
+    known = SETS[name]
+    split = split or known.splits[0]
+    if split not in known.splits:
+        raise HeadwordError(f"torchvision:{name} has no split {split!r}; it has {', '.join(known.splits)}")
+    import torchvision.datasets
+
+    options = dict(known.options)
+    if known.by_train_flag:
+        options["train"] = split == "train"
+    elif known.splits != ("all",):
+        options["split"] = split
+    root = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")).expanduser()
+    root = root / "datasets"
+    make = partial(getattr(torchvision.datasets, known.dataset), str(root), **options)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        data = _made(make)
+    except (OSError, RuntimeError) as error:
+        raise HeadwordError(
+            f"torchvision:{name} is not in {root} and cannot be downloaded: {str(error).splitlines()[0]}"
+        ) from error
+    labels = _labels(data)
+    return LabelledImages(
+        f"torchvision:{name}",
+        tuple(partial(_item, data, row) for row in range(len(data))),
+        tuple(labels),
+        tuple(map(_spoken, data.classes)),
+        templates=(known.template,),
+        split=split,
+        version=f"torchvision {name} {split} {len(data)} {root}",
+    )
+
+
+def hugging_face(name: str, split: str | None) -> LabelledImages:
+    """A Hugging Face data set with a column of images and one of labels: a folder that `save_to_disk` wrote,
+    or a name on the hub. Its split "test" is taken where none is named, or its only one.
+
+    Raises:
+        HeadwordError: if it cannot be had, has no such split, no image or no label column.
+    """
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise MissingExtraError("reading Hugging Face data sets", "eval") from None
+    folder = Path(name).expanduser()
+    try:
+        with _without_retries():
+            found = datasets.load_from_disk(str(folder)) if folder.is_dir() else datasets.load_dataset(name)
+    except (OSError, ValueError) as error:  # its own errors, ConnectionError among them, derive from these
+        raise HeadwordError(f"cannot read the data set hf:{name}: {str(error).splitlines()[0]}") from error
+    if isinstance(found, dict):
+        there = list(found)
+        split = split or ("test" if "test" in there else there[0] if len(there) == 1 else None)
+        if split not in there:
+            raise HeadwordError(f"hf:{name} has no split {split!r}; its splits are {', '.join(there)}")
+        found = found[split]
+    elif split is not None:
+        raise HeadwordError(f"hf:{name} is one split, so it has no split {split!r}")
+    kinds = found.features
+    image = next((key for key, kind in kinds.items() if isinstance(kind, datasets.Image)), None)
+    label = next((key for key, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)), None)
+    label = label or next((key for key in LABEL_KEYS if key in kinds), None)
+    if image is None or label is None:
+        what = "images" if image is None else "labels"
+        raise HeadwordError(f"hf:{name} has no column of {what}; it has {', '.join(kinds)}")
+    said = found[label]
+    if isinstance(kinds[label], datasets.ClassLabel):
+        names, labels = tuple(map(_spoken, kinds[label].names)), tuple(map(int, said))
+        if labels and min(labels) < 0:
+            raise HeadwordError(f"hf:{name}: the split {split!r} has no labels; choose another")
+    else:
+        keys, labels = indexed([str(value) for value in said])
+        names = spoken(keys)
+    raw = found.cast_column(image, datasets.Image(decode=False))
+    return LabelledImages(
+        f"hf:{name}",
+        tuple(partial(_row, raw, image, row, f"hf:{name}#{row}") for row in range(len(raw))),
+        labels,
+        names,
+        split=split,
+        version=f"hf {found._fingerprint}",
+    )
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Keep the hub's client from asking a hub that cannot be reached for half a minute; its cache serves."""
+    import datasets
+    from huggingface_hub import constants
+
+    was = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = was[0] or not hub_reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = was
+
+
+def _made(make: Callable[..., Any]) -> Any:
+    try:
+        return make(download=False)
+    except RuntimeError:  # what torchvision says when the files are not there
+        return make(download=True)
+
+
+def _labels(data: Any) -> list[int]:
+    for attribute in ("targets", "_labels"):
+        if hasattr(data, attribute):
+            return [int(label) for label in getattr(data, attribute)]
+    return [int(label) for _, label in data.samples]
+
+
+def _item(data: Any, row: int) -> ImageSource:
+    try:
+        return load_image(data[row][0])
+    except (OSError, ValueError, SyntaxError) as error:
+        raise HeadwordError(f"image {row} of {type(data).__name__} cannot be read: {error}") from error
+
+
+def _row(data: Any, column: str, row: int, name: str) -> ImageSource:
+    cell = data[row][column]
+    if cell and cell.get("bytes") is not None:
+        return encoded_image(cell["bytes"], name)
+    if cell and cell.get("path"):
+        return load_image(cell["path"])
+    raise HeadwordError(f"{name} has no image")
+
+
+def _spoken(name: str) -> str:
+    """ "AnnualCrop", "/a/airfield/indoor" and "apple_pie" as words."""
+    name = re.sub(r"^/\w/", "", name).replace("/", " ").replace("_", " ").replace("-", " ")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)

@@ -1,0 +1,177 @@
+"""What is measured and how, as data; and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from typing_extensions import Self
+
+from headword.encoders.prompts import check_templates
+from headword.errors import HeadwordError
+from headword.results import result_json
+
+TASKS = ("classification", "retrieval", "probe", "few-shot")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """One way to measure a model. What is None is settled by the data or the model, and the result says how.
+
+    Raises:
+        HeadwordError: for a task that does not exist, or a value that cannot be meant.
+    """
+
+    task: str
+    """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features) or "few-shot"."""
+    data: str
+    """Where the images are: see `headword.evaluation.sources`; for retrieval, a caption file."""
+    name: str | None = None
+    """What tables call it; the task and the data when None."""
+    split: str | None = None
+    """Which part of the data; all of it, or its test split, when None (the sources say which)."""
+    train_split: str | None = None
+    """Where the shots of probe and few-shot come from; the tested split itself, whose shots are then not
+    tested on, when None.
+    """
+    class_names: tuple[str, ...] | None = None
+    """What the classes are called, in the order of the data's own names."""
+    templates: tuple[str, ...] | None = None
+    """With "{}" for the class name; the data set's own when None, else the model's."""
+    calibrate: str = "none"
+    """"none" (the centre the model has), "pool" (the mean of the tested images) or a folder of images."""
+    k: tuple[int, ...] | None = None
+    """The k of top-k and recall@k; 1 and 5, or 1, 5 and 10, as far as the set is large enough, when None."""
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Images of a class that probe and few-shot learn from."""
+    draws: int = 3
+    """How often the shots are drawn; results are means, with their standard deviation."""
+    missing: str = "error"
+    """Captions that name a missing image: "error" or "skip" (and count)."""
+    metric: str | None = None
+    """The metric that tables are read by; each task has its own when None."""
+    seed: int = 0
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise HeadwordError(f"there is no task {self.task!r}{_near(self.task, TASKS)}; {_one_of(TASKS)}")
+        if self.missing not in ("error", "skip"):
+            raise HeadwordError(f"missing must be error or skip, got {self.missing!r}")
+        if self.templates is not None:
+            check_templates(self.templates)
+        for name, values in (("k", self.k or (1,)), ("shots", self.shots), ("draws", (self.draws,))):
+            if not values or min(values) < 1:
+                raise HeadwordError(
+                    f"{name} must be positive, got {', '.join(map(str, values)) or 'nothing'}"
+                )
+        if len(set(self.shots)) != len(self.shots) or len(set(self.k or ())) != len(self.k or ()):
+            raise HeadwordError("k and shots must name each number once")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A protocol from JSON or TOML.
+
+        Raises:
+            HeadwordError: for a key that does not exist, one that is missing, or a value of another type.
+        """
+        known = {entry.name: entry for entry in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise HeadwordError(
+                    f"a protocol has no {key!r}{_near(key, known)}; it has {', '.join(known)}"
+                )
+        for key in ("task", "data"):
+            if key not in values:
+                raise HeadwordError(f"the protocol says no {key}")
+        return cls(**{key: _typed(key, str(known[key].type), value) for key, value in values.items()})
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.name or f"{self.task} on {self.data}" + (f" ({self.split})" if self.split else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """The protocol as `from_dict` reads it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a protocol says of a model."""
+
+    name: str
+    """The model, as tables call it."""
+    model: dict[str, Any]
+    """Its provenance."""
+    protocol: Protocol
+    """The protocol with all that data and model settled: split, class names, templates, k, metric."""
+    metrics: dict[str, float]
+    """Percent, save `seconds`, the time all of it took."""
+    data: dict[str, Any]
+    """Counts: `images` that were measured on, `classes` or `captions`, `skipped` unreadable images (a line
+    each), `missing` ones.
+    """
+    notes: tuple[str, ...] = field(default=())
+    """What a reader of the numbers should know."""
+
+    def as_json(self, command: str = "evaluate") -> dict[str, Any]:
+        """The result JSON (schema 1)."""
+        return result_json(command, **self.parts())
+
+    def parts(self) -> dict[str, Any]:
+        """What this result puts into a result JSON."""
+        return {
+            "model": {"name": self.name, **self.model},
+            "protocol": self.protocol.as_json(),
+            "metrics": self.metrics,
+            "seed": self.protocol.seed,
+            "data": self.data,
+            "notes": list(self.notes),
+        }
+
+
+def table(results: list[Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of results of one protocol, a model a row, the best by its metric first."""
+    metric = results[0].protocol.metric or ""
+    keys = [key for key in results[0].metrics if key != metric and not key.endswith("_std")]
+    keys = [metric, *keys] if metric else keys
+    ordered = sorted(results, key=lambda result: -result.metrics.get(metric, 0.0))
+    rows = [(result.name, *(_shown(result.metrics, key) for key in keys)) for result in ordered]
+    return ("model", *keys), rows
+
+
+def _shown(metrics: Mapping[str, float], key: str) -> str:
+    spread = metrics.get(f"{key}_std")
+    return f"{metrics[key]:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+
+
+def _typed(key: str, kind: str, value: Any) -> Any:
+    """The value as its field has it; the annotation is the rule."""
+    optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
+    if value is None and optional:
+        return None
+    item: Callable[[Any], bool] = lambda one: isinstance(one, int) and not isinstance(one, bool)  # noqa: E731
+    if "str" in kind:
+        item = lambda one: isinstance(one, str)  # noqa: E731
+    if kind.startswith("tuple"):
+        if isinstance(value, list | tuple) and all(map(item, value)):
+            return tuple(value)
+        raise HeadwordError(f"the protocol's {key} must be a list, got {value!r}")
+    if not item(value):
+        raise HeadwordError(
+            f"the protocol's {key} must be {'a string' if 'str' in kind else 'a whole number'}, got {value!r}"
+        )
+    return value
+
+
+def _near(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _one_of(known: tuple[str, ...]) -> str:
+    return f"choose {', '.join(known)}"

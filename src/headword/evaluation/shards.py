@@ -1,0 +1,154 @@
+"""WebDataset shards: tar files in which a sample's image, class and the like share a name."""
+
+from __future__ import annotations
+
+import glob
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from headword.data.folders import image_suffixes
+from headword.data.images import ImageSource, load_image
+from headword.errors import HeadwordError
+from headword.evaluation.features import Readable
+from headword.evaluation.sources import LabelledImages, indexed, spoken
+from headword.files import read_text
+
+_LABELS = (".cls", ".cls.txt", ".txt", ".label")
+
+
+def shards(pattern: str, split: str | None) -> LabelledImages:
+    """The labelled images of local shards; members are found now and read when they are asked for.
+
+    A label is a number or a word in `.cls` (or `.txt`, `.label`). Where labels are numbers, the names are the
+    lines of `classnames.txt` beside the shards or above them, and `zeroshot_classification_templates.txt` has
+    the templates, with "{c}" for the name.
+
+    Args:
+        pattern: a tar file, a folder of them, a glob, or a name with "{000..009}" in it.
+        split: a subfolder of the folder.
+
+    Raises:
+        HeadwordError: if there are no shards, one is damaged, or an image has no label.
+    """
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise HeadwordError(f"shards are read from local files; download {pattern} first")
+    root = Path(pattern).expanduser()
+    if split is not None:
+        if not (root / split).is_dir():
+            raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
+        root = root / split
+    files = _expand(root)
+    images: list[Readable] = []
+    labels: list[str] = []
+    for file in files:
+        for image, label in _samples(file):
+            images.append(image)
+            labels.append(label)
+    if not images:
+        raise HeadwordError(f"there are no labelled images in {root}")
+    keys, numbers = indexed(labels)
+    names = spoken(keys)
+    listed = _beside(files[0], "classnames.txt")
+    if listed is not None and all(key.isdecimal() for key in keys):
+        if int(keys[-1]) >= len(listed):
+            raise HeadwordError(f"label {keys[-1]} has no line in classnames.txt, which has {len(listed)}")
+        names = listed
+        numbers = tuple(map(int, labels))
+    templates = _beside(files[0], "zeroshot_classification_templates.txt")
+    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return LabelledImages(
+        f"wds:{root}",
+        tuple(images),
+        numbers,
+        names,
+        templates=tuple(t.replace("{c}", "{}") for t in templates) if templates else None,
+        split=split,
+        version="\n".join(stamps),
+    )
+
+
+def encoded_image(data: bytes, name: str) -> ImageSource:
+    """The picture in a file's bytes, as `load_image` has it.
+
+    Raises:
+        HeadwordError: if there is none, with `name`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise HeadwordError(f"{name} is no image that can be read: {error}") from error
+    image.filename = name  # errors name it
+    return load_image(image)
+
+
+def _expand(root: Path) -> list[Path]:
+    span = re.search(r"\{(\d+)\.\.(\d+)\}", str(root))
+    if span:
+        numbers = range(int(span[1]), int(span[2]) + 1)
+        name = str(root)
+        files = [
+            Path(f"{name[: span.start()]}{number:0{len(span[1])}d}{name[span.end() :]}") for number in numbers
+        ]
+    elif root.is_dir():
+        files = sorted(root.glob("*.tar"))
+    elif glob.has_magic(str(root)):
+        files = sorted(map(Path, glob.glob(str(root))))  # noqa: PTH207
+    else:
+        files = [root]
+    for file in files:
+        if not file.is_file():
+            raise HeadwordError(f"there is no shard {file}")
+    if not files:
+        raise HeadwordError(f"there are no .tar shards in {root}")
+    return [file.absolute() for file in files]
+
+
+def _samples(file: Path) -> Iterator[tuple[Readable, str]]:
+    """The images of a shard and their labels; the members of one sample follow each other."""
+    pictures: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                key, ending = f"{folder}/{stem}", f".{ending.lower()}"
+                if not member.isfile():
+                    continue
+                if Path(ending).suffix in image_suffixes() or ending in image_suffixes():
+                    pictures[key] = (member.name, member.offset_data, member.size)
+                elif ending in _LABELS:
+                    content = tar.extractfile(member)
+                    labels.setdefault(key, (content.read() if content else b"").decode("utf-8").strip())
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        raise HeadwordError(f"{file} is damaged, compressed, or no tar file: {error}") from error
+    for key, (name, start, size) in pictures.items():
+        if not labels.get(key):
+            raise HeadwordError(f"{file}: {name} has no label beside it ({', '.join(_LABELS)})")
+        yield _Member(file, name, start, size), labels[key]
+
+
+class _Member:
+    """An image in a shard."""
+
+    __slots__ = ("file", "name", "size", "start")
+
+    def __init__(self, file: Path, name: str, start: int, size: int) -> None:
+        self.file, self.name, self.start, self.size = file, name, start, size
+
+    def __call__(self) -> ImageSource:
+        with self.file.open("rb") as stream:
+            stream.seek(self.start)
+            return encoded_image(stream.read(self.size), f"{self.file}::{self.name}")
+
+
+def _beside(file: Path, name: str) -> tuple[str, ...] | None:
+    for folder in (file.parent, file.parent.parent):
+        if (folder / name).is_file():
+            return tuple(line.strip() for line in read_text(folder / name).splitlines() if line.strip())
+    return None

@@ -1,0 +1,185 @@
+"""Labelled images from where people keep them.
+
+| `data` | what | splits |
+|---|---|---|
+| a folder | class folders, or `SPLIT/CLASS/…` with a split | its subfolders |
+| `FILE.csv`, `.tsv` | columns `image`, `label`, perhaps `split` | column `split` |
+| `wds:PATTERN` or `….tar` | WebDataset shards with a `.cls` or `.txt` beside each image | a subfolder |
+| `hf:NAME` | a Hugging Face data set: a hub name, or a folder of `save_to_disk` | its own |
+| `torchvision:NAME` | a set of `headword.evaluation.named_sets.SETS` | its own |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headword.data.captions import IMAGE_KEYS
+from headword.data.folders import class_folders
+from headword.errors import HeadwordError
+from headword.evaluation.features import Readable
+from headword.files import read_text
+from headword.names import imagenet_classes
+
+LABEL_KEYS = ("label", "class", "class_name", "category", "target")
+_SPLITS = {"train", "val", "valid", "validation", "test"}
+_WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImages:
+    """Images and their classes."""
+
+    source: str
+    images: tuple[Readable, ...]
+    labels: tuple[int, ...]
+    """For each image, the place of its class in `names`."""
+    names: tuple[str, ...]
+    """What the classes are called."""
+    templates: tuple[str, ...] | None = None
+    """The prompts that are usual for this set, where it has some."""
+    split: str | None = None
+    version: str = ""
+    """Stands for the content of images that are not files."""
+
+
+def open_images(
+    data: str, *, split: str | None = None, class_names: Sequence[str] | None = None
+) -> LabelledImages:
+    """Labelled images by name; nothing is decoded yet.
+
+    Args:
+        data: as in the table above.
+        split: which part.
+        class_names: other names for the classes, in the order of the set's own.
+
+    Raises:
+        HeadwordError: if the data or the split is not there, a class has no image, there are fewer than two
+            classes, or the names do not fit the labels.
+    """
+    scheme, colon, rest = data.partition(":")
+    path = Path(data).expanduser()
+    if colon and scheme == "hf":
+        from headword.evaluation.named_sets import hugging_face
+
+        found = hugging_face(rest, split)
+    elif colon and scheme == "torchvision":
+        from headword.evaluation.named_sets import torchvision_set
+
+        found = torchvision_set(rest, split)
+    elif (colon and scheme == "wds") or path.suffix == ".tar":
+        from headword.evaluation.shards import shards
+
+        found = shards(rest if scheme == "wds" else data, split)
+    elif path.suffix.lower() in {".csv", ".tsv"}:
+        found = _table(path, split)
+    elif path.is_file():
+        raise HeadwordError(
+            f"{path} is no labelled images: give class folders, a .csv with image and label, "
+            "hf:NAME, torchvision:NAME or wds:SHARDS"
+        )
+    else:
+        found = _folders(path, split)
+    if class_names is not None:
+        found = replace(found, names=_renamed(found, tuple(class_names)))
+    if len(found.names) < 2:
+        raise HeadwordError(
+            f"{data} has one class only ({found.names[0]!r}); classification needs at least two"
+        )
+    return found
+
+
+def spoken(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of folders and labels as words: WordNet ids become names, underscores spaces.
+
+    Raises:
+        HeadwordError: if some are WordNet ids that ImageNet does not have.
+    """
+    if all(_WNID.fullmatch(name) for name in names):
+        for size in (1000, 21_841, 21_843):
+            known = {c.id: c.name for c in (imagenet_classes(size) or ("", ()))[1]}
+            if all(name in known for name in names):
+                return tuple(known[name] for name in names)
+        raise HeadwordError("the class folders are WordNet ids that ImageNet does not have; give class names")
+    return tuple(" ".join(name.replace("_", " ").split()) for name in names)
+
+
+def _folders(root: Path, split: str | None) -> LabelledImages:
+    folder = root
+    if split is not None:
+        folder = root / split
+        if root.is_dir() and not folder.is_dir():
+            there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            known = ", ".join(there[:10]) + (", …" if len(there) > 10 else "")
+            raise HeadwordError(f"{root} has no split {split!r}; its subfolders are {known or 'none'}")
+    found = class_folders(folder)
+    if split is None and set(found.names) <= _SPLITS:
+        raise HeadwordError(f"{root} has splits, not classes: {', '.join(found.names)}; say which with split")
+    return LabelledImages(str(root), found.paths, found.labels, spoken(found.names), split=split)
+
+
+def _table(path: Path, split: str | None) -> LabelledImages:
+    text = read_text(path)
+    tabs = path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    columns = list(reader.fieldnames or ())
+    image_key = next((key for key in IMAGE_KEYS if key in columns), None)
+    label_key = next((key for key in LABEL_KEYS if key in columns), None)
+    if image_key is None or label_key is None:
+        what, known = ("image", IMAGE_KEYS) if image_key is None else ("label", LABEL_KEYS)
+        raise HeadwordError(
+            f"{path} has no {what} column: it has {', '.join(columns) or 'none'}; "
+            f"known are {', '.join(known)}"
+        )
+    images: list[Path] = []
+    labels: list[str] = []
+    splits: set[str] = set()
+    try:
+        for row in reader:
+            if None in row or not row[image_key] or not row[label_key]:
+                raise HeadwordError(f"{path}:{reader.line_num} needs an image and a label, one column each")
+            if row.get("split"):
+                splits.add(row["split"])
+            if split is not None and row.get("split") != split:
+                continue
+            images.append(_beside(path, row[image_key]))
+            labels.append(row[label_key].strip())
+    except csv.Error as error:
+        raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
+    if split is not None and split not in splits:
+        known_splits = f"its splits are {', '.join(sorted(splits))}" if splits else "it has no splits"
+        raise HeadwordError(f"{path} has no split {split!r}; {known_splits}")
+    if not images:
+        raise HeadwordError(f"{path} has no images in it")
+    keys, numbers = indexed(labels)
+    return LabelledImages(str(path), tuple(images), numbers, spoken(keys), split=split)
+
+
+def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Labels as words or numbers → the different ones in order, and each label's place among them."""
+    different = set(labels)
+    numeric = all(re.fullmatch(r"\d+", label) for label in different)
+    keys = sorted(different, key=int) if numeric else sorted(different)
+    place = {label: number for number, label in enumerate(keys)}
+    return tuple(keys), tuple(place[label] for label in labels)
+
+
+def _beside(path: Path, image: str) -> Path:
+    """Where a table's image is: beside the table, in its folder `images`, or as the path says."""
+    for folder in (path.parent, path.parent / "images"):
+        if (folder / image).is_file():
+            return folder / image
+    return path.parent / image  # reading it says that it is missing
+
+
+def _renamed(found: LabelledImages, names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) != len(found.names):
+        raise HeadwordError(
+            f"{len(names)} class names for the {len(found.names)} classes of {found.source} "
+            f"({', '.join(found.names[:3])}, …); give one for each, in that order"
+        )
+    return names

@@ -1,0 +1,191 @@
+"""What a protocol needs of a model, and how saved models and recycled heads give it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from headword.aligners import make_aligner
+from headword.data.images import ImageSource
+from headword.dual_encoder import Centre, DualEncoder
+from headword.errors import HeadwordError
+from headword.extract import Progress, image_features
+from headword.pairs import Pairs
+
+
+class Subject(Protocol):
+    """A model under evaluation. Features come first and are cached; embeddings are made of features."""
+
+    name: str
+    """What tables call it."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The model's own prompt templates."""
+
+    @property
+    def image_key(self) -> str:
+        """A hash of all that image features depend on besides the images."""
+
+    @property
+    def text_key(self) -> str:
+        """Likewise for text features."""
+
+    def image_features(
+        self, images: Sequence[ImageSource], *, skipped: list[str], progress: Progress | None = None
+    ) -> Tensor:
+        """Images → float32 `[N, d]`; an unreadable image is left out and its error line put in `skipped`."""
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Texts → float32 `[M, k]`."""
+
+    def image_embeds(self, features: Tensor) -> Tensor:
+        """Image features `[N, d]` → unit-norm `[N, D]`."""
+
+    def text_embeds(self, features: Tensor) -> Tensor:
+        """Text features `[M, k]` → unit-norm `[M, D]`."""
+
+    def calibrated(self, features: Tensor, source: str) -> Self:
+        """A copy centred on a pool of features `[N, d]`, where the model has a centre."""
+
+    def with_pairs(self, pairs: Pairs) -> Self:
+        """A copy fitted on its own pairs and these besides.
+
+        Raises:
+            HeadwordError: if the model is not made of pairs.
+        """
+
+    def provenance(self) -> dict[str, Any]:
+        """Where every part came from, as JSON."""
+
+
+@dataclass(slots=True)
+class Recycled:
+    """A dual encoder under evaluation."""
+
+    model: DualEncoder
+    name: str
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates of the fit."""
+        return self.model.template
+
+    @property
+    def image_key(self) -> str:
+        """Of weights, transform, precision and the layer the features are read at."""
+        vision = self.model.vision
+        said = [
+            vision.fingerprint,
+            vision.source.transform_settings,
+            str(vision.dtype),
+            vision.device.type,
+            list(vision.head.modules),
+        ]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text_key(self) -> str:
+        """Of the text encoder's name and weights."""
+        said = f"{self.model.text.name} {self.model.text.fingerprint} {self.model.text.device.type}"
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def image_features(
+        self, images: Sequence[ImageSource], *, skipped: list[str], progress: Progress | None = None
+    ) -> Tensor:
+        """The classifier's own features."""
+        return image_features(self.model.vision, list(images), skipped=skipped, progress=progress)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """The text encoder's embeddings."""
+        return self.model.text.encode(texts)
+
+    @torch.inference_mode()
+    def image_embeds(self, features: Tensor) -> Tensor:
+        """Through the aligner's image map."""
+        aligner = self.model.aligner
+        embeds: Tensor = aligner.image(features.to(aligner.centre_.device))
+        return embeds.float().cpu()
+
+    @torch.inference_mode()
+    def text_embeds(self, features: Tensor) -> Tensor:
+        """Through the aligner's text map."""
+        aligner = self.model.aligner
+        embeds: Tensor = aligner.text(features.to(aligner.centre_.device))
+        return embeds.float().cpu()
+
+    def calibrated(self, features: Tensor, source: str) -> Recycled:
+        """A copy whose centre is the mean of the pool's unit-norm features."""
+        aligner = type(self.model.aligner).restore(self.model.aligner.settings, self.model.aligner.tensors)
+        aligner.to(self.model.aligner.centre_.device)
+        aligner.calibrate(features.to(aligner.centre_.device))
+        centre = Centre("pool", len(features), source)
+        return Recycled(replace(self.model, aligner=aligner, centre=centre), self.name)
+
+    def with_pairs(self, pairs: Pairs) -> Recycled:
+        """A copy fitted anew, with the aligner's settings, on the model's pairs and these; its centre is the
+        aligner's default.
+        """
+        return self._fitted(self.model.aligner.settings, self.model.aligner.name, pairs)
+
+    def with_aligner(self, name: str) -> Recycled:
+        """A copy whose mapping is another, in its default settings, fitted on the model's pairs.
+
+        Raises:
+            HeadwordError: if there is no such aligner.
+        """
+        return replace(self._fitted({}, name, None), name=name)
+
+    def provenance(self) -> dict[str, Any]:
+        """The model's, without the scale and threshold of its probabilities: evaluation is by cosines."""
+        said = self.model.provenance()
+        del said["scores"]
+        return said
+
+    def _fitted(self, settings: dict[str, Any], name: str, more: Pairs | None) -> Recycled:
+        pairs = self.model.pairs.to(device=self.model.aligner.centre_.device)
+        if more is not None:
+            pairs = pairs + more.to(device=pairs.image.device)
+        aligner = make_aligner(name, **settings).fit(pairs)
+        return Recycled(
+            replace(self.model, aligner=aligner, pairs=pairs, centre=Centre("default")), self.name
+        )
+
+
+def open_subject(model: str, *, device: str = "auto", dtype: str = "auto") -> Subject:
+    """A model to evaluate, by name.
+
+    Args:
+        model: a saved model's folder; "embedded", recycled on the spot; or a CLIP model as the reference:
+            "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID" or
+            "transformers:ID_OR_FOLDER".
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto", "float32" or "bfloat16", of the vision encoder.
+
+    Raises:
+        HeadwordError: if it is none of these or cannot be loaded.
+    """
+    if model.startswith(("open_clip:", "transformers:")):
+        from headword.evaluation.reference import open_reference
+
+        return open_reference(model, device=device)
+    if model.partition(":")[0] == "embedded":
+        from headword.recycling import recycle
+
+        return Recycled(recycle(model, device=device, dtype=dtype), model)
+    if not Path(model).expanduser().is_dir():
+        raise HeadwordError(
+            f"there is no model {model!r}: give a saved model's folder, embedded, open_clip:ARCHITECTURE/TAG "
+            "or transformers:ID"
+        )
+    from headword.saved_model import load
+
+    return Recycled(load(model, device=device, dtype=None if dtype == "auto" else dtype), model)

@@ -1,0 +1,60 @@
+"""Top-k and mean per-class accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headword.errors import HeadwordError
+from headword.metrics._checks import check_k, check_matrix
+
+
+def places_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """The place, from 1, that the right class has among all: one more than the wrong ones that score as high.
+
+    Args:
+        scores: `[N, C]`, higher is better.
+        labels: `[N]` right classes.
+
+    Returns:
+        `[N]` integers.
+
+    Raises:
+        HeadwordError: for scores that are not finite, or labels that are no column of them.
+    """
+    scores = check_matrix(scores, "the scores")
+    if labels.shape != scores.shape[:1] or labels.is_floating_point():
+        raise HeadwordError(f"{len(scores)} images need as many labels, got shape {list(labels.shape)}")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise HeadwordError(
+            f"the labels go from {int(labels.min())} to {int(labels.max())}, but there are "
+            f"{scores.shape[1]} classes"
+        )
+    right = scores.gather(1, labels.long()[:, None])
+    return (scores >= right).sum(dim=1)  # the right class itself is the one that makes places start at 1
+
+
+def classification_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """Accuracies in percent: `top1`, `top5`, … over images, and `mean_per_class`, the mean over the classes
+    that have images of their share of images whose first class is the right one.
+
+    Args:
+        scores: `[N, C]`, higher is better; ties count against the model.
+        labels: `[N]` right classes.
+        ks: the k of top-k.
+
+    Raises:
+        HeadwordError: as `places_of_labels`, and for fewer than two classes or a k larger than their number.
+    """
+    places = places_of_labels(scores, labels)
+    if scores.shape[1] < 2:
+        raise HeadwordError("classification needs at least two classes to choose from; there is one")
+    check_k(ks, scores.shape[1], "classes")
+    result = {f"top{k}": 100 * float((places <= k).double().mean()) for k in ks}
+    images = torch.bincount(labels.long(), minlength=scores.shape[1])
+    right = torch.bincount(labels.long(), weights=(places == 1).double(), minlength=scores.shape[1])
+    there = images > 0
+    result["mean_per_class"] = 100 * float((right[there] / images[there]).mean())
+    return result

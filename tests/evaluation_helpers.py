@@ -1,0 +1,78 @@
+"""A model of colours: an image's features are its mean RGB, a text's the colours it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from headword.data.images import load_image
+from headword.errors import HeadwordError
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+
+
+class Colours:
+    """See `headword.evaluation.subjects.Subject`; counts what it is asked to compute."""
+
+    def __init__(self, name: str = "colours") -> None:
+        self.name = name
+        self.templates = ("{}",)
+        self.image_key = self.text_key = name
+        self.seen: list[int] = []
+        self.read: list[str] = []
+        self.centre = torch.zeros(3)
+
+    def image_features(self, images, *, skipped, progress=None):  # noqa: ARG002
+        rows = []
+        for image in images:
+            try:
+                pixel = load_image(image).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+                rows.append(torch.tensor(pixel).float() / 255)
+            except HeadwordError as error:
+                skipped.append(str(error))
+        self.seen.append(len(images))
+        if not rows:
+            raise HeadwordError(f"none of {len(images)} images could be read")
+        return torch.stack(rows)
+
+    def text_features(self, texts):
+        self.read += texts
+        words = [[torch.tensor(rgb) / 255 for name, rgb in COLOURS.items() if name in t] for t in texts]
+        return torch.stack([torch.stack([*found, torch.full((3,), 1e-3)]).sum(dim=0) for found in words])
+
+    def image_embeds(self, features):
+        return F.normalize(features - self.centre, dim=1)
+
+    def text_embeds(self, features):
+        return F.normalize(features, dim=1)
+
+    def calibrated(self, features, source):  # noqa: ARG002
+        copy = Colours(self.name)
+        copy.centre = features.mean(dim=0)
+        return copy
+
+    def with_pairs(self, pairs):
+        self.pairs = pairs
+        return self
+
+    def provenance(self):
+        return {"centre": self.centre.tolist()}
+
+
+def paint(path: Path, colour: str, shade: int = 0) -> Path:
+    """A small picture of a colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rgb = tuple(abs(channel - shade) for channel in COLOURS[colour])
+    Image.new("RGB", (8, 8), rgb).save(path)
+    return path
+
+
+def painted(root: Path, each: int = 3, colours: tuple[str, ...] = ("red", "green", "blue")) -> Path:
+    """Class folders of colours."""
+    for colour in colours:
+        for number in range(each):
+            paint(root / colour / f"{number}.png", colour, 9 * number)
+    return root
