@@ -32,7 +32,7 @@ COMMANDS = {
 }
 
 
-def main(repeats: int = 5) -> None:
+def main(repeats: int = 3) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in (*COMMANDS, "recycle")}
     steps: dict[str, list[float]] = {}
     for _ in range(repeats):  # interleaved, so that a busy moment touches all
