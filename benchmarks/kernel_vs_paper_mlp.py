@@ -23,6 +23,7 @@ from headword.aligners import MLP, Aligner, KernelRidge
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import embed_names
 from headword.files import load_tensors, read_metadata, save_tensors
+from headword.metrics import classification_metrics
 from headword.pairs import Pairs
 from headword.recycling import head_pairs
 
@@ -115,11 +116,8 @@ def accuracies(
     found = {}
     for name, (features, labels, classes) in sets.items():
         aligner.calibrate(features)
-        right = (aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T).argmax(
-            1
-        ) == labels
-        per_class = [right[labels == c].double().mean() for c in torch.unique(labels)]
-        found[name] = 100 * float(torch.stack(per_class).mean())
+        scores = aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T
+        found[name] = classification_metrics(scores, labels, ks=(1,))["mean_per_class"]
     return {**found, "mean": statistics.mean(found.values())}
 
 
