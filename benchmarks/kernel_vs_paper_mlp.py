@@ -10,7 +10,6 @@ KernelRidge is fitted on bare names, and once more on the four templates for the
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,13 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common import CLASSIFICATION, cache_folder, features_of, write
+from common import CLASSIFICATION, features_of, write
 from headword.aligners import MLP, Aligner, KernelRidge
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import embed_names
-from headword.files import load_tensors, read_metadata, save_tensors
+from headword.evaluation.fits import fit_once
 from headword.metrics import classification_metrics
-from headword.pairs import Pairs
 from headword.recycling import head_pairs
 
 FOUR = ("{}", "a photo of a {}", "a picture of a {}", "an image of a {}")
@@ -38,7 +36,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 def main() -> None:
     vision, text = load_vision("embedded"), load_text("embedded")
     pairs = head_pairs(vision, text)
-    mlp, mlp_seconds = fitted_mlp(pairs)
+    mlp, mlp_seconds = fit_once(MLP(), pairs)
     kernel_seconds = []
     kernel = KernelRidge()
     for _ in range(21):
@@ -88,22 +86,6 @@ def vision_features(vision: VisionEncoder) -> dict[str, tuple[Tensor, Tensor, li
         data, features = features_of(vision, name)
         sets[name] = (features, torch.tensor(data.labels), list(data.names))
     return sets
-
-
-def fitted_mlp(pairs: Pairs) -> tuple[MLP, float]:
-    """The paper's MLP on these pairs and the seconds its fit took, from the cache where it has been
-    fitted before.
-    """
-    mlp = MLP()
-    key = hashlib.sha256(repr(sorted(mlp.settings.items())).encode())
-    for side in (pairs.image, pairs.text, pairs.weight):
-        key.update(side.contiguous().numpy().tobytes())
-    file = cache_folder() / f"paper-mlp-{key.hexdigest()[:32]}.safetensors"
-    if not file.exists():
-        start = time.perf_counter()
-        mlp.fit(pairs)
-        save_tensors(file, dict(mlp.tensors), {"seconds": time.perf_counter() - start})
-    return MLP.restore(mlp.settings, load_tensors(file)), float(read_metadata(file)["seconds"])
 
 
 def accuracies(
