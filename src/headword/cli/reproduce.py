@@ -26,6 +26,10 @@ def reproduce(
         Path | None, typer.Option(help="Has data/ and weights/; $HEADWORD_DATA when not given.")
     ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and end.")] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A mapping to leave out; mlp takes an hour to fit, once. May be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of draws, shuffles and starts.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace earlier results at --out.")] = False,
     device: DeviceOption = Device.auto,
@@ -47,7 +51,13 @@ def reproduce(
     from headword.recipes.publish import check_place
     from headword.recipes.publish import reproduce as run
 
-    bench = Bench(root=_root(data), device=device.value, seed=seed, say=output.note)
+    if without:
+        from headword.evaluation.run import check_aligners
+
+        check_aligners(without)
+    bench = Bench(
+        root=_root(data), device=device.value, seed=seed, without=tuple(without or ()), say=output.note
+    )
     for recipe in chosen:
         check_place(out / recipe.name, overwrite=overwrite)
         bench.check(recipe.sets, recipe.weights)

@@ -113,6 +113,8 @@ class Bench:
     permutations: int = 10_000
     epochs: int | None = None
     """Of fits by gradient descent; the paper's when None."""
+    without: tuple[str, ...] = ()
+    """Aligners that are left out, by name: those whose fit there is no time for."""
     say: Callable[[str], None] = field(default=lambda _line: None, repr=False)
     """Called with a line when something takes long."""
     progress: Progress | None = field(default=None, repr=False)

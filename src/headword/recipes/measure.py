@@ -1,0 +1,58 @@
+"""Zero-shot classification and retrieval as every recipe measures them, on tensors."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headword.aligners import Aligner
+from headword.metrics import classification_metrics, retrieval_metrics, retrieval_places
+from headword.recipes.bench import CLASSIFICATION, EMBEDDED, Bench, Captions, Labelled
+
+NAME = "{}"
+PHOTO = "A photo of a {}"
+"""The paper's prompt."""
+
+
+@torch.inference_mode()
+def accuracy(aligner: Aligner, data: Labelled, words: Tensor, *, pool: bool = True) -> float:
+    """Mean per-class accuracy in percent of a set's images against text embeddings `[C, k]` of its classes.
+
+    With `pool`, images are centred on the mean of these very images, without their labels.
+    """
+    fitted = centred(aligner, data.features) if pool else aligner
+    scores = fitted.image(data.features) @ fitted.text(words).T
+    return classification_metrics(scores, data.labels, (1,))["mean_per_class"]
+
+
+def accuracies(
+    aligner: Aligner,
+    bench: Bench,
+    *,
+    head: str = EMBEDDED,
+    sets: Sequence[str] = CLASSIFICATION,
+    template: str = NAME,
+    pool: bool = True,
+) -> dict[str, float]:
+    """`accuracy` on each set, and their mean as `mean`."""
+    found = {}
+    for name in sets:
+        data = bench.labelled(name, head)
+        found[name] = accuracy(aligner, data, bench.words(data.names, template), pool=pool)
+    return {**found, "mean": statistics.fmean(found.values())}
+
+
+@torch.inference_mode()
+def recalls(aligner: Aligner, data: Captions, *, pool: bool = True) -> dict[str, float]:
+    """Retrieval metrics in percent (see `headword.metrics.retrieval_metrics`), on captions as they are."""
+    fitted = centred(aligner, data.features) if pool else aligner
+    places = retrieval_places(fitted.image(data.features), fitted.text(data.text), data.owner)
+    return retrieval_metrics(places, (1, 5, 10))
+
+
+def centred(aligner: Aligner, features: Tensor) -> Aligner:
+    """The aligner with its image side centred on the mean of these features; the given one is not changed."""
+    return type(aligner).restore(aligner.settings, aligner.tensors).calibrate(features)
