@@ -158,14 +158,14 @@ def planar(points: Tensor, *, seed: int = 0) -> Tensor:
     Raises:
         MissingExtraError: without umap-learn.
     """
-    try:
-        from umap import UMAP
-    except ModuleNotFoundError:
-        raise MissingExtraError("the picture of rows and images (umap-learn)", "eval") from None
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own parallelism, which a seed switches off
+        warnings.simplefilter("ignore")  # of parts of umap nobody asks for, and that a seed costs threads
+        try:
+            from umap import UMAP
+        except ModuleNotFoundError:
+            raise MissingExtraError("the picture of rows and images (umap-learn)", "eval") from None
         found = UMAP(metric="cosine", random_state=seed).fit_transform(points.numpy())
     return torch.from_numpy(found)
 

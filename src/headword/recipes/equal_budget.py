@@ -25,6 +25,7 @@ from headword.recipes.recipe import (
     Table,
     judge,
     mean_of,
+    signed,
     standard_error,
 )
 
@@ -116,7 +117,7 @@ def run(bench: Bench) -> Findings:
                 "classes of every set",
                 "; ".join(
                     f"{several[name].classes} classes of {name}, rows against {most[name]}: "
-                    f"{pair[0]:+.1f} points of accuracy, {pair[1]:+.1f} of {RETRIEVAL}".replace("-", "−")
+                    f"{signed(pair[0])} points of accuracy, {signed(pair[1])} of {RETRIEVAL}"
                     for name, pair in against_most.items()
                 ),
             ),

@@ -25,6 +25,7 @@ from headword.recipes.recipe import (
     Table,
     judge,
     mean_of,
+    signed,
     standard_error,
 )
 from headword.recycling import class_mean_pairs
@@ -113,9 +114,7 @@ def run(bench: Bench) -> Findings:
                 min(_average(values) for values in over.values()),
                 "rows and images together are above images alone, at every number of images",
                 "rows add "
-                + ", ".join(f"{_average(values):+.1f} points to {n}" for n, values in over.items()).replace(
-                    "-", "−"
-                ),
+                + ", ".join(f"{signed(_average(values))} points to {n}" for n, values in over.items()),
             ),
         },
         protocol={

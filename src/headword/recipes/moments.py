@@ -70,14 +70,30 @@ class Moments:
             self.cross * factor,
         )
 
-    def path(self) -> Path:
-        """The regression of images on texts, both centred on their means, weights scaled to mean 1."""
+    def centred(self) -> Moments:
+        """The same pairs, each side less its own mean."""
+        return Moments(
+            self.weight,
+            self.pairs,
+            torch.zeros_like(self.text),
+            torch.zeros_like(self.image),
+            self.gram - torch.outer(self.text, self.text) / self.weight,
+            self.cross - torch.outer(self.text, self.image) / self.weight,
+        )
+
+    def path(self, mean: Tensor | None = None) -> Path:
+        """The regression of images on texts, both centred on their means, weights scaled to mean 1.
+
+        Args:
+            mean: `[k]` what is subtracted from texts in use; the mean text of the pairs when not given.
+        """
         scale = self.pairs / self.weight
-        mean = self.text / self.weight
-        gram = scale * (self.gram - torch.outer(self.text, mean))
-        cross = scale * (self.cross - torch.outer(mean, self.image))
+        centre = self.text / self.weight
+        gram = scale * (self.gram - torch.outer(self.text, centre))
+        cross = scale * (self.cross - torch.outer(centre, self.image))
         values, vectors = torch.linalg.eigh(gram)
-        return Path(mean.float(), values.clamp_min(0).float(), vectors.float(), (vectors.T @ cross).float())
+        used = centre if mean is None else mean
+        return Path(used.float(), values.clamp_min(0).float(), vectors.float(), (vectors.T @ cross).float())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +139,10 @@ class Queries:
     """`[M]`."""
 
     @classmethod
-    def of(cls, data: Captions) -> Queries:
-        """The captions of a split, its images centred on their own mean."""
+    def of(cls, data: Captions, each: int | None = None) -> Queries:
+        """The captions of a split, or the first `each` of every image; images centred on their own mean."""
         unit = F.normalize(data.features, dim=1)
-        return cls(F.normalize(data.text, dim=1), F.normalize(unit - unit.mean(dim=0), dim=1), data.owner)
+        first = torch.searchsorted(data.owner, data.owner)  # where the image's captions begin
+        kept = torch.arange(len(first)) - first < (each or len(first))
+        text, owner = F.normalize(data.text, dim=1)[kept], data.owner[kept]
+        return cls(text, F.normalize(unit - unit.mean(dim=0), dim=1), owner)

@@ -124,7 +124,7 @@ class _Averages:
         rows: list[tuple[Cell, ...]] = [("rows", *self.rows.neighbours.values(), self.rows.cka)]
         for n, found in self.means.items():
             cka = mean_of([one.cka for one in found])
-            rows.append((f"{n} image{'s' * (n > 1)} a class", *(self.of(n, k) for k in ks), cka))
+            rows.append((f"mean of {n}", *(self.of(n, k) for k in ks), cka))
         rows.append(("chance", *(chance_neighbours(len(self.names), k) for k in ks), None))
         return Table(
             title=f"m_NN with the names, {len(self.names)} classes of {name}",

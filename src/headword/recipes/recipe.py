@@ -112,6 +112,11 @@ def shown(cell: Cell, digits: int) -> str:
     return f"{cell:,}" if isinstance(cell, int) else _number(cell, digits)
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign, as sentences show it."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def judge(value: float, rule: str, measured: str, *, least: float = 0.0, error: float = 0.0) -> Verdict:
     """A verdict on `value > least`: undecided where `least` lies within two standard errors of the value.
 
