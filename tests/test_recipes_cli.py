@@ -7,7 +7,7 @@ import json
 import pytest
 
 import recipe_helpers
-from headword.recipes import RECIPES, bench, modality_gap
+from headword.recipes import RECIPES, bench, modality_gap, publish
 from test_cli import check_result, run
 
 
@@ -22,12 +22,17 @@ def planted(monkeypatch):
     monkeypatch.setattr(modality_gap, "planar", recipe_helpers.flat)
 
 
+def drawn(figure, form):
+    """In place of matplotlib, which takes a second a figure."""
+    return f"<svg>{figure.name} {form}</svg>".encode()
+
+
 def test_list():
     said = run("reproduce", "--list")
     assert all(name in said for name in RECIPES)
 
 
-def test_one_recipe(planted, tmp_path):
+def test_one_recipe(planted, tmp_path, monkeypatch):
     said = run(
         "reproduce",
         "cosine-classifier",
@@ -44,12 +49,16 @@ def test_one_recipe(planted, tmp_path):
     assert result["recipe"] == "cosine-classifier"
     assert [claim["outcome"] for claim in result["claims"]]
     assert (tmp_path / "o" / "cosine-classifier" / "report.html").is_file()
+    monkeypatch.setattr(publish, "draw", drawn)
+    again = ("--seed", 1, "--quiet", "--overwrite")
+    assert not run("reproduce", "cosine-classifier", "--data", tmp_path, "--out", tmp_path / "o", *again)
     assert "already exists" in run(
         *("reproduce", "cosine-classifier", "--data", tmp_path, "--out", tmp_path / "o"), code=2
     )
 
 
-def test_all_of_them(planted, tmp_path):
+def test_all_of_them(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "draw", drawn)
     line = ("reproduce", "all", "--data", tmp_path, "--out", tmp_path / "o", "--without", "mlp", "--seed", 3)
     result = json.loads(run(*line, "--json", "-"))
     assert [one["recipe"] for one in result["results"]] == list(RECIPES)

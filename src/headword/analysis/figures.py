@@ -141,6 +141,7 @@ def draw(figure: Figure, format: str = "svg", *, dpi: int = 150) -> bytes:
         for axis, chart in zip(axes, figure.charts, strict=True):
             axis.set_title(chart.title, loc="left")
             _DRAW[chart.kind](axis, chart, styles)
+        _share_scales(axes, figure.charts)
         _legend(canvas, axes)
         out = io.BytesIO()
         metadata = {"Date": None} if format == "svg" else {"CreationDate": None} if format == "pdf" else {}
@@ -225,6 +226,20 @@ def _counts(axis: Any, chart: Counts, styles: dict[str, int]) -> None:  # noqa: 
     axis.set_xlabel(chart.x_label)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
+
+
+def _share_scales(axes: Sequence[Any], charts: Sequence[Chart]) -> None:
+    """One scale for all charts of a figure that show the same quantity."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for axis, chart in zip(axes, charts, strict=True):
+        if isinstance(chart, Lines):
+            groups.setdefault(("y", chart.y_label), []).append(axis)
+        elif isinstance(chart, Dots):
+            groups.setdefault(("x", chart.x_label), []).append(axis)
+    for (side, _), members in groups.items():
+        limits = [getattr(axis, f"get_{side}lim")() for axis in members]
+        for axis in members:
+            getattr(axis, f"set_{side}lim")(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _legend(canvas: Any, axes: Sequence[Any]) -> None:

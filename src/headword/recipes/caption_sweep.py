@@ -114,7 +114,7 @@ def captions_of(data: Captions, images: Tensor) -> Moments:
 
 def recalls_of(path: Path, penalty: float, queries: Queries) -> dict[str, float]:
     """All retrieval metrics in percent of one regression."""
-    places = retrieval_places(queries.image, path.map_text(queries.text, penalty), queries.owner)
+    places = retrieval_places(*path.sides(queries, penalty), queries.owner)
     return retrieval_metrics(places, (1, 5, 10))
 
 

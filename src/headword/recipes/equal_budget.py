@@ -14,7 +14,7 @@ from headword.analysis.figures import Dots, Figure, Lines, Series, values
 from headword.analysis.neighbours import drawn_means
 from headword.pairs import Pairs
 from headword.recipes.bench import CLASSIFICATION, NOTES, Bench
-from headword.recipes.measure import accuracies, recalls
+from headword.recipes.measure import accuracies, first_ten
 from headword.recipes.neighbourhoods import matched_classes
 from headword.recipes.recipe import (
     Cell,
@@ -52,8 +52,8 @@ class Budget:
         for mapping in MAPPINGS:
             fitted = mapping().fit(Pairs(image=image, text=text))
             top = accuracies(fitted, bench, sets=self.tested)
-            back = recalls(fitted, bench.captions("test"))
-            self.found.setdefault((mapping.name, side), []).append({**top, RETRIEVAL: back["t2i_r10"]})
+            found = first_ten(fitted, bench.captions("test"))
+            self.found.setdefault((mapping.name, side), []).append({**top, RETRIEVAL: found})
 
     def cell(self, mapping: str, side: str, key: str) -> float | Mean:
         """Over draws."""

@@ -56,3 +56,12 @@ def recalls(aligner: Aligner, data: Captions, *, pool: bool = True) -> dict[str,
 def centred(aligner: Aligner, features: Tensor) -> Aligner:
     """The aligner with its image side centred on the mean of these features; the given one is not changed."""
     return type(aligner).restore(aligner.settings, aligner.tensors).calibrate(features)
+
+
+@torch.inference_mode()
+def first_ten(aligner: Aligner, data: Captions) -> float:
+    """`t2i_r10` of `recalls` by itself, in half the time."""
+    fitted = centred(aligner, data.features)
+    scores = fitted.text(data.text) @ fitted.image(data.features).T  # [M, N]
+    right = scores.gather(1, data.owner[:, None])
+    return 100 * float(((scores >= right).sum(dim=1) <= 10).double().mean())

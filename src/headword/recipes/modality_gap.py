@@ -23,7 +23,7 @@ from headword.analysis.neighbours import drawn_means
 from headword.metrics import CentroidTest, centroid_test
 from headword.pairs import Pairs
 from headword.recipes.bench import CLASSIFICATION, NOTES, Bench
-from headword.recipes.measure import accuracies, recalls
+from headword.recipes.measure import accuracies, first_ten
 from headword.recipes.neighbourhoods import matched_classes
 from headword.recipes.recipe import Claim, Findings, Recipe, Table, judge
 
@@ -168,7 +168,7 @@ def _averaged(bench: Bench) -> Gap:
 def _worth(bench: Bench, pairs: Pairs) -> tuple[float, float]:
     """Mean accuracy and text-to-image recall of the default mapping fitted on these pairs."""
     fitted = KernelRidge().fit(pairs)
-    return accuracies(fitted, bench)["mean"], recalls(fitted, bench.captions("test"))["t2i_r10"]
+    return accuracies(fitted, bench)["mean"], first_ten(fitted, bench.captions("test"))
 
 
 def _picture(before: Gap, after: Gap, bench: Bench) -> Figure:

@@ -114,6 +114,14 @@ class Path:
         coordinates = (F.normalize(text, dim=1) - self.mean) @ self.vectors / (self.values + penalty)
         return F.normalize(coordinates @ self.target, dim=1)
 
+    def sides(self, queries: Queries, penalty: float) -> tuple[Tensor, Tensor]:
+        """Images `[N, k]` and texts `[M, k]` whose inner products are the cosines of the shared space, in as
+        many dimensions as texts have instead of images' many more.
+        """
+        coordinates = (queries.text - self.mean) @ self.vectors / (self.values + penalty)
+        norms = ((coordinates @ (self.target @ self.target.T)) * coordinates).sum(dim=1).clamp_min(0).sqrt()
+        return queries.image @ self.target.T, coordinates / norms.clamp_min(1e-12)[:, None]
+
     def recalls(self, queries: Queries, penalties: Sequence[float], k: int = 10) -> list[float]:
         """Text-to-image recall@k in percent for each penalty; a wrong image that ties goes first."""
         coordinates = (queries.text - self.mean) @ self.vectors  # [M, k]

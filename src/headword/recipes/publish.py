@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def reproduce(recipe: Recipe, bench: Bench, out: Path, *, overwrite: bool = Fals
     start = time.perf_counter()
     findings = recipe.run(bench)
     seconds = time.perf_counter() - start
-    said = parts(recipe, findings, bench.seed) | {"seconds": seconds}
+    said = parts(recipe, findings, bench.seed) | {"seconds": seconds, "load_average": _load()}
     with new_folder(out, overwrite=overwrite, marker=RESULT, known=(PAGE, FIGURES)) as folder:
         drawings = {}
         (folder / FIGURES).mkdir()
@@ -72,6 +73,11 @@ def reproduce(recipe: Recipe, bench: Bench, out: Path, *, overwrite: bool = Fals
         result = json.dumps(result_json("reproduce", **said), indent=1, ensure_ascii=False, allow_nan=False)
         write_text_atomic(folder / RESULT, result + "\n")
     return Published(recipe=recipe, findings=findings, parts=said, folder=out)
+
+
+def _load() -> list[float] | None:
+    """How busy the machine was over 1, 5 and 15 minutes, where it says so: what the seconds are worth."""
+    return [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def _facts(recipe: Recipe, findings: Findings, bench: Bench, seconds: float) -> list[tuple[str, str]]:
