@@ -208,7 +208,7 @@ def test_a_folder_is_written_whole(tmp_path, monkeypatch):
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
     with pytest.raises(HeadwordError, match="already exists"):
         reproduce(RECIPES["cosine-classifier"], planted(), out)
-    monkeypatch.setattr(publish, "draw", lambda figure, form: b"again")
+    monkeypatch.setattr(publish, "draw", lambda *_: b"again")
     reproduce(RECIPES["cosine-classifier"], planted(), out, overwrite=True)
     assert {path.read_bytes() for path in (out / "figures").iterdir()} == {b"again"}
 

@@ -15,7 +15,7 @@ from headword.analysis.neighbours import drawn_places
 from headword.evaluation.fits import fit_once
 from headword.pairs import Pairs
 from headword.recipes.bench import CLASSIFICATION, NOTES, Bench, Labelled
-from headword.recipes.measure import accuracy
+from headword.recipes.measure import accuracy, each_centred
 from headword.recipes.recipe import (
     Cell,
     Claim,
@@ -44,6 +44,7 @@ SEQUENTIAL = {"linear": (Linear, (1, 2, 4, 8)), "mlp": (MLP, (1, 8))}
 """The paper's mappings that can be trained on, and the shots they are; the MLP's steps are slow."""
 
 JOINT = "rows + images, kernel-ridge"
+CENTRED = "rows + images, each centred, kernel-ridge"
 IMAGES = "images alone, kernel-ridge"
 
 
@@ -154,10 +155,12 @@ def drawn_task(bench: Bench, name: str, most: int, draw: int) -> Task:
 
 def _joint(rows: Pairs, task: Task, n: int) -> dict[str, Aligner]:
     if n == 0:
-        return {JOINT: KernelRidge().fit(rows), "rows + images, ridge": Ridge().fit(rows)}
+        alone = KernelRidge().fit(rows)
+        return {JOINT: alone, CENTRED: alone, "rows + images, ridge": Ridge().fit(rows)}
     images = task.pairs(n)
     return {
         JOINT: KernelRidge().fit(rows + images),
+        CENTRED: KernelRidge().fit(each_centred(rows, images)),
         "rows + images, ridge": Ridge().fit(rows + images),
         IMAGES: KernelRidge().fit(images),
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners import Aligner
 from headword.metrics import classification_metrics, retrieval_metrics, retrieval_places
+from headword.pairs import Pairs
 from headword.recipes.bench import CLASSIFICATION, EMBEDDED, Bench, Captions, Labelled
 
 NAME = "{}"
@@ -56,6 +59,18 @@ def recalls(aligner: Aligner, data: Captions, *, pool: bool = True) -> dict[str,
 def centred(aligner: Aligner, features: Tensor) -> Aligner:
     """The aligner with its image side centred on the mean of these features; the given one is not changed."""
     return type(aligner).restore(aligner.settings, aligner.tensors).calibrate(features)
+
+
+def each_centred(*kinds: Pairs) -> Pairs:
+    """Pairs of several kinds in one, the unit-norm image side of each kind less its own mean.
+
+    Rows and images lie apart; what is common to a kind then says nothing of a pair.
+    """
+    parts = []
+    for pairs in kinds:
+        unit = F.normalize(pairs.image, dim=1)
+        parts.append(replace(pairs, image=unit - unit.mean(dim=0)))
+    return sum(parts[1:], parts[0])
 
 
 @torch.inference_mode()
