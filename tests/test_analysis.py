@@ -16,6 +16,7 @@ from headword.analysis.gap import (
     linear_corrected,
     linear_separability,
     mean_corrected,
+    own_kind,
     planar,
 )
 from headword.analysis.neighbours import chance_neighbours, drawn_means, drawn_places, likeness
@@ -111,6 +112,19 @@ def test_separability_of_clouds_apart_and_of_one_cloud():
 def test_separability_keeps_the_sides_shares():
     found = linear_separability(random(10, 4), random(90, 4, seed=1), held_out=0.2, epochs=1)
     assert found.tested == 2 + 18
+
+
+def test_neighbours_of_the_own_kind():
+    A, B = random(40, 3), random(40, 3, seed=1)
+    assert own_kind(A + 20, B, k=5) == 100
+    assert own_kind(A, B, k=5) == pytest.approx(50, abs=10)
+    points, naive = torch.cat([A, B]), 0
+    for i, point in enumerate(points):
+        order = sorted((float((point - other).norm()), j) for j, other in enumerate(points) if j != i)
+        naive += sum((j < 40) == (i < 40) for _, j in order[:5])
+    assert own_kind(A, B, k=5) == pytest.approx(100 * naive / 400)
+    with pytest.raises(HeadwordError, match="k = 5 does not fit a set of 4 other points"):
+        own_kind(A[:2], B[:3], k=5)
 
 
 def test_mean_correction():

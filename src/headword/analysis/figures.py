@@ -249,7 +249,9 @@ def _legend(canvas: Any, axes: Sequence[Any]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if len(found) > 1:
-        canvas.legend(found.values(), found.keys(), loc="outside upper left", ncols=min(4, len(found)))
+        column = 0.6 + 0.075 * max(map(len, found))  # inches that a marker and the longest name take
+        columns = max(1, min(len(found), int(canvas.get_figwidth() / column)))
+        canvas.legend(found.values(), found.keys(), loc="outside upper left", ncols=columns)
 
 
 _DRAW: dict[str, Any] = {"lines": _lines, "dots": _dots, "points": _points, "counts": _counts}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headword.errors import HeadwordError, MissingExtraError
+from headword.metrics import check_k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,26 @@ def linear_separability(
         test=100 * float(right[test].double().mean()),
         tested=len(test),
     )
+
+
+def own_kind(A: Tensor, B: Tensor, k: int = 10) -> float:
+    """Of each point's k nearest others, by Euclidean distance, the share that is of its own cloud, in percent:
+    100 where the clouds lie apart, about the clouds' own shares where they are mixed.
+
+    Args:
+        A: `[n, d]` points.
+        B: `[m, d]` other points.
+        k: neighbours of each point.
+
+    Raises:
+        HeadwordError: if there are not more than k points.
+    """
+    points, sides = torch.cat([A, B]), torch.arange(2).repeat_interleave(torch.tensor([len(A), len(B)]))
+    check_k([k], len(points) - 1, "other points")
+    distances = torch.cdist(points, points)
+    distances.fill_diagonal_(torch.inf)
+    near = distances.topk(k, dim=1, largest=False).indices
+    return 100 * float((sides[near] == sides[:, None]).double().mean())
 
 
 def mean_corrected(rows: Tensor, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ COMMON = 8
 RATES = (5e-4, 5e-3)
 """Learning rates of the second stage: the paper's text, and the authors' command line."""
 
-SECOND_STAGE = 50
+SECOND_STAGE = 25
 """Epochs of the second stage: short, as it has one pair a class."""
 
 SEQUENTIAL = {"linear": (Linear, (1, 2, 4, 8)), "mlp": (MLP, (1, 8))}
