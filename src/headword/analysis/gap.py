@@ -84,8 +84,8 @@ def linear_separability(
 
 
 def own_kind(A: Tensor, B: Tensor, k: int = 10) -> float:
-    """Of each point's k nearest others, by Euclidean distance, the share that is of its own cloud, in percent:
-    100 where the clouds lie apart, about the clouds' own shares where they are mixed.
+    """The share in percent of each point's k nearest others, by Euclidean distance, that is of its own cloud:
+    100 where the clouds lie apart, about the clouds' shares of all points where they are mixed.
 
     Args:
         A: `[n, d]` points.
