@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headword.aligners import MLP, Aligner, KernelRidge, Linear, Ridge
-from headword.aligners._sgd import GradientAligner
 from headword.analysis.figures import Figure, Lines, Series
 from headword.analysis.neighbours import drawn_places
 from headword.evaluation.fits import fit_once
@@ -40,12 +39,16 @@ RATES = (5e-4, 5e-3)
 SECOND_STAGE = 25
 """Epochs of the second stage: short, as it has one pair a class."""
 
-SEQUENTIAL = {"linear": (Linear, (1, 2, 4, 8)), "mlp": (MLP, (1, 8))}
+SEQUENTIAL: dict[str, tuple[type[Linear] | type[MLP], tuple[int, ...]]] = {
+    "linear": (Linear, (1, 2, 4, 8)),
+    "mlp": (MLP, (1, 8)),
+}
 """The paper's mappings that can be trained on, and the shots they are; the MLP's steps are slow."""
 
 JOINT = "rows + images, kernel-ridge"
 CENTRED = "rows + images, each centred, kernel-ridge"
 IMAGES = "images alone, kernel-ridge"
+STAGES = "rows, then images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ def _sequential(
     bench: Bench,
     runs: Runs,
     kind: str,
-    mapping: Callable[..., GradientAligner],
+    mapping: type[Linear] | type[MLP],
     shots_tried: tuple[int, ...],
 ) -> None:
     """Rows first, then images alone."""
@@ -181,7 +184,7 @@ def _sequential(
             task = drawn_task(bench, name, most, draw)
             zero = accuracy(first, task.tests, task.words)
             for rate in RATES:
-                way = f"rows, then images at {rate:g}, {kind}"
+                way = f"{STAGES} at {rate:g}, {kind}"
                 _note(runs, way, name, 0, zero)
                 for n in (n for n in shots_tried if n <= most):
                     second = type(first).restore(first.settings, first.tensors)
@@ -230,28 +233,24 @@ def _set_table(name: str, runs: Runs) -> Table:
 
 
 def _figure(means: dict[str, dict[int, list[float]]]) -> Figure:
-    series = []
-    for way, found in means.items():
-        cells = [mean_of(values) for values in found.values()]
-        series.append(
-            Series(
-                way,
-                list(found),
-                [one.value if isinstance(one, Mean) else one for one in cells],
-                [one.sd if isinstance(one, Mean) else 0.0 for one in cells],
-            )
-        )
+    def chart(title: str, ways: Iterable[str]) -> Lines:
+        series = []
+        for way in ways:
+            cells = [mean_of(values) for values in means[way].values()]
+            heights = [one.value if isinstance(one, Mean) else one for one in cells]
+            spread = [one.sd if isinstance(one, Mean) else 0.0 for one in cells]
+            series.append(Series(way, list(means[way]), heights, spread))
+        return Lines(title=title, x_label="images a class", y_label="mean per-class top-1, %", series=series)
+
+    stages = [way for way in means if way.startswith(STAGES)]
+    charts = [chart("In one fit", [way for way in means if way not in stages])]
+    if stages:
+        charts.append(chart("One after the other", [JOINT, *stages]))
     return Figure(
         name="few-shot",
         caption="Zero-shot accuracy, mean of four sets, after n images of each class were added. Bars are "
         "deviations over draws.",
-        charts=(
-            Lines(
-                x_label="images a class",
-                y_label="mean per-class top-1, %",
-                series=series,
-            ),
-        ),
+        charts=charts,
     )
 
 
