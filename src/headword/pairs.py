@@ -11,6 +11,9 @@ from torch import Tensor
 
 from headword.errors import HeadwordError
 
+HEAD = "head"
+"""The source of a classifier's rows; the other sources are of images."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
