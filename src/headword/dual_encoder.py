@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners import Aligner
+from headword.centring import STRENGTH, RunningCentre
+from headword.collection import OFF, Hubs, check_method, collective_scores, label_shares
 from headword.data.folders import list_images
 from headword.data.vectors import read_vectors
 from headword.encoders import TextEncoder, VisionEncoder
@@ -112,7 +114,12 @@ class DualEncoder:
         return image_features(self.vision, as_tensor(images), batch_size=batch_size, progress=progress)
 
     def encode_image(
-        self, images: object, *, batch_size: int = 32, progress: Progress | None = None
+        self,
+        images: object,
+        *,
+        batch_size: int = 32,
+        centre: RunningCentre | None = None,
+        progress: Progress | None = None,
     ) -> Tensor:
         """Images → float32 `[N, D]`, unit norm.
 
@@ -121,12 +128,14 @@ class DualEncoder:
                 `[N, 3, H, W]`, already transformed; or float `[N, d]`, the classifier's features (a NumPy
                 array too).
             batch_size: images that go through the model together.
+            centre: from `running_centre`: each image is centred on those that came up to it.
             progress: called with (done, all) after every batch.
 
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        return self._image_side(self.image_features(images, batch_size=batch_size, progress=progress))
+        features = self.image_features(images, batch_size=batch_size, progress=progress)
+        return self._image_side(features, centre)
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
@@ -155,6 +164,9 @@ class DualEncoder:
         template: str | Sequence[str] | None = None,
         multi_label: bool = False,
         none_of_these: bool = False,
+        collection: str = OFF,
+        prior: str | Mapping[str, float] | None = None,
+        centre: RunningCentre | None = None,
         batch_size: int = 32,
     ) -> Tensor:
         """Probabilities `[N, L]` of labels, which may be any words.
@@ -166,24 +178,65 @@ class DualEncoder:
                 given.
             multi_label: an independent probability for each label.
             none_of_these: adds a last column for images that no label fits.
+            collection: label all the images at once: "csls", "inverted-softmax", "sinkhorn" or "adapt"; see
+                `headword.collection`.
+            prior: for "sinkhorn", the share of the images that each label has: "uniform", or by label.
+            centre: as for `encode_image`.
             batch_size: images that go through the model together.
 
         Raises:
             HeadwordError: for no labels, an empty or repeated one, a bad template or an unreadable image.
         """
-        cosines = self.cosines(images, check_labels(labels), template=template, batch_size=batch_size)
+        labels = check_labels(labels)
+        check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
+        shares = None if prior is None else label_shares(prior, labels)
+        words = self.encode_text(labels, template=self.template if template is None else template)
+        embeds = self.encode_image(images, batch_size=batch_size, centre=centre)
+        cosines = collective_scores(embeds, words, method=collection, scale=self.scores.scale, shares=shares)
         return self.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
 
     def search(
-        self, images: object, queries: Sequence[str], *, k: int = 10, template: str | Sequence[str] = "{}"
+        self,
+        images: object,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        template: str | Sequence[str] = "{}",
+        hubs: Hubs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The k best images for each query, best first: (places in `images` `[Q, k]`, cosines `[Q, k]`).
+        """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`).
 
-        For more images than fit in memory at once, or again and again, build an index.
+        The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty. For
+        more images than fit in memory at once, or again and again, build an index.
         """
-        cosines = self.cosines(images, queries, template=template).T
-        best = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        embeds, words = self.encode_image(images), self.encode_text(queries, template=template)
+        if hubs is None:
+            scores = words @ embeds.T
+        else:
+            scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
+        best = scores.topk(min(k, len(embeds)), dim=1)
         return best.indices, best.values
+
+    def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
+        """What is near to everything, by unlabelled images and texts like the ones to be searched with.
+
+        They need not belong together. Take new ones after `calibrate`.
+
+        Raises:
+            HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
+        """
+        return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
+
+    def running_centre(self, strength: float = STRENGTH) -> RunningCentre:
+        """A centre for images that arrive one after the other; starts from the one the model has.
+
+        Args:
+            strength: how many images the model's own centre counts as.
+
+        Raises:
+            HeadwordError: if it is not positive.
+        """
+        return RunningCentre(self.aligner.centre_.cpu(), strength)
 
     def calibrate(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
         """Centre the image side on an unlabelled pool, in place; returns the model.
@@ -252,7 +305,7 @@ class DualEncoder:
         )
 
     @torch.inference_mode()
-    def _image_side(self, features: Tensor) -> Tensor:
+    def _image_side(self, features: Tensor, centre: RunningCentre | None = None) -> Tensor:
         broken = ~torch.isfinite(features).all(dim=1)
         if broken.any():
             row = int(broken.nonzero()[0])
@@ -260,7 +313,8 @@ class DualEncoder:
                 f"the features of {int(broken.sum())} of {len(features)} images are not finite, the first "
                 f"in row {row}"
             )
-        return self.aligner.image(features.to(self._device)).float().cpu()
+        at = None if centre is None else centre.centres(features).to(self.aligner.centre_)
+        return self.aligner.image(features.to(self._device), at).float().cpu()
 
     @torch.inference_mode()
     def _text_side(self, embeddings: Tensor) -> Tensor:

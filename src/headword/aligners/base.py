@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
-from headword.pairs import Pairs
+from headword.pairs import HEAD, ROW_SOURCES, Pairs
 
 
 class Aligner(nn.Module, ABC):
@@ -37,6 +37,9 @@ class Aligner(nn.Module, ABC):
     iterative: ClassVar[bool] = False
     """Whether a fit takes minutes (gradient descent) rather than a moment (closed form)."""
 
+    centre_by_source: bool = False
+    """Whether `fit` centres the pairs of each source (head rows, captioned images) on their own mean."""
+
     centre_: Tensor
     """`[d]`, what is subtracted from unit-norm image features."""
 
@@ -51,8 +54,21 @@ class Aligner(nn.Module, ABC):
         """
         # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
         with torch.inference_mode(False), torch.no_grad():
-            self._fit(*prepared(pairs))
+            image, text, weight = prepared(pairs)
+            if self.centre_by_source:
+                kinds = [HEAD if source in ROW_SOURCES else source for source in pairs.source]
+                self._fit_by_source(image, text, weight, kinds)
+            else:
+                self._fit(image, text, weight)
         return self
+
+    def _fit_by_source(self, image: Tensor, text: Tensor, weight: Tensor, source: Sequence[str]) -> None:
+        """`_fit` on images less their source's weighted mean; the centre is the captioned images' mean."""
+        means = source_means(image, weight, source)
+        self._fit(image - means, text, weight)
+        shown = torch.tensor([one != HEAD for one in source], device=image.device)
+        if shown.any():
+            self._learn("centre_", weighted_mean(image[shown], weight[shown]))
 
     @abstractmethod
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
@@ -66,20 +82,26 @@ class Aligner(nn.Module, ABC):
         """Map centred unit-norm image features `[M, d]` to the shared space; the image space by default."""
         return centred
 
-    def image(self, features: Tensor) -> Tensor:
-        """Image features `[M, d]` → unit-norm `[M, D]` in the shared space."""
+    def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
+        """Image features `[M, d]` → unit-norm `[M, D]` in the shared space.
+
+        Args:
+            features: of the images.
+            centre: `[d]`, or `[M, d]` with one for each image, in place of `centre_`.
+        """
         unit = F.normalize(self._checked(features, "image_dim"), dim=1)
-        return F.normalize(self._map_image(unit - self.centre_), dim=1)
+        return F.normalize(self._map_image(unit - (self.centre_ if centre is None else centre)), dim=1)
 
     def text(self, embeddings: Tensor) -> Tensor:
         """Text embeddings `[M, k]` → unit-norm `[M, D]` in the shared space."""
         unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
         return F.normalize(self._map_text(unit), dim=1)
 
-    def calibrate(self, features: Tensor) -> Self:
+    def calibrate(self, features: Tensor, strength: float = 0.0) -> Self:
         """Set the centre to the mean of the unit-norm `features` `[M, d]` of an unlabelled pool, in place.
 
-        Calling it again replaces the centre, and `fit` puts the default one back.
+        Calling it again replaces the centre, and `fit` puts the default one back. With a `strength` κ above
+        0 the old centre c₀ counts as κ images: (κ c₀ + Σ x_i)/(κ + M), better where the pool is a few images.
 
         Raises:
             HeadwordError: if there are no images or a feature is not finite.
@@ -90,7 +112,8 @@ class Aligner(nn.Module, ABC):
         mean = F.normalize(features, dim=1).mean(dim=0)
         if not torch.isfinite(mean).all():
             raise HeadwordError("the features to calibrate on have a NaN or infinite value")
-        self._learn("centre_", mean)
+        share = strength / (strength + len(features))
+        self._learn("centre_", mean + share * (self.centre_ - mean))
         return self
 
     @property
@@ -183,6 +206,15 @@ def prepared(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(pairs.image.dtype, pairs.text.dtype), torch.float32)
     image, text, weight = (side.detach().to(dtype) for side in (pairs.image, pairs.text, pairs.weight))
     return F.normalize(image, dim=1), F.normalize(text, dim=1), weight / weight.mean()
+
+
+def source_means(rows: Tensor, weight: Tensor, source: Sequence[str]) -> Tensor:
+    """`[N, d]` for each row the weighted mean of the rows of its source: `[N, d]`, weights `[N]`, N words."""
+    words = {word: n for n, word in enumerate(dict.fromkeys(source))}
+    of = torch.tensor([words[word] for word in source], device=rows.device)
+    total = weight.new_zeros(len(words)).index_add_(0, of, weight)
+    sums = rows.new_zeros(len(words), rows.shape[1]).index_add_(0, of, weight[:, None] * rows)
+    return (sums / total[:, None])[of]
 
 
 def weighted_mean(rows: Tensor, weight: Tensor) -> Tensor:

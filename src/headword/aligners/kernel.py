@@ -38,6 +38,9 @@ class KernelRidge(Aligner):
             takes the text farthest from all taken so far, again and again: slower, for pairs with many
             near-duplicates.
         seed: of the draw.
+        centre_by_source: centre the image sides of each source (head rows, captioned images) on their own
+            weighted mean, so that the gap between the two kinds is no part of what is learnt; the centre
+            is then the captioned images' mean.
     """
 
     name = "kernel-ridge"
@@ -55,6 +58,7 @@ class KernelRidge(Aligner):
         n_landmarks: int = 2048,
         landmarks: str = "sampled",
         seed: int = 0,
+        centre_by_source: bool = False,
     ) -> None:
         super().__init__()
         self.tau = tau
@@ -63,6 +67,7 @@ class KernelRidge(Aligner):
         self.n_landmarks = n_landmarks
         self.landmarks = landmarks
         self.seed = seed
+        self.centre_by_source = centre_by_source
 
     @property
     def text_dim(self) -> int:

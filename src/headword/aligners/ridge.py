@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from headword.aligners._linalg import double, solve_positive
-from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.base import Aligner, source_means, weighted_mean
+from headword.pairs import HEAD
 
 
 class Ridge(Aligner):
@@ -21,6 +24,9 @@ class Ridge(Aligner):
 
     Args:
         penalty: λ.
+        centre_by_source: centre both sides of each source (head rows, captioned images) on their own
+            weighted mean, so that the gap between the two kinds is no part of what is learnt; t̄ and the
+            centre are then the captions' and their images' means.
     """
 
     name = "ridge"
@@ -30,9 +36,10 @@ class Ridge(Aligner):
     text_mean_: Tensor
     """`[k]`, t̄."""
 
-    def __init__(self, penalty: float = 3.0) -> None:
+    def __init__(self, penalty: float = 3.0, centre_by_source: bool = False) -> None:
         super().__init__()
         self.penalty = penalty
+        self.centre_by_source = centre_by_source
 
     @property
     def text_dim(self) -> int:
@@ -50,6 +57,12 @@ class Ridge(Aligner):
         self._learn("weight_", solve_positive(gram, weighted.T @ X).to(image))
         self._learn("text_mean_", mean.to(text))
         self._learn("centre_", torch.zeros_like(image[0]))
+
+    def _fit_by_source(self, image: Tensor, text: Tensor, weight: Tensor, source: Sequence[str]) -> None:
+        means = source_means(text, weight, source)
+        super()._fit_by_source(image, text - means, weight, source)
+        shown = [n for n, one in enumerate(source) if one != HEAD]
+        self._learn("text_mean_", weighted_mean(text[shown], weight[shown]) if shown else means[0])
 
     def _map_text(self, text: Tensor) -> Tensor:
         return (text - self.text_mean_) @ self.weight_

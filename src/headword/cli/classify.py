@@ -21,6 +21,8 @@ from headword.cli.common import (
 )
 from headword.errors import HeadwordError
 
+ONLINE = "online"
+
 
 @app.command()
 def classify(
@@ -36,7 +38,23 @@ def classify(
     multi_label: Annotated[bool, typer.Option(help="Judge each label by itself.")] = False,
     none_of_these: Annotated[bool, typer.Option(help='Let "none of these" be an answer.')] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(help="A folder of unlabelled images to centre on, for this run only.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|online",
+            help="A folder of unlabelled images to centre on, for this run only; online centres each image "
+            "on the ones before it.",
+        ),
+    ] = None,
+    collection: Annotated[
+        str,
+        typer.Option(
+            help="Label all the images at once, each by the others too: csls, inverted-softmax, sinkhorn or "
+            "adapt; or off."
+        ),
+    ] = "off",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     device: DeviceOption = Device.auto,
@@ -51,16 +69,24 @@ def classify(
     from headword.encoders.prompts import check_labels
 
     check_labels(words)
+    from headword.collection import OFF, check_method, collective_scores, label_shares
+    from headword.data.priors import read_prior
+
+    check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
+    shares = None if prior is None else label_shares(read_prior(prior), words)
     from headword.saved_model import load
     from headword.scoring import NONE_OF_THESE
 
     encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
     with output.progress("images") as progress:
-        if calibrate is not None:
+        running = encoder.running_centre() if calibrate == ONLINE else None
+        if calibrate not in (None, ONLINE):
             encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
-        embeds = encoder.encode_image(paths, batch_size=batch_size, progress=progress)
-    cosines = embeds @ encoder.encode_text(words, template=template or encoder.template).T
-    chances = encoder.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
+        embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
+    spoken = encoder.encode_text(words, template=template or encoder.template)
+    cosines = embeds @ spoken.T
+    scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
+    chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
         words = [*words, NONE_OF_THESE]
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
@@ -76,6 +102,13 @@ def classify(
             (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
         ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
+    notes = []
+    if collection != OFF:
+        notes.append(f"transductive: {collection} labels the whole collection at once")
+    if running is not None:
+        notes.append("each image is centred on the ones before it")
+    for note in notes:
+        output.say(note)
     output.result(
         "classify",
         model=encoder.provenance(),
@@ -84,7 +117,11 @@ def classify(
             "templates": list(template or encoder.template),
             "multi_label": multi_label,
             "none_of_these": none_of_these,
+            "collection": collection,
+            "prior": None if shares is None else dict(zip(words, shares.tolist(), strict=True)),
+            "calibrate": calibrate,
         },
+        notes=notes,
         results=results,
     )
 

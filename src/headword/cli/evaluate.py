@@ -39,7 +39,22 @@ NamesOption = Annotated[
     Path | None, typer.Option(help="Class names, one a line, in the order of the data's own.")
 ]
 CalibrateOption = Annotated[
-    str, typer.Option(help="Centre on: pool (the tested images), a FOLDER, or none (as the model is).")
+    str,
+    typer.Option(
+        help="Centre on: pool (the tested images), online (each on those before it), first:N, reference (the "
+        "images of --hubness), a FOLDER, or none (as the model is)."
+    ),
+]
+CollectionOption = Annotated[
+    str,
+    typer.Option(help="Label all tested images at once: csls, inverted-softmax, sinkhorn or adapt; or off."),
+]
+PriorOption = Annotated[
+    str | None, typer.Option(help="For sinkhorn: uniform, or a JSON file from class name to share.")
+]
+HubnessOption = Annotated[
+    str | None,
+    typer.Option(help="For retrieval: a split whose images and texts say what is near to everything."),
 ]
 KOption = Annotated[list[int] | None, typer.Option("--k", help="A k of top-k or recall@k; may be repeated.")]
 ShotsOption = Annotated[
@@ -65,6 +80,9 @@ def evaluate(
     class_names: NamesOption = None,
     template: TemplateOption = None,
     calibrate: CalibrateOption = "none",
+    collection: CollectionOption = "off",
+    prior: PriorOption = None,
+    hubness: HubnessOption = None,
     k: KOption = None,
     shots: ShotsOption = None,
     draws: DrawsOption = 3,
@@ -78,8 +96,9 @@ def evaluate(
     """Measure a model by a named protocol."""
     output = Output(quiet, json_to)
     protocol = _protocol(
-        task, data, split, train_split, class_names, template, calibrate, k, shots, draws, missing, seed
-    )
+        task, data, split, train_split, class_names, template, calibrate, collection, prior, hubness, k,
+        shots, draws, missing, seed,
+    )  # fmt: skip
     from headword.evaluation import evaluate as run
     from headword.evaluation import open_subject
     from headword.evaluation.run import check_data
@@ -107,6 +126,9 @@ def compare(
     class_names: NamesOption = None,
     template: TemplateOption = None,
     calibrate: CalibrateOption = "none",
+    collection: CollectionOption = "off",
+    prior: PriorOption = None,
+    hubness: HubnessOption = None,
     k: KOption = None,
     shots: ShotsOption = None,
     draws: DrawsOption = 3,
@@ -124,8 +146,9 @@ def compare(
     if aligners is None and len(models) < 2:
         raise HeadwordError("give two models or more, or --aligners with one")
     protocol = _protocol(
-        task, data, split, train_split, class_names, template, calibrate, k, shots, draws, missing, seed
-    )
+        task, data, split, train_split, class_names, template, calibrate, collection, prior, hubness, k,
+        shots, draws, missing, seed,
+    )  # fmt: skip
     from headword.evaluation import compare as run
     from headword.evaluation import open_subject
     from headword.evaluation.protocol import table
@@ -160,6 +183,9 @@ def _protocol(
     class_names: Path | None,
     template: list[str] | None,
     calibrate: str,
+    collection: str,
+    prior: str | None,
+    hubness: str | None,
     k: list[int] | None,
     shots: list[int] | None,
     draws: int,
@@ -171,7 +197,8 @@ def _protocol(
 
     values: dict[str, Any] = {
         "task": task, "data": data, "split": split, "train_split": train_split, "templates": template,
-        "calibrate": calibrate, "k": k, "draws": draws, "missing": missing, "seed": seed,
+        "calibrate": calibrate, "collection": collection, "prior": prior, "hubness": hubness, "k": k,
+        "draws": draws, "missing": missing, "seed": seed,
     }  # fmt: skip
     if shots:
         values["shots"] = shots

@@ -10,6 +10,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from headword.collection import OFF, check_method
 from headword.encoders.prompts import check_templates
 from headword.errors import HeadwordError
 from headword.results import result_json
@@ -42,7 +43,18 @@ class Protocol:
     templates: tuple[str, ...] | None = None
     """With "{}" for the class name; the data set's own when None, else the model's."""
     calibrate: str = "none"
-    """"none" (the centre the model has), "pool" (the mean of the tested images) or a folder of images."""
+    """"none" (the centre the model has), "pool" (the mean of the tested images), "online" (each image on the
+    ones before it, in an order drawn with the seed), "first:N" (the first N of that order), "reference" (the
+    images of `hubness`) or a folder of images.
+    """
+    collection: str = "off"
+    """How classification labels the tested images at once, a method of `headword.collection`."""
+    prior: str | None = None
+    """For "sinkhorn": "uniform", or a JSON file from class name to share."""
+    hubness: str | None = None
+    """For retrieval: the split of the caption file whose images and texts, unmatched, say what is near to
+    everything; see `headword.collection.Hubs`.
+    """
     k: tuple[int, ...] | None = None
     """The k of top-k and recall@k; 1 and 5, or 1, 5 and 10, as far as the set is large enough, when None."""
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -61,6 +73,16 @@ class Protocol:
             raise HeadwordError(f"there is no task {self.task!r}{_near(self.task, TASKS)}; {_one_of(TASKS)}")
         if self.missing not in ("error", "skip"):
             raise HeadwordError(f"missing must be error or skip, got {self.missing!r}")
+        check_method(self.collection, self.prior is not None)
+        for key, value, task in (
+            ("collection", self.collection != OFF, "classification"),
+            ("hubness", self.hubness is not None, "retrieval"),
+        ):
+            if value and self.task != task:
+                raise HeadwordError(f"{key} is for the task {task}, not for {self.task}")
+        if self.calibrate == "reference" and self.hubness is None:
+            raise HeadwordError("calibrate reference centres on the images of hubness; give hubness a split")
+        self.first  # noqa: B018 - refuses a number that is none
         if self.templates is not None:
             check_templates(self.templates)
         for name, values in (("k", self.k or (1,)), ("shots", self.shots), ("draws", (self.draws,))):
@@ -88,6 +110,22 @@ class Protocol:
             if key not in values:
                 raise HeadwordError(f"the protocol says no {key}")
         return cls(**{key: _typed(key, str(known[key].type), value) for key, value in values.items()})
+
+    @property
+    def first(self) -> int | None:
+        """N where the protocol centres on the "first:N" images."""
+        if not self.calibrate.startswith("first:"):
+            return None
+        number = self.calibrate.removeprefix("first:")
+        if not number.isdecimal() or int(number) < 1:
+            raise HeadwordError(f"calibrate first:N needs a positive number, got {self.calibrate!r}")
+        return int(number)
+
+    @property
+    def pool_folder(self) -> str | None:
+        """The folder of images that the protocol centres on, where it is one."""
+        words = ("none", "pool", "online", "reference")
+        return None if self.calibrate in words or self.first is not None else self.calibrate
 
     @property
     def title(self) -> str:

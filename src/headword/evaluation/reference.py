@@ -105,8 +105,18 @@ class Reference:
         """The features, normalised."""
         return F.normalize(features, dim=1)
 
-    def calibrated(self, features: Tensor, source: str) -> Reference:  # noqa: ARG002 - the interface's
+    @property
+    def scale(self) -> float:
+        """The learnt one; 100, which CLIP's is bounded by, where the model does not say."""
+        learnt = getattr(self.model, "logit_scale", None)
+        return float(learnt.exp()) if isinstance(learnt, Tensor) else 100.0
+
+    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Reference:  # noqa: ARG002
         """Itself: a CLIP model's two sides are trained against each other as they are."""
+        return self
+
+    def online(self, seed: int) -> Reference:  # noqa: ARG002 - the interface's
+        """Itself, likewise."""
         return self
 
     def with_pairs(self, pairs: Pairs) -> Reference:  # noqa: ARG002 - the interface's

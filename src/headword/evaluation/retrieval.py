@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Literal, cast
 
 import torch
+from torch import Tensor
 
+from headword.collection import Hubs
 from headword.data.captions import CaptionList, read_captions
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
@@ -31,6 +33,17 @@ def captioned(protocol: Protocol) -> CaptionList:
     return read_captions(protocol.data, split=protocol.split, missing=missing)
 
 
+def _reference(
+    subject: Subject, protocol: Protocol, progress: Progress | None
+) -> tuple[Tensor | None, list[str]]:
+    """Features `[R, d]` of the images of the hubness split, and its texts: each image's first caption."""
+    if protocol.hubness is None:
+        return None, []
+    entries = captioned(replace(protocol, split=protocol.hubness))
+    found = extract(subject, [entry.image for entry in entries], progress=progress)
+    return found.features, [entry.captions[0] for entry in entries]
+
+
 def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None = None) -> Result:
     """Recall@k both ways, P@k of captions, and mAP; see `headword.metrics.retrieval_metrics`.
 
@@ -46,9 +59,19 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
     captions = [caption for entry in kept for caption in entry.captions]
     owner = torch.tensor([row for row, entry in enumerate(kept) for _ in entry.captions])
     ks = protocol.k or tuple(k for k in TOP if k < len(kept) or k == 1)
-    subject, notes = centred(subject, protocol, found, progress=progress)
+    shown, said = _reference(subject, protocol, progress)
+    subject, notes = centred(subject, protocol, found, reference=shown, progress=progress)
+    embeds = subject.image_embeds(found.features)
     words = subject.text_embeds(text_features(subject, captions))
-    places = retrieval_places(subject.image_embeds(found.features), words, owner)
+    if shown is not None:
+        hubs = Hubs.of(subject.image_embeds(shown), subject.text_embeds(text_features(subject, said)))
+        embeds, words = hubs.sides(embeds, words)
+        notes = (
+            *notes,
+            f"less the hubness in {len(shown):,} images and {len(said):,} texts of the split "
+            f"{protocol.hubness}, unmatched; texts centred on theirs",
+        )
+    places = retrieval_places(embeds, words, owner)
     return Result(
         name=subject.name,
         model=subject.provenance(),

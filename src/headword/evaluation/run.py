@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from headword.aligners import ALIGNERS
+from headword.collection import label_shares
 from headword.data.folders import list_images
+from headword.data.priors import read_prior
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.evaluation.probe import few_shot, probe
@@ -64,12 +66,16 @@ def check_data(protocol: Protocol) -> None:
     """
     if protocol.task == "retrieval":
         captioned(protocol)
+        if protocol.hubness is not None:
+            captioned(replace(protocol, split=protocol.hubness))
     else:
         data = open_images(protocol.data, split=protocol.split, class_names=protocol.class_names)
         if protocol.task == "classification":
             check_k(protocol.k or (1,), len(data.names), "classes")
-    if protocol.calibrate not in ("none", "pool"):
-        list_images(protocol.calibrate)
+        if protocol.prior is not None:
+            label_shares(read_prior(protocol.prior), data.names)
+    if protocol.pool_folder is not None:
+        list_images(protocol.pool_folder)
 
 
 def check_aligners(names: Sequence[str]) -> None:

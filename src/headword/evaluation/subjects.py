@@ -57,8 +57,19 @@ class Subject(Protocol):
     def text_embeds(self, features: Tensor) -> Tensor:
         """Text features `[M, k]` → unit-norm `[M, D]`."""
 
-    def calibrated(self, features: Tensor, source: str) -> Self:
-        """A copy centred on a pool of features `[N, d]`, where the model has a centre."""
+    @property
+    def scale(self) -> float:
+        """Of the softmax over labels: probabilities are softmax(scale · cosine)."""
+
+    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Self:
+        """A copy centred on a pool of features `[N, d]`, where the model has a centre; the one it has counts
+        as `strength` images of the pool.
+        """
+
+    def online(self, seed: int) -> Self:
+        """A copy whose `image_embeds` centres each image on the ones before it, in an order drawn with
+        `seed`, where the model has a centre.
+        """
 
     def with_pairs(self, pairs: Pairs) -> Self:
         """A copy fitted on its own pairs and these besides.
@@ -77,6 +88,8 @@ class Recycled:
 
     model: DualEncoder
     name: str
+    order_seed: int | None = None
+    """Of the order that images arrive in, where each is centred on the ones before it."""
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -120,8 +133,13 @@ class Recycled:
     @torch.inference_mode()
     def image_embeds(self, features: Tensor) -> Tensor:
         """Through the aligner's image map."""
-        aligner = self.model.aligner
-        embeds: Tensor = aligner.image(features.to(aligner.centre_.device))
+        aligner, centres = self.model.aligner, None
+        if self.order_seed is not None:
+            order = arrival(len(features), self.order_seed)
+            centres = torch.empty_like(features)
+            centres[order] = self.model.running_centre().centres(features[order])
+            centres = centres.to(aligner.centre_)
+        embeds: Tensor = aligner.image(features.to(aligner.centre_.device), centres)
         return embeds.float().cpu()
 
     @torch.inference_mode()
@@ -131,13 +149,22 @@ class Recycled:
         embeds: Tensor = aligner.text(features.to(aligner.centre_.device))
         return embeds.float().cpu()
 
-    def calibrated(self, features: Tensor, source: str) -> Recycled:
-        """A copy whose centre is the mean of the pool's unit-norm features."""
+    @property
+    def scale(self) -> float:
+        """The one the model's probabilities have."""
+        return self.model.scores.scale
+
+    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Recycled:
+        """A copy whose centre is the mean of the pool's unit-norm features, shrunk towards the one it has."""
         aligner = type(self.model.aligner).restore(self.model.aligner.settings, self.model.aligner.tensors)
         aligner.to(self.model.aligner.centre_.device)
-        aligner.calibrate(features.to(aligner.centre_.device))
+        aligner.calibrate(features.to(aligner.centre_.device), strength)
         centre = Centre("pool", len(features), source)
         return Recycled(replace(self.model, aligner=aligner, centre=centre), self.name)
+
+    def online(self, seed: int) -> Recycled:
+        """A copy with a running centre, which starts from the one the model has."""
+        return replace(self, order_seed=seed)
 
     def with_pairs(self, pairs: Pairs) -> Recycled:
         """A copy fitted anew, with the aligner's settings, on the model's pairs and these; its centre is the
@@ -167,6 +194,11 @@ class Recycled:
         return Recycled(
             replace(self.model, aligner=aligner, pairs=pairs, centre=Centre("default")), self.name
         )
+
+
+def arrival(n: int, seed: int) -> Tensor:
+    """`[n]` the order in which n images arrive: drawn, since sets list their images class by class."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def open_subject(model: str, *, device: str = "auto", dtype: str = "auto") -> Subject:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from headword.collection import OFF, collective_scores, label_shares
+from headword.data.priors import read_prior
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
@@ -35,15 +37,18 @@ def zero_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None
     found = extract(subject, data.images, version=data.version, progress=progress)
     subject, note = centred(subject, protocol, found, progress=progress)
     words = subject.text_embeds(name_features(subject, data.names, templates))
-    metrics = classification_metrics(
-        subject.image_embeds(found.features) @ words.T, kept_labels(data, found), ks
-    )
+    embeds = subject.image_embeds(found.features)
+    shares = None if protocol.prior is None else label_shares(read_prior(protocol.prior), data.names)
+    scores = collective_scores(embeds, words, method=protocol.collection, scale=subject.scale, shares=shares)
+    metrics = classification_metrics(scores, kept_labels(data, found), ks)
+    if protocol.collection != OFF:
+        note = (*note, f"transductive: {protocol.collection} labels the whole collection at once")
     return Result(
         name=subject.name,
         model=subject.provenance(),
         protocol=settled(protocol, data, k=ks, templates=templates, metric=protocol.metric or METRIC),
         metrics=metrics,
-        data=counts(data, found),
+        data=counts(data, found) | ({} if shares is None else {"prior": shares.tolist()}),
         notes=note,
     )
 

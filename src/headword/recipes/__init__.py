@@ -16,6 +16,7 @@ import difflib
 
 from headword.errors import HeadwordError
 from headword.recipes import (
+    beyond,
     cosine_classifier,
     equal_budget,
     few_shot,
@@ -40,9 +41,10 @@ RECIPES: dict[str, Recipe] = {
         modality_gap.RECIPE,
         sources.RECIPE,
         equal_budget.RECIPE,
+        beyond.RECIPE,
     )
 }
-"""Every recipe by its name, in the paper's order."""
+"""Every recipe by its name, in the paper's order, then our own."""
 
 
 def recipe_of(name: str) -> Recipe:

@@ -1,0 +1,278 @@
+"""A whole collection at once: what images and labels, or a reference, say of one another's nearness.
+
+All of it is *transductive*: an image's label depends on the other images. Everything here is a function of
+unit-norm embeddings or of their cosines, and gives scores on the cosines' own scale, so that
+softmax(scale · score) stands for probabilities as before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Self
+
+from headword.errors import HeadwordError
+
+OFF = "off"
+METHODS = (OFF, "csls", "inverted-softmax", "sinkhorn", "adapt")
+UNIFORM = "uniform"
+
+NEAREST = 10
+"""k of a label's hubness in a collection, as in Conneau et al. (2018)."""
+_NEVER = -1e4  # the offset of a label with prior share 0: no softmax sees it any more
+_MOST_ROUNDS = 5_000
+_AT_ONCE = 2**24  # cosines held at once
+
+
+def collective_scores(
+    images: Tensor, texts: Tensor, *, method: str, scale: float, shares: Tensor | None = None
+) -> Tensor:
+    """Scores `[N, L]` of a collection's images for labels, by one of `METHODS`.
+
+    Args:
+        images: `[N, D]` unit-norm.
+        texts: `[L, D]` unit-norm, one a label.
+        method: "off" gives the cosines; "csls" and "inverted-softmax" take from each label what it is near to
+            everything; "sinkhorn" makes the labels' shares those of `shares`; "adapt" moves the labels to
+            the images that they are nearest to.
+        scale: of the softmax over labels.
+        shares: `[L]`, for "sinkhorn": the share of the collection that each label has.
+
+    Raises:
+        HeadwordError: for a method that does not exist, or shares that are missing or not asked for.
+    """
+    check_method(method, shares is not None)
+    cosines = images @ texts.T
+    if method == OFF or not len(images):
+        return cosines
+    if method == "csls":
+        return csls(cosines, torch.zeros_like(cosines[:, 0]), hubness(texts, images, NEAREST))
+    if method == "inverted-softmax":
+        return inverted_softmax(cosines, scale)
+    if method == "sinkhorn":
+        assert shares is not None
+        return sinkhorn(cosines, scale, shares)
+    return images @ adapt(images, texts, scale).T
+
+
+def check_method(method: str, has_shares: bool, *, single_labels: bool = True) -> None:
+    """Refuse a method that does not exist, or that goes without, or with, the other options.
+
+    Args:
+        method: see `METHODS`.
+        has_shares: whether a prior is given.
+        single_labels: whether each image is to get one of the labels.
+
+    Raises:
+        HeadwordError: in one line.
+    """
+    if method not in METHODS:
+        raise HeadwordError(f"there is no collection method {method!r}; choose {', '.join(METHODS)}")
+    if method == "sinkhorn" and not has_shares:
+        raise HeadwordError(
+            "sinkhorn needs a stated prior, the share of the images that each label has: "
+            '"uniform", or shares by label'
+        )
+    if has_shares and method != "sinkhorn":
+        raise HeadwordError(f"a prior goes with the collection method sinkhorn, not with {method}")
+    if method != OFF and not single_labels:
+        raise HeadwordError(
+            f"the collection method {method} gives each image one of the labels; multi_label and "
+            "none_of_these judge each image by itself"
+        )
+
+
+def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Tensor:
+    """A prior → float64 shares `[L]` that sum to 1.
+
+    Args:
+        prior: "uniform", or a share (or count) for each label; 0 where no image has it.
+        labels: in the order of the result.
+
+    Raises:
+        HeadwordError: for another word, a label without a share, a share without a label, or one that is
+            negative or not finite, or if all are 0.
+    """
+    if isinstance(prior, str):
+        if prior != UNIFORM:
+            raise HeadwordError(f"the prior must be {UNIFORM!r} or shares by label, got {prior!r}")
+        return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
+    for one, other, lacks in (
+        (labels, prior, "the prior has no share for the label"),
+        (prior, labels, "the prior has a share for something that is no label:"),
+    ):
+        missing = [name for name in one if name not in other]
+        if missing:
+            raise HeadwordError(f"{lacks} {missing[0]!r}")
+    shares = []
+    for label in labels:
+        share = prior[label]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+            raise HeadwordError(f"the prior's share of {label!r} must be a number from 0 up, got {share!r}")
+        shares.append(float(share))
+    if not sum(shares):
+        raise HeadwordError("the prior gives every label the share 0")
+    return torch.tensor(shares, dtype=torch.float64) / sum(shares)
+
+
+def hubness(rows: Tensor, reference: Tensor, k: int) -> Tensor:
+    """`[M]` the mean cosine of unit-norm rows `[M, D]` to their k nearest in a reference `[R, D]`.
+
+    Fewer than k in the reference are all taken.
+
+    Raises:
+        HeadwordError: for an empty reference or a k that is not positive.
+    """
+    if not len(reference) or k < 1:
+        raise HeadwordError(f"hubness needs a reference and a positive k, got {len(reference)} and k = {k}")
+    step = max(1, _AT_ONCE // len(reference))
+    nearest = [
+        (part @ reference.T).topk(min(k, len(reference)), dim=1).values.mean(dim=1)
+        for part in torch.split(rows, step)
+    ]
+    return torch.cat(nearest)
+
+
+def csls(cosines: Tensor, image_hub: Tensor, text_hub: Tensor) -> Tensor:
+    """Cross-domain similarity local scaling (Conneau et al., ICLR 2018), halved: cos − (r_image + r_text)/2.
+
+    Half of the published score ranks alike and stays on the scale of cosines.
+
+    Args:
+        cosines: `[N, L]`.
+        image_hub: `[N]` hubness of the images among texts.
+        text_hub: `[L]` hubness of the texts among images.
+    """
+    return cosines - (image_hub[:, None] + text_hub) / 2
+
+
+def inverted_softmax(cosines: Tensor, scale: float) -> Tensor:
+    """cos − log(mean over images of exp(scale · cos))/scale: `[N, L]` → `[N, L]`.
+
+    Its softmax over labels is the inverted softmax (Smith et al., ICLR 2017), brought to sum 1 an image: half
+    a round of `sinkhorn` with equal shares.
+    """
+    scaled = scale * cosines
+    return cosines - (scaled.logsumexp(dim=0) - math.log(max(1, len(cosines)))) / scale
+
+
+def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+    """Scores `[N, L]` = cos + v whose softmax(scale · score), averaged over the images, is `shares`.
+
+    The entropic optimal transport between images, of equal mass, and labels, of mass `shares`, at cost −cos
+    and regularisation 1/scale (Cuturi, NIPS 2013), by Sinkhorn's rounds on logarithms. One image gets the
+    shares themselves.
+
+    Args:
+        cosines: `[N, L]`.
+        scale: of the softmax.
+        shares: `[L]`, sum 1; a label with 0 gets no image.
+        tolerance: the largest difference between a label's share and the one it should have.
+
+    Raises:
+        HeadwordError: if the shares are not met within 5,000 rounds.
+    """
+    has = shares > 0
+    scaled = scale * cosines[:, has].double()
+    wanted = shares[has].to(scaled).log()
+    offset = torch.zeros_like(wanted)  # scale · v
+    for _ in range(_MOST_ROUNDS):
+        log_share = (scaled + offset).log_softmax(dim=1).logsumexp(dim=0) - math.log(len(scaled))
+        if float((log_share.exp() - wanted.exp()).abs().max()) <= tolerance:
+            break
+        offset += wanted - log_share
+    else:
+        raise HeadwordError(
+            f"sinkhorn has not met the prior within {_MOST_ROUNDS:,} rounds; the shares do "
+            "not fit these images"
+        )
+    offset -= (wanted.exp() * offset).sum()
+    scores = torch.full_like(cosines, _NEVER)
+    scores[:, has] = cosines[:, has] + (offset / scale).to(cosines)
+    return scores
+
+
+def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, rounds: int = 10) -> Tensor:
+    """Unit-norm `[L, D]`: labels' texts moved towards the images of a collection that they are nearest to.
+
+    Rounds of expectation, z = softmax(scale · X Mᵀ), and maximisation,
+
+        m_l ∝ weight · (n_l + 1) · p_l + Σ_i z_il x_i,   n_l = Σ_i z_il,
+
+    from M = P: a mixture of von Mises–Fisher distributions of one concentration (Banerjee et al., JMLR 2005)
+    without class priors, with the text p_l as prior direction of m_l, worth `weight` images for each that the
+    label has and one more. A label that no image has stays where its text is. TransCLIP (Zanella et al.,
+    NeurIPS 2024) puts the texts into the assignments instead, and adds an affinity between images.
+
+    Args:
+        images: `[N, D]` unit-norm.
+        texts: `[L, D]` unit-norm, P.
+        scale: the concentration.
+        weight: how much the text counts against the images.
+        rounds: how many.
+    """
+    moved = texts
+    for _ in range(rounds):
+        belongs = (scale * (images @ moved.T)).softmax(dim=1)  # [N, L]
+        prior = weight * (belongs.sum(dim=0) + 1)
+        moved = F.normalize(prior[:, None] * texts + belongs.T @ images, dim=1)
+    return moved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hubs:
+    """Unlabelled reference images and texts, which say how near images and texts are to everything.
+
+    Used as penalties (`csls`): a text's is the same for all images, so that a search subtracts one number an
+    image from its cosines.
+    """
+
+    images: Tensor
+    """`[R, D]` unit-norm."""
+    texts: Tensor
+    """`[S, D]` unit-norm, centred on their own mean."""
+    text_mean: Tensor
+    """`[D]`, what texts are centred on."""
+    k: int
+
+    @classmethod
+    def of(cls, images: Tensor, texts: Tensor, k: int = 30) -> Self:
+        """From unit-norm embeddings `[R, D]` of images and `[S, D]` of texts that need not belong together.
+
+        Raises:
+            HeadwordError: if either is empty or k is not positive.
+        """
+        if not len(images) or len(texts) < 2 or k < 1:
+            raise HeadwordError(
+                f"hubness needs images, two texts and a positive k, got {len(images)}, {len(texts)} and "
+                f"k = {k}"
+            )
+        mean = texts.mean(dim=0)
+        return cls(images, F.normalize(texts - mean, dim=1), mean, k)
+
+    def centred(self, texts: Tensor) -> Tensor:
+        """Unit-norm texts `[M, D]` less the reference texts' mean, unit-norm again."""
+        return F.normalize(texts - self.text_mean, dim=1)
+
+    def image_penalty(self, images: Tensor) -> Tensor:
+        """`[N]`, to subtract from the cosines of unit-norm images `[N, D]` with centred texts."""
+        return hubness(images, self.texts, self.k) / 2
+
+    def text_penalty(self, centred: Tensor) -> Tensor:
+        """`[M]`, to subtract from the cosines of centred texts `[M, D]`: for ranking texts for an image."""
+        return hubness(centred, self.images, self.k) / 2
+
+    def sides(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[N, D]` and texts `[M, D]` → `[N, D + 2]` and `[M, D + 2]`, whose inner products are the
+        penalised cosines, for whatever ranks by inner products.
+        """
+        texts = self.centred(texts)
+        one = images.new_ones(1)
+        left = (images, -self.image_penalty(images)[:, None], one.expand(len(images), 1))
+        right = (texts, one.expand(len(texts), 1), -self.text_penalty(texts)[:, None])
+        return torch.cat(left, dim=1), torch.cat(right, dim=1)
