@@ -1,0 +1,162 @@
+"""`headword app`: the API and the page on a port of this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from headword.errors import HeadwordError
+from headword.search.api import create_app
+from headword.search.guard import App, Guard
+from headword.search.index import Index
+from headword.search.running import Running
+from headword.search.schemas import MAX_BODY
+from headword.search.service import Service
+
+DEFAULT_PORT = 7860
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return is_loopback(self.host)
+
+    @property
+    def reachable(self) -> str:
+        """The host to reach it at from this machine."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
+        return f"http://{host}:{self.port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def guarded(service: Service, host: str, token: str) -> App:
+    """The app with its guard, for a server that listens on `host`."""
+    names = frozenset() if is_loopback(host) else frozenset({host.lower(), socket.gethostname().lower()})
+    return Guard(
+        create_app(service, token=token), hosts=names, any_address=not is_loopback(host), max_body=MAX_BODY
+    )
+
+
+def serve(
+    index: Index,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    ready: Callable[[Address, bool], object],
+) -> None:
+    """Answer until SIGINT or SIGTERM.
+
+    Args:
+        index: what to search.
+        host: where to listen; loopback unless others shall reach it.
+        port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
+        ready: called when requests are answered: with the address, and whether the command line of this user
+            finds the server.
+
+    Raises:
+        HeadwordError: if the port is taken, or the host none of this machine's.
+    """
+    with listening(host, port) as listener:
+        address = Address(host, listener.getsockname()[1])
+        service = Service(index)
+        running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
+        try:
+            service.warm()
+            server = _Server(guarded(service, host, running.token))
+            server.announce = lambda: ready(address, running.write(index.path))
+            server.withdraw = lambda: running.remove(index.path)
+            server.run(sockets=[listener])
+        finally:
+            running.remove(index.path)
+            service.close()
+
+
+class _Server(uvicorn.Server):
+    """Says when it answers, and when it no longer does."""
+
+    announce: Callable[[], object]
+    withdraw: Callable[[], object]
+
+    def __init__(self, app: App) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                backlog=_BACKLOG,
+                timeout_graceful_shutdown=3,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.withdraw()
+        await super().shutdown(sockets)
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int | None) -> Iterator[socket.socket]:
+    """A socket that listens.
+
+    Raises:
+        HeadwordError: as `serve`.
+    """
+    wanted = [DEFAULT_PORT, 0] if port is None else [port]
+    for last, number in zip([*[False] * (len(wanted) - 1), True], wanted, strict=True):
+        try:
+            family, _, _, _, at = socket.getaddrinfo(
+                host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.create_server(at[:2], family=family, backlog=_BACKLOG)
+        except (OSError, OverflowError, UnicodeError) as error:
+            if last:
+                raise HeadwordError(_why_not(host, number, error)) from error
+            continue
+        with contextlib.closing(listener):
+            yield listener
+        return
+
+
+def _why_not(host: str, port: int, error: Exception) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"{host!r} is no address of this machine; the usual one is 127.0.0.1"
+    if isinstance(error, PermissionError):
+        return f"port {port} may not be used: permission denied; give one above 1023"
+    reason = getattr(error, "strerror", None) or str(error)
+    return (
+        f"cannot listen on {host}, port {port}: {reason}; give another with --port, or 0 for any that is free"
+    )
