@@ -34,7 +34,7 @@ def serve(
     from headword.search import Index
 
     try:
-        from headword.search.server import serve as run
+        from headword.search.server import prepared
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in {"fastapi", "starlette", "uvicorn", "pydantic", "anyio"}:
             raise
@@ -54,7 +54,8 @@ def serve(
             typer.launch(address.url)
 
     opened = Index.open(index, device=device.value)
-    try:
-        run(opened, host=host, port=port, ready=ready)
-    except KeyboardInterrupt:
-        output.say("stopped")
+    with prepared(opened, host=host, port=port, ready=ready) as server:
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            output.say("stopped")

@@ -184,7 +184,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 
     @app.get("/thumbnails/{path:path}", response_class=Response)
     async def thumbnail(
-        path: InIndex, request: Request, size: schemas.Size = 320, version: Tag = None
+        path: InIndex, request: Request, size: schemas.Size = schemas.Size.SMALL, version: Tag = None
     ) -> Response:
         """A picture of the index as a JPEG of at most `size` pixels a side.
 
@@ -192,7 +192,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         """
         file = await _file(service, path)
         try:
-            content = await in_thread(partial(thumbnails.get, file, int(size)))
+            content = await in_thread(partial(thumbnails.get, file, size.value))
         except HeadwordError as error:
             raise HTTPException(404, _line(error)) from error
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from enum import IntEnum
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -195,4 +196,10 @@ class Error(BaseModel):
     error: str
 
 
-Size = Literal[160, 320, 640, 1280]
+class Size(IntEnum):
+    """Longer side of a thumbnail in pixels."""
+
+    TINY = 160
+    SMALL = 320
+    MIDDLE = 640
+    LARGE = 1280

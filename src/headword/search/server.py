@@ -64,47 +64,10 @@ def guarded(service: Service, host: str, token: str) -> App:
     )
 
 
-def serve(
-    index: Index,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    ready: Callable[[Address, bool], object],
-) -> None:
-    """Answer until SIGINT or SIGTERM.
+class Server(uvicorn.Server):
+    """A server that is ready to `run`, until `should_exit` or a signal."""
 
-    Args:
-        index: what to search.
-        host: where to listen; loopback unless others shall reach it.
-        port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
-        ready: called when requests are answered: with the address, and whether the command line of this user
-            finds the server.
-
-    Raises:
-        HeadwordError: if the port is taken, or the host none of this machine's.
-    """
-    with listening(host, port) as listener:
-        address = Address(host, listener.getsockname()[1])
-        service = Service(index)
-        running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
-        try:
-            service.warm()
-            server = _Server(guarded(service, host, running.token))
-            server.announce = lambda: ready(address, running.write(index.path))
-            server.withdraw = lambda: running.remove(index.path)
-            server.run(sockets=[listener])
-        finally:
-            running.remove(index.path)
-            service.close()
-
-
-class _Server(uvicorn.Server):
-    """Says when it answers, and when it no longer does."""
-
-    announce: Callable[[], object]
-    withdraw: Callable[[], object]
-
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, listener: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -118,14 +81,57 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=3,
             )
         )
+        self._listener = listener
+        self.on_start: list[Callable[[], object]] = []
+        """Called when requests are answered."""
+        self.on_stop: list[Callable[[], object]] = []
+        """Called when they no longer are; before a signal ends the process."""
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests."""
+        super().run(sockets or [self._listener])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
         await super().startup(sockets)
-        self.announce()
+        for call in self.on_start:
+            call()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.withdraw()
+        """Answer what was asked, and end."""
+        for call in self.on_stop:
+            call()
         await super().shutdown(sockets)
+
+
+@contextlib.contextmanager
+def prepared(
+    index: Index,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    ready: Callable[[Address, bool], object],
+) -> Iterator[Server]:
+    """A server of an index, warm, with its place on the network taken.
+
+    Args:
+        index: what to search.
+        host: where to listen; loopback unless others shall reach it.
+        port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
+        ready: called when requests are answered: with the address, and whether the command line of this user
+            finds the server.
+
+    Raises:
+        HeadwordError: if the port is taken, or the host none of this machine's.
+    """
+    with listening(host, port) as listener, contextlib.closing(Service(index)) as service:
+        service.warm()
+        address = Address(host, listener.getsockname()[1])
+        running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
+        server = Server(guarded(service, host, running.token), listener)
+        server.on_start.append(lambda: ready(address, running.write(index.path)))
+        server.on_stop.append(lambda: running.remove(index.path))
+        yield server
 
 
 @contextlib.contextmanager

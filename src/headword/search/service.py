@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ class Service:
         return self.index.model
 
     def warm(self) -> None:
-        """Do now what would make the first search slow."""
+        """Do now what would make the first search slow, and beside it what would the first filter."""
+        threading.Thread(target=self.index.count, args=("path = ''",), daemon=True).start()
         self._thread.ask(Asked(Query(text="a picture"), 1, None)).result()
 
     def close(self) -> None:

@@ -130,20 +130,20 @@ export function fillAbout({ headword, images, index, model, classes }) {
   const unknown = "unknown: see the model's page";
   const facts = [
     ["Classifier", `${vision.kind}:${vision.id}`],
-    ["Its licence", vision.licence || unknown],
-    ["Its head", `${count.format(classes)} classes × ${count.format(vision.head.dim)} features`],
+    ["Classifier's licence", vision.licence || unknown],
+    ["Head", `${count.format(classes)} classes × ${count.format(vision.head.dim)} features`],
     ["Text encoder", `${text.kind}:${text.id}`],
-    ["Its licence", text.licence || unknown],
+    ["Text encoder's licence", text.licence || unknown],
     ["Learnt from", `${count.format(pairs.number)} pairs: ${sources.join(", ")}`],
     ["Mapping", `${aligner.name} (${settings.join(", ")})`],
     ["Calibrated", calibration(index, centre)],
     ["Pictures", count.format(images)],
-    ["Index", index.engine ? `${index.engine}, made ${index.created ?? ""}` : null],
+    ["Search", index.engine],
+    ["Index last changed", new Date(index.updated).toLocaleString()],
     ["headword", headword],
   ];
   $("about-facts").replaceChildren(
     ...facts
-      .filter(([, value]) => value)
       .map(([key, value]) => {
         const row = document.createElement("div");
         const [term, said] = [document.createElement("dt"), document.createElement("dd")];
@@ -156,8 +156,8 @@ export function fillAbout({ headword, images, index, model, classes }) {
 }
 
 function calibration(index, centre) {
-  if (index.calibration) return index.calibration;
-  return centre.kind === "pool" ? `on ${count.format(centre.images)} pictures` : "no";
+  if (index.centre.kind === "collection") return `on the ${count.format(index.centre.images)} pictures of this folder`;
+  return centre.kind === "pool" ? `on ${count.format(centre.images)} other pictures` : "no";
 }
 
 let finding = null;

@@ -9,7 +9,7 @@ const number = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFr
 let tiles = new Map(); // path → element
 let current = 0; // the tile that Tab reaches
 
-export const score = (value) => number.format(value).replace("-", "−");
+export const score = (value) => number.format(value).replace(/^-0\.00$/, "0.00").replace("-", "−");
 export const name = (path) => path.slice(path.lastIndexOf("/") + 1);
 
 export function show(hits, version) {
