@@ -48,10 +48,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-TypedWords = Annotated[str, FromQuery(min_length=1, max_length=500, description="-word keeps away.")]
+TypedWords = Annotated[schemas.Text, FromQuery(description="-word keeps away from a word.")]
 Offset = Annotated[int, FromQuery(ge=0, le=100_000_000)]
-Tag = Annotated[str | None, FromQuery(min_length=1, max_length=200)]
-Where = Annotated[str | None, FromQuery(min_length=1, max_length=500)]
+Tag = Annotated[schemas.Label | None, FromQuery(description="Only pictures with this tag.")]
+Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures that meet this SQL condition.")]
+Version = Annotated[str | None, FromQuery(max_length=100, description="The index's: an answer may be kept.")]
 InIndex = Annotated[str, FromPath(min_length=1, max_length=4096)]
 
 
@@ -68,6 +69,7 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
         description="Search and label a folder of pictures with any words.",
         docs_url=None,  # it would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         responses=ERRORS,
         dependencies=[Depends(partial(_check_token, token))],
     )
@@ -184,12 +186,9 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 
     @app.get("/thumbnails/{path:path}", response_class=Response)
     async def thumbnail(
-        path: InIndex, request: Request, size: schemas.Size = schemas.Size.SMALL, version: Tag = None
+        path: InIndex, request: Request, size: schemas.Size = schemas.Size.SMALL, version: Version = None
     ) -> Response:
-        """A picture of the index as a JPEG of at most `size` pixels a side.
-
-        With a `version` (the index's) in its address an answer may be kept for long.
-        """
+        """A picture of the index as a JPEG of at most `size` pixels a side."""
         file = await _file(service, path)
         try:
             content = await in_thread(partial(thumbnails.get, file, size.value))
