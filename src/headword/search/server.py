@@ -162,7 +162,8 @@ def _why_not(host: str, port: int, error: Exception) -> str:
         return f"{host!r} is no address of this machine; the usual one is 127.0.0.1"
     if isinstance(error, PermissionError):
         return f"port {port} may not be used: permission denied; give one above 1023"
-    reason = getattr(error, "strerror", None) or str(error)
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else str(error)  # what Python adds to it repeats the address
     return (
         f"cannot listen on {host}, port {port}: {reason}; give another with --port, or 0 for any that is free"
     )
