@@ -126,6 +126,20 @@ def test_two_hundred_at_once(live: Live):
     assert dict(zip(words[:4], found, strict=False)) == alone
 
 
+def test_texts_are_encoded_once(live: Live, embedded, monkeypatch):
+    encoded: list[str] = []
+    encode = type(embedded).encode_text
+
+    def counting(self, texts, **options):
+        encoded.extend(texts)
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(type(embedded), "encode_text", counting)
+    for words in ("a new word", "a new word", "a new word -another", "another"):
+        assert live.post("/search", {"words": words}).status == 200
+    assert encoded == ["a new word", "another"]
+
+
 # ---- tags
 
 

@@ -139,22 +139,36 @@ def listening(host: str, port: int | None) -> Iterator[socket.socket]:
     """A socket that listens.
 
     Raises:
-        HeadwordError: as `serve`.
+        HeadwordError: as `prepared`.
     """
-    wanted = [DEFAULT_PORT, 0] if port is None else [port]
-    for last, number in zip([*[False] * (len(wanted) - 1), True], wanted, strict=True):
+    if port is None:
         try:
-            family, _, _, _, at = socket.getaddrinfo(
-                host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.create_server(at[:2], family=family, backlog=_BACKLOG)
-        except (OSError, OverflowError, UnicodeError) as error:
-            if last:
-                raise HeadwordError(_why_not(host, number, error)) from error
-            continue
-        with contextlib.closing(listener):
-            yield listener
-        return
+            listener = _listener(host, DEFAULT_PORT)
+        except HeadwordError:
+            listener = _listener(host, 0)
+    else:
+        listener = _listener(host, port)
+    with contextlib.closing(listener):
+        yield listener
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # The protocol by name: only then does asyncio switch off Nagle's algorithm, which would hold back the
+        # end of every answer for 40 ms. `socket.create_server` leaves it open.
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise HeadwordError(_why_not(host, port, error)) from error
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(at)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise HeadwordError(_why_not(host, port, error)) from error
+    return listener
 
 
 def _why_not(host: str, port: int, error: Exception) -> str:

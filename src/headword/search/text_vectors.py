@@ -24,7 +24,7 @@ class TextVectors:
 
     def __init__(self, model: DualEncoder, kept: int = KEPT) -> None:
         self.model = model
-        self._kept = kept
+        self._most = kept
         self._known: OrderedDict[tuple[tuple[str, ...], str], Tensor] = OrderedDict()
 
     def __call__(self, texts: Sequence[str], template: tuple[str, ...] = ("{}",)) -> Tensor:
@@ -37,9 +37,11 @@ class TextVectors:
         for text in texts:
             self._known.move_to_end((template, text))
         found = [self._known[template, text] for text in texts]
-        while len(self._known) > self._kept:
+        while len(self._known) > self._most:
             self._known.popitem(last=False)
         return torch.stack(found) if found else torch.empty(0, self.model.dim)
 
-    def __len__(self) -> int:
+    @property
+    def kept(self) -> int:
+        """How many texts are known now."""
         return len(self._known)
