@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import io
 import json
 import os
@@ -56,11 +57,11 @@ def test_client_has_what_the_index_has(live: Live, pictures):
         assert said is not None
         assert [hit.path for hit in said.hits] == [hit.path for hit in wanted]
         assert [hit.score for hit in said.hits] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
-        assert said.about == {}
+        assert said.index == {}
     told = ask_server(live.index.path, Query(text="a"), k=1, about=True)
     assert told is not None
-    assert told.about["model"]["aligner"]["name"] == "kernel-ridge"
-    assert told.about["environment"]["torch"] == torch.__version__.split("+")[0]
+    assert told.index["engine"] == live.index.about()["engine"]
+    assert told.environment["torch"] == importlib.metadata.version("torch")
 
 
 def test_client_leaves_to_others_what_it_cannot_ask(live: Live, tmp_path):
@@ -153,6 +154,22 @@ def test_server_of_another_version(live: Live, tmp_path):
     assert ask_server(live.index.path, Query(text="a"), k=1) is None
     running.write(live.index.path)
     assert ask_server(live.index.path, Query(text="a"), k=1) is not None
+
+
+def test_search_asks_the_server(live: Live, monkeypatch, tmp_path):
+    """`headword search`: the same with a server and without, down to the JSON."""
+    asked = ("search", live.index.path, "a rocket", "--not", "a cat", "-k", 2, "--json", "-")
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "open", lambda *a, **k: pytest.fail("the model was loaded"))
+        warm = json.loads(run(*asked))
+    monkeypatch.setattr("headword.search.client.ask_server", lambda *a, **k: None)
+    monkeypatch.setattr(Index, "open", lambda *a, **k: live.index)
+    cold = json.loads(run(*asked))
+    for said in (warm, cold):
+        for result in said["results"]:
+            result["score"] = pytest.approx(result["score"], abs=1e-5)
+    assert warm == cold
+    assert warm["results"][0]["path"] == "rocket.jpg"
 
 
 # ---- the command

@@ -27,8 +27,10 @@ class Answer:
     """What a server said."""
 
     hits: list[Hit]
-    about: dict[str, Any]
-    """The API's /about; empty unless it was asked for."""
+    index: dict[str, Any]
+    """What the index says of itself; empty unless it was asked for."""
+    environment: dict[str, Any]
+    """The server's, likewise."""
 
 
 def ask_server(
@@ -53,8 +55,11 @@ def ask_server(
         said = _ask(running, "POST", "/search", body)
         if said is None or said["index_version"] != version:
             return None
-        facts = _ask(running, "GET", "/about") if about else {}
-        return None if facts is None else Answer([Hit(**hit) for hit in said["hits"]], facts)
+        hits = [Hit(**hit) for hit in said["hits"]]
+        if not about:
+            return Answer(hits, {}, {})
+        facts = _ask(running, "GET", "/about")
+        return None if facts is None else Answer(hits, facts["index"], facts["environment"])
     except (OSError, ValueError, KeyError, TypeError, HeadwordError):
         return None
 

@@ -39,12 +39,17 @@ def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
     }
 
 
+def plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, where a tuple is a list."""
+    return dict(json.loads(json.dumps(said)))
+
+
 def describe(model: DualEncoder, folder: Path | None) -> dict[str, Any]:
     """A model, as a manifest names it."""
     return {
         "folder": None if folder is None else str(folder),
         "fingerprint": fingerprint_of(model),
-        "provenance": model.provenance(),
+        "provenance": plain(model.provenance()),
     }
 
 
@@ -60,8 +65,8 @@ def check_model(model: DualEncoder, said: Mapping[str, Any], folder: Path) -> No
     where = f" at {said['folder']}" if said["folder"] else ""
     other = "another model of the same encoders" if before == now else now
     raise HeadwordError(
-        f"{folder} was made with the model {before}{where}, and this is {other}; give that model, or index the "
-        "folder again with this one"
+        f"{folder} was made with the model {before}{where}, and this is {other}; give that model, or "
+        "index the folder again with this one"
     )
 
 

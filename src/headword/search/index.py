@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors
-from headword.search.exact import exact_top
+from headword.search.exact import ExactSearch, Mask
 from headword.search.identity import check_model
 from headword.search.manifest import Manifest
 from headword.search.query import Hit, Query
-from headword.search.rows import open_rows
+from headword.search.rows import Rows
 from headword.search.space import Floats, Space
 from headword.search.table import Filter, read_table
 
@@ -47,7 +48,7 @@ class Version:
         self.tags = table["tag"].combine_chunks()
         self.tag_scores = table["tag_score"].combine_chunks()
         self.filter = Filter(folder, manifest.table)
-        self.rows = open_rows(folder, manifest.rows, manifest.slots, manifest.dim)
+        self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding)
         state = load_tensors(folder / f"{manifest.state}.safetensors")
         self.inverse_norms: Floats = state["inverse_norms"].numpy()
         self.centre: Floats = state["centre"].numpy()
@@ -62,16 +63,22 @@ class Version:
 
     def hit(self, place: int, score: float) -> Hit:
         """The image at a place."""
-        return Hit(
-            self.paths[place].as_py(), score, self.tags[place].as_py(), self.tag_scores[place].as_py()
-        )
+        return Hit(self.paths[place].as_py(), score, self.tags[place].as_py(), self.tag_scores[place].as_py())
 
-    def allowed(self, where: str | None) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Which slots may be found; None if all may."""
-        if where is None and len(self.slots) == self.manifest.slots:
-            return None
+    @cached_property
+    def exact(self) -> ExactSearch:
+        """The search of all images."""
+        every = len(self.slots) == self.manifest.slots
+        return ExactSearch(self.rows, self.inverse_norms, None if every else self._mask(self.slots))
+
+    def exact_where(self, where: str) -> ExactSearch:
+        """The search of those that satisfy a condition."""
+        slots = self.slots[self.filter.places(where)]
+        return ExactSearch(self.rows, self.inverse_norms, self._mask(slots))
+
+    def _mask(self, slots: NDArray[np.int64]) -> Mask:
         keep = np.zeros(self.manifest.slots, np.bool_)
-        keep[self.slots if where is None else self.slots[self.filter.places(where)]] = True
+        keep[slots] = True
         return keep
 
 
@@ -151,7 +158,10 @@ class Index:
         manifest = Manifest.read(self.path)
         if manifest.version == self.version:
             return False
-        if "model" in self.__dict__ and manifest.model["fingerprint"] != self._version.manifest.model["fingerprint"]:
+        if (
+            "model" in self.__dict__
+            and manifest.model["fingerprint"] != self._version.manifest.model["fingerprint"]
+        ):
             del self.__dict__["model"]
         self._version = _current(self.path)
         return True
@@ -229,7 +239,8 @@ class Index:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
         a, b = self._space(version).affine(vectors)
-        found = exact_top(version.rows, version.inverse_norms, a, b, k, keep=version.allowed(where))
+        search = version.exact if where is None else version.exact_where(where)
+        found = search.top(a, b, k)
         return [
             [version.hit(int(version.places[slot]), float(score)) for slot, score in zip(*best, strict=True)]
             for best in found
@@ -323,7 +334,7 @@ class Index:
             if place is None:
                 raise HeadwordError(f"{query.like!r} is not in the index {self.path}")
             slot = version.slots[place]
-            units = np.asarray(version.rows[slot : slot + 1])
+            units = np.asarray(version.rows.values[slot : slot + 1])
         else:
             features = self.model.image_features([query.image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()

@@ -42,6 +42,8 @@ class Manifest:
     """Name of the files of features."""
     slots: int
     """Rows in these files, those of removed images included."""
+    rounding: float
+    """See `headword.search.rows.Rows`."""
     table: str
     """Name of the table of images."""
     state: str
@@ -51,8 +53,7 @@ class Manifest:
     unreadable: int
     """Files that could not be read."""
     centre: dict[str, Any]
-    """`kind`: "collection" (the mean of all images of the index) or "model" (what the model brings);
-    `images`."""
+    """`kind`: "collection" (the mean of all images of the index) or "none" (what the model brings); `images`."""
     tags: dict[str, Any] | None = None
     """What `headword tag` was asked for."""
     approximate: dict[str, Any] | None = None
@@ -80,7 +81,9 @@ class Manifest:
         said = read_json(folder / NAME)
         written = said.get("format") if isinstance(said, dict) else None
         if type(written) is not int or written < 1:
-            raise HeadwordError(f"{folder / NAME} does not say its format; it was edited, or is not headword's")
+            raise HeadwordError(
+                f"{folder / NAME} does not say its format; it was edited, or is not headword's"
+            )
         if written > FORMAT:
             raise HeadwordError(
                 f"{folder} has format {written}, newer than this headword reads; upgrade headword"

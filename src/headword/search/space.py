@@ -24,7 +24,7 @@ from headword.errors import HeadwordError
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-_ROWS = 16_384
+_ROWS = 2048
 """Rows at a time in passes over all features."""
 
 UNIT = 2.0**-38
@@ -61,19 +61,22 @@ class Space:
     def image(self, units: Floats) -> Floats:
         """Unit-norm features `[N, d]` → unit vectors `[N, D]`; zero where an image equals the centre."""
         mapped = self._mapped(units)
-        return mapped / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
+        norms = np.linalg.norm(mapped, axis=1, keepdims=True)
+        unit: Floats = mapped / np.maximum(norms, 1e-12).astype(np.float32)
+        return unit
 
     def inverse_norms(self, units: Floats) -> Floats:
         """r `[N]` of features `[N, d]`; zero where an image equals the centre."""
         r = np.zeros(len(units), np.float32)
         for start in range(0, len(units), _ROWS):
-            norms = np.linalg.norm(self._mapped(units[start : start + _ROWS]), axis=1)
+            mapped = self._mapped(units[start : start + _ROWS])
+            norms = np.sqrt(np.einsum("nd,nd->n", mapped, mapped))
             r[start : start + _ROWS] = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 1e-6)
         return r
 
     def _mapped(self, units: Floats) -> Floats:
-        centred = units - self.centre
-        return centred if self.matrix is None else centred @ self.matrix.T
+        centred: Floats = units - self.centre
+        return centred if self.matrix is None else np.matmul(centred, self.matrix.T, dtype=np.float32)
 
 
 def image_matrix(aligner: Aligner) -> Floats | None:
@@ -94,12 +97,12 @@ def image_matrix(aligner: Aligner) -> Floats | None:
     return np.ascontiguousarray(matrix.T.float().cpu().numpy())
 
 
-def exact_sum(units: Floats) -> NDArray[np.int64]:
-    """Σ of unit-norm features `[N, d]` in `UNIT`s, `[d]`."""
+def exact_sum(units: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Σ of the unit-norm features `[N, d]` in some slots, in `UNIT`s, `[d]`."""
     total = np.zeros(units.shape[1], np.int64)
-    for start in range(0, len(units), _ROWS):
-        part = units[start : start + _ROWS].astype(np.float64) / UNIT
-        total += np.rint(part).astype(np.int64).sum(axis=0)
+    for start in range(0, len(slots), _ROWS):
+        part = units[slots[start : start + _ROWS]].astype(np.float64)
+        total += np.rint(part / UNIT).astype(np.int64).sum(axis=0)
     return total
 
 
