@@ -160,10 +160,10 @@ def test_search_asks_the_server(live: Live, monkeypatch, tmp_path):
     """`headword search`: the same with a server and without, down to the JSON."""
     asked = ("search", live.index.path, "a rocket", "--not", "a cat", "-k", 2, "--json", "-")
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "open", lambda *a, **k: pytest.fail("the model was loaded"))
+        patch.setattr(Index, "open", lambda *_, **__: pytest.fail("the model was loaded"))
         warm = json.loads(run(*asked))
-    monkeypatch.setattr("headword.search.client.ask_server", lambda *a, **k: None)
-    monkeypatch.setattr(Index, "open", lambda *a, **k: live.index)
+    monkeypatch.setattr("headword.search.client.ask_server", lambda *_, **__: None)
+    monkeypatch.setattr(Index, "open", lambda *_, **__: live.index)
     cold = json.loads(run(*asked))
     for said in (warm, cold):
         for result in said["results"]:

@@ -63,5 +63,15 @@ def main() -> None:
 
 # Each adds its commands to `app`.
 from headword.cli import (  # noqa: E402, F401
-    cache, classify, demo, embed, evaluate, index, inspect, recycle, search, serve, tag,
-)  # fmt: skip
+    cache,
+    classify,
+    demo,
+    embed,
+    evaluate,
+    index,
+    inspect,
+    recycle,
+    search,
+    serve,
+    tag,
+)

@@ -61,15 +61,11 @@ class SearchRequest(_Closed):
     words: Text | None = Field(default=None, description="As typed: -word keeps away from a word.")
     text: Text | None = Field(default=None, description="What to look for, instead of words.")
     negative: list[Text] = Field(default=[], max_length=16, description="What to keep away from.")
-    image: Upload | None = Field(
-        default=None, description="A picture to find the like of, as base64."
-    )
+    image: Upload | None = Field(default=None, description="A picture to find the like of, as base64.")
     like: Picture | None = Field(default=None, description="A picture of the index to find the like of.")
     k: K = Field(default=24, description="How many pictures to return.")
     tag: Label | None = Field(default=None, description="Only pictures with this tag.")
-    where: Filter | None = Field(
-        default=None, description="Only pictures that meet this SQL condition."
-    )
+    where: Filter | None = Field(default=None, description="Only pictures that meet this SQL condition.")
 
 
 class Hit(BaseModel):
