@@ -1,4 +1,4 @@
-"""A warm server over 100,000 images: searches over HTTP, 200 of them at once, and the command line through it.
+"""A warm server over 100,000 images: searches over HTTP, 200 of them at once, and the command line by it.
 
 The index holds synthetic features, the rows of the embedded classifier's head with noise around them; model,
 server, client and command line are the real ones, each in a process of its own. Texts are new in every search
