@@ -25,56 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-
 import headword
 from common import write
-from headword import DualEncoder
-from headword.search.commit import Draft, commit
-from headword.search.identity import describe, encoder_identity, plain
-from headword.search.rows import append_rows
 from headword.search.running import Running
-from headword.search.table import OK, Entry
+from synthetic_index import make_index
 
 COMMAND = [sys.executable, "-m", "headword"]
 PARALLEL = 200
 SEED = 0
-
-
-def synthetic_index(model: DualEncoder, saved: Path, root: Path, target: Path, count: int) -> None:
-    """An index of `count` images that there are not: head rows, each with noise of its own."""
-    generator = torch.Generator().manual_seed(SEED)
-    heads = F.normalize(model.pairs.image, dim=1)  # [C, d]
-    target.mkdir()
-    rounding = 0.0
-    for start in range(0, count, 10_000):
-        n = min(10_000, count - start)
-        chosen = heads[torch.randint(len(heads), (n,), generator=generator)]
-        noise = F.normalize(torch.randn(chosen.shape, generator=generator), dim=1)
-        units = F.normalize(chosen + noise, dim=1)
-        rounding = max(rounding, append_rows(target, "rows-000001", start, units.numpy()))
-    entries = [
-        Entry(path=f"{n:06d}.jpg", raw=None, bytes=1, modified=1, content=bytes(16), slot=n, status=OK)
-        for n in range(count)
-    ]
-    how = {"engine": "torch", "precision": "float32", "exact": True}
-    commit(
-        Draft(
-            target=target,
-            root=root,
-            model=model,
-            described=describe(model, saved),
-            space={**plain(encoder_identity(model.vision)), **how},
-            before=None,
-            entries=entries,
-            rows="rows-000001",
-            slots=count,
-            rounding=rounding,
-            centre="collection",
-            approximate=False,
-        )
-    )
 
 
 @contextmanager
@@ -152,13 +110,12 @@ def main() -> None:
         base = Path(folder)
         model = headword.recycle()
         saved = model.save(base / "model")
-        (base / "photos").mkdir()
         index = base / "index"
-        synthetic_index(model, saved, base / "photos", index, options.images)
+        make_index(model, index, options.images, model.pairs.image, saved=saved, seed=SEED)
         kinds: dict[str, Callable[[int], dict[str, Any]]] = {
             "new_words": lambda n: {"text": f"a picture of thing {n}", "k": 10},
             "known_words": lambda _: {"text": "two dogs in the snow", "k": 10},
-            "like_a_picture": lambda n: {"like": f"{n:06d}.jpg", "k": 10},
+            "like_a_picture": lambda n: {"like": f"00000/{n:03d}.jpg", "k": 10},
         }
         alone: dict[str, list[float]] = {kind: [] for kind in kinds}
         commands: dict[str, list[tuple[float, float]]] = {"server": [], "alone": []}

@@ -6,6 +6,7 @@ index, 409 while something else is under way, 422 for a request that is not of i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import mimetypes
 import secrets
@@ -32,6 +33,9 @@ from headword.search.words import parse_words
 
 MAX_FILE = 256_000_000
 """Bytes an image file may have to be handed out as it is."""
+
+FILES_AT_ONCE = 4
+"""Image files that are read, or made into thumbnails, at the same time."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error, "description": what}
@@ -171,13 +175,15 @@ def _add_labelling(app: FastAPI, service: Service) -> None:
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
     thumbnails = Thumbnails()
+    reading = asyncio.Semaphore(FILES_AT_ONCE)
 
     @app.get("/images/{path:path}", response_class=Response)
     async def image(path: InIndex) -> Response:
         """A picture of the index, the file as it is."""
         file = await _file(service, path)
         try:
-            content = await in_thread(partial(_content, file))
+            async with reading:
+                content = await in_thread(partial(_content, file))
         except OSError as error:
             raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
         kind = mimetypes.guess_type(file.name)[0] or ""
@@ -191,7 +197,8 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         """A picture of the index as a JPEG of at most `size` pixels a side."""
         file = await _file(service, path)
         try:
-            content = await in_thread(partial(thumbnails.get, file, size.value))
+            async with reading:
+                content = await in_thread(partial(thumbnails.get, file, size.value))
         except HeadwordError as error:
             raise HTTPException(404, _line(error)) from error
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'

@@ -54,7 +54,7 @@ class Service:
     """What the routes of the API call. Its coroutines belong to one event loop.
 
     Args:
-        index: the index; it is opened anew when another process has changed it.
+        index: the index; when another process has changed it, its new version is taken up.
     """
 
     def __init__(self, index: Index) -> None:
@@ -73,8 +73,12 @@ class Service:
 
     def warm(self) -> None:
         """Do now what would make the first search slow, and beside it what would the first filter."""
-        threading.Thread(target=self.index.count, args=("path = ''",), daemon=True).start()
+        threading.Thread(target=self._warm_filter, daemon=True).start()
         self._thread.ask(Asked(Query(text="a picture"), 1, None)).result()
+
+    def _warm_filter(self) -> None:
+        with suppress(HeadwordError):  # the first filter will tell
+            self.index.count("path = ''")
 
     def close(self) -> None:
         """End the model thread."""
