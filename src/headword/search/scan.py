@@ -63,7 +63,7 @@ def scan(root: Path, *, leave_out: Path | None = None) -> Scan:
             if entry.name.startswith(".") or entry.path == skip:
                 continue
             path = f"{prefix}{entry.name}"
-            if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
+            if entry.is_symlink() and not (os.path.realpath(entry.path) + os.sep).startswith(inside):
                 if entry.is_dir() or _is_image(entry.name):
                     found.outside.append(path)
             elif entry.is_dir():
