@@ -33,6 +33,9 @@ def search(
         str | None,
         typer.Option(help="An SQL condition on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Search exactly, also where there is an approximate index.")
+    ] = False,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -46,7 +49,7 @@ def search(
     from headword.search.index import Index
 
     opened = Index.open(index, device=device.value)
-    hits = opened.search(query, k=k, where=where)
+    hits = opened.search(query, k=k, where=where, exact=exact)
     about = opened.about()
     show_hits(
         output,
@@ -56,7 +59,7 @@ def search(
         k=k,
         where=where,
         model=about["model"]["provenance"],
-        engine=about["engine"],
+        engine="exact" if exact or where else about["engine"],
     )
 
 
