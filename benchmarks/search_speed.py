@@ -1,8 +1,8 @@
 """Exact and approximate search of 1,000,000 × 384 vectors, beside faiss' flat index, in one run.
 
-The vectors are sentence embeddings of flickr8k's captions (MiniLM, 384-d) with noise around them; the queries
-are 200 captions that are left out. Without HEADWORD_DATA both are made of 2,000 random clusters. The arms take
-turns, each query by itself, then all at once; medians.
+The vectors are sentence embeddings of flickr8k captions (MiniLM, 384-d) with noise around them; the queries
+are 200 captions that are left out. Without HEADWORD_DATA both are made of 2,000 random clusters. The arms
+take turns, each query by itself, then all at once; medians.
 
 Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--repeats 15] [--no-approximate]
 """
