@@ -1,4 +1,4 @@
-"""An index of any size without images, for benchmarks: features with noise around real ones, made-up names."""
+"""An index of any size without images: features with noise around real ones, made-up names."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def index(
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
     approximate: Annotated[
         bool | None,
-        typer.Option(help="Keep an approximate index too; by default from 500,000 images on."),
+        typer.Option(help="Keep an approximate index too; by default from 1,000,000 images on."),
     ] = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,

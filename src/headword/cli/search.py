@@ -33,6 +33,9 @@ def search(
         str | None,
         typer.Option(help="An SQL condition on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Search exactly, also where there is an approximate index.")
+    ] = False,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -46,13 +49,13 @@ def search(
     from headword.search.client import ask_server
 
     answer = None
-    if device is Device.auto:  # a server has its own
+    if device is Device.auto and not exact:  # a server has its own device and engine
         answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
         opened = Index.open(index, device=device.value)
-        hits, about, environment = opened.search(query, k=k, where=where), opened.about(), None
+        hits, about, environment = opened.search(query, k=k, where=where, exact=exact), opened.about(), None
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
     show_hits(
@@ -64,6 +67,7 @@ def search(
         where=where,
         about=about,
         environment=environment,
+        engine="exact" if exact or where else about["engine"],
     )
 
 
@@ -76,6 +80,7 @@ def show_hits(
     k: int,
     where: str | None,
     about: Mapping[str, Any],
+    engine: str,
     environment: Mapping[str, Any] | None = None,
 ) -> None:
     """Print hits, and write them as JSON where asked, with the environment if it is not this process's."""
@@ -99,7 +104,7 @@ def show_hits(
     output.result(
         "search",
         model=about["model"]["provenance"],
-        protocol={"index": str(index), "query": asked, "k": k, "where": where, "engine": about["engine"]},
+        protocol={"index": str(index), "query": asked, "k": k, "where": where, "engine": engine},
         results=[
             {"path": hit.path, "score": hit.score, "tag": hit.tag, "tag_score": hit.tag_score} for hit in hits
         ],

@@ -1,16 +1,21 @@
 """A folder of images, searched by words, by pictures, or both: an index on disk that grows with the folder.
 
-    query.py       what is asked, and what is found
-    manifest.py    what an index says of itself
-    scan.py        the files of a folder
-    rows.py        features on disk, and their 8-bit codes
-    space.py       features → the space shared with words, as one affine map a query
-    exact.py       the exact nearest rows
-    approximate.py LanceDB's neighbours, for large collections
-    table.py       names, sizes, tags: LanceDB's table, and its filters
-    index.py       an index, to read
-    build.py       making and refreshing one
-    tagging.py     zero-shot labels for all its images
+    query.py        what is asked, and what is found
+    index.py        an index, to read
+    manifest.py     what an index says of itself: the version there is
+    table.py        names, contents, tags; LanceDB's table, and its filters
+    rows.py         features on disk
+    space.py        features → cosines to words: one affine map a query
+    exact.py        the exact nearest rows
+    approximate.py  LanceDB's neighbours, for large collections
+    build.py        making and refreshing an index
+    scan.py         the files of a folder
+    embedding.py    new files → rows
+    journal.py      what an unfinished run has done
+    commit.py       the last step of every change
+    tagging.py      zero-shot labels for all images
+    identity.py     which model an index was made with
+    lock.py         one writer at a time
 
 Importing this package loads neither torch nor LanceDB.
 """

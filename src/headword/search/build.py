@@ -207,8 +207,8 @@ def _start(
         rows, slots, rounding, how = before.rows, before.slots, before.rounding, before.space
         if engine not in ("auto", how["engine"]) or dtype not in ("auto", how["precision"]):
             raise HeadwordError(
-                f"{target} was made on {how['engine']} in {how['precision']}; leave out --engine and --dtype, or "
-                " give another --out"
+                f"{target} was made on {how['engine']} in {how['precision']}: leave out --engine and --dtype "
+                "or give another --out"
             )
     base = {"rows": rows, "slots": slots, "root": str(root), "asked": [engine, dtype], "long": count >= LONG}
     journal = Journal(target, {**base, **identity})

@@ -18,6 +18,8 @@ from headword import __version__
 from headword.dual_encoder import DualEncoder
 from headword.files import load_tensors, save_tensors
 from headword.search import journal, lock, manifest, table
+from headword.search.approximate import APPROXIMATE_FROM, Neighbours, build_neighbours
+from headword.search.exact import ExactSearch, alive_of
 from headword.search.manifest import Manifest
 from headword.search.rows import Rows, append_rows
 from headword.search.space import Floats, Space, exact_sum, mean_of
@@ -28,6 +30,7 @@ _SPARE = 1024
 """Rows of removed images that may stay however few the others are."""
 
 _COPIED = 4096  # rows at a time
+_MEASURED = 200  # class names that an approximate index is measured with
 
 _KINDS = ("rows-", "images-", "state-", "neighbours-")
 
@@ -53,7 +56,9 @@ class Draft:
     def differs(self) -> bool:
         """Whether it differs from the version that is there though the images are the same."""
         before = self.before
-        return before is None or (before.model, before.centre["kind"]) != (self.described, self.centre)
+        if before is None or self.approximate not in (None, before.approximate is not None):
+            return True
+        return (before.model, before.centre["kind"]) != (self.described, self.centre)
 
 
 def is_ours(name: str) -> bool:
@@ -84,6 +89,8 @@ def commit(draft: Draft) -> Manifest:
         folder / f"{state}.safetensors", {name: torch.from_numpy(array) for name, array in tensors.items()}
     )
     images = table_of(draft.entries)
+    exact = ExactSearch(rows, r, alive_of(slots, draft.slots))
+    neighbours = _neighbours(draft, exact, slots, space, generation)
     tags = None
     if before is not None and before.tags is not None:
         labels = Labels(**before.tags)
@@ -111,6 +118,7 @@ def commit(draft: Draft) -> Manifest:
         unreadable=len(draft.entries) - len(slots),
         centre={"kind": draft.centre, "images": len(slots)},
         tags=tags,
+        approximate=neighbours,
     )
     publish(folder, fresh, before)
     return fresh
@@ -120,6 +128,7 @@ def publish(folder: Path, fresh: Manifest, before: Manifest | None) -> None:
     """Put a version in the old one's place, whose files stay until the next one for those who read them."""
     fresh.write(folder)
     kept = {name for said in (fresh, before) if said for name in (said.rows, said.table, said.state)}
+    kept |= {said.approximate["table"] for said in (fresh, before) if said and said.approximate}
     for path in [*folder.iterdir(), *(folder / table.DATABASE).glob("*")]:
         if path.name.startswith(_KINDS) and path.name.partition(".")[0] not in kept:
             with suppress(OSError):  # Windows keeps what is being read; the next run removes it
@@ -129,6 +138,27 @@ def publish(folder: Path, fresh: Manifest, before: Manifest | None) -> None:
 def version_of(generation: int) -> str:
     """A version's name, unlike any other's."""
     return f"{generation}-{uuid.uuid4().hex[:8]}"
+
+
+def _neighbours(
+    draft: Draft, exact: ExactSearch, slots: NDArray[np.int64], space: Space, generation: int
+) -> dict[str, Any] | None:
+    """The approximate index of a version: the old one's where that will do, a new one, or none."""
+    before = draft.before
+    old = None if before is None or before.approximate is None else Neighbours(**before.approximate)
+    large = len(slots) >= APPROXIMATE_FROM
+    if not (large or old is not None if draft.approximate is None else draft.approximate):
+        return None
+    if old is not None and before is not None and before.rows == draft.rows and not old.outdated(slots):
+        same = before.model["fingerprint"] == draft.described["fingerprint"]
+        if same and before.centre["kind"] == draft.centre:
+            return old.as_json()
+    names = [entry.name for entry in draft.model.classes]
+    some = names[:: max(1, len(names) // _MEASURED)][:_MEASURED]
+    queries = draft.model.encode_text(some)
+    return build_neighbours(
+        draft.target, f"neighbours-{generation:06d}", exact, slots, space, queries
+    ).as_json()
 
 
 def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:

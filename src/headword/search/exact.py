@@ -39,6 +39,15 @@ _RESCORED = 512  # rows at a time that are scored exactly
 _DELTA = 2.0**-8
 
 
+def alive_of(slots: Places, count: int) -> Mask | None:
+    """Which of `count` slots belong to images; None if all do."""
+    if len(slots) == count:
+        return None
+    alive = np.zeros(count, np.bool_)
+    alive[slots] = True
+    return alive
+
+
 def _best(places: Places, scores: Doubles, k: int) -> tuple[Places, Doubles]:
     order = np.lexsort((places, -scores))[:k]
     return places[order], scores[order]
@@ -99,6 +108,10 @@ class ExactSearch:
                 )
             )
         return found
+
+    def best_of(self, places: Places, query: Floats, offset: float, k: int) -> tuple[Places, Doubles]:
+        """The k best of some rows, ascending `places`; see `top`."""
+        return _best(places, self._exact(places, query, offset), k)
 
     def _exact(self, places: Places, query: Floats, offset: float) -> Doubles:
         scores = np.empty(len(places))

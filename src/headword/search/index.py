@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors
-from headword.search.exact import ExactSearch, Mask
+from headword.search.approximate import ApproximateSearch, Neighbours
+from headword.search.exact import ExactSearch, alive_of
 from headword.search.identity import check_model
 from headword.search.manifest import Manifest
 from headword.search.query import Hit, Query
@@ -37,6 +37,7 @@ class Version:
     """All of one version of an index; nothing in it changes."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
         self.manifest = manifest
         table = read_table(folder, manifest.table)
         slots = table["slot"].to_numpy()
@@ -68,18 +69,22 @@ class Version:
     @cached_property
     def exact(self) -> ExactSearch:
         """The search of all images."""
-        every = len(self.slots) == self.manifest.slots
-        return ExactSearch(self.rows, self.inverse_norms, None if every else self._mask(self.slots))
+        keep = alive_of(np.sort(self.slots), self.manifest.slots)
+        return ExactSearch(self.rows, self.inverse_norms, keep)
+
+    @cached_property
+    def approximate(self) -> ApproximateSearch | None:
+        """The approximate search of all images, if there is one."""
+        said = self.manifest.approximate
+        if said is None:
+            return None
+        return ApproximateSearch(self.folder, Neighbours(**said), self.exact, self.places >= 0)
 
     def exact_where(self, where: str) -> ExactSearch:
         """The search of those that satisfy a condition."""
-        slots = self.slots[self.filter.places(where)]
-        return ExactSearch(self.rows, self.inverse_norms, self._mask(slots))
-
-    def _mask(self, slots: NDArray[np.int64]) -> Mask:
         keep = np.zeros(self.manifest.slots, np.bool_)
-        keep[slots] = True
-        return keep
+        keep[self.slots[self.filter.places(where)]] = True
+        return ExactSearch(self.rows, self.inverse_norms, keep)
 
 
 class Index:
@@ -131,7 +136,7 @@ class Index:
         said = self._version.manifest.model
         if said["folder"] is None:
             raise HeadwordError(
-                f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=model)"
+                f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
             )
         model = load(said["folder"], device=self._device)
         check_model(model, said, self.path)
@@ -186,21 +191,25 @@ class Index:
         }
 
     def engine(self) -> str:
-        """What a search without a filter runs on: "exact" or the approximate index's name."""
-        return "exact"
+        """What a search without a condition runs on: "exact", or "approximate" with its recall."""
+        said = self._version.manifest.approximate
+        return "exact" if said is None else f"approximate (recall {said['recall']:.1%})"
 
-    def search(self, query: Query, *, k: int = 10, where: str | None = None) -> list[Hit]:
+    def search(
+        self, query: Query, *, k: int = 10, where: str | None = None, exact: bool = False
+    ) -> list[Hit]:
         """The k images nearest to a query, best first.
 
         Args:
             query: words, a picture, or both.
             k: how many.
             where: an SQL condition on the columns path, folder, bytes, modified, tag and tag_score.
+            exact: see `nearest`.
 
         Raises:
             HeadwordError: for a query that says nothing, an unreadable picture or a bad condition.
         """
-        return self.nearest(self.encode([query]), k=k, where=where)[0]
+        return self.nearest(self.encode([query]), k=k, where=where, exact=exact)[0]
 
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
@@ -229,8 +238,13 @@ class Index:
             rows.append(torch.nn.functional.normalize(row, dim=0))
         return torch.stack(rows)
 
-    def nearest(self, vectors: Tensor, *, k: int = 10, where: str | None = None) -> list[list[Hit]]:
+    def nearest(
+        self, vectors: Tensor, *, k: int = 10, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
         """The k images nearest to each unit vector `[Q, D]` of the shared space, best first.
+
+        The search is exact, unless the index has an approximate one, there is no condition, and `exact` does
+        not ask for it.
 
         Raises:
             HeadwordError: for a bad condition, or `k` below 1.
@@ -239,8 +253,11 @@ class Index:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
         a, b = self._space(version).affine(vectors)
-        search = version.exact if where is None else version.exact_where(where)
-        found = search.top(a, b, k)
+        near = version.approximate if where is None and not exact else None
+        if near is not None:
+            found = near.top(vectors, a, b, k)
+        else:
+            found = (version.exact if where is None else version.exact_where(where)).top(a, b, k)
         return [
             [version.hit(int(version.places[slot]), float(score)) for slot, score in zip(*best, strict=True)]
             for best in found

@@ -1,4 +1,4 @@
-"""What an unfinished run has done already: `journal.jsonl`, a line an image, behind a line of what it depends on.
+"""What an unfinished run has done already: `journal.jsonl`, a line an image, below what they depend on.
 
 A block's features are on the disk before its lines are, so a run that was killed goes on after the last whole
 line. When the run is complete its manifest says all of it, and the journal goes.
@@ -85,8 +85,8 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise HeadwordError(
-                f"cannot write {self.path}: {error.strerror}; the index is what it was: make room and run the "
-                "same command again"
+                f"cannot write {self.path}: {error.strerror}; the index is what it was: make room and run "
+                "the same command again"
             ) from error
 
     def remove(self) -> None:

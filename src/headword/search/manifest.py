@@ -53,7 +53,8 @@ class Manifest:
     unreadable: int
     """Files that could not be read."""
     centre: dict[str, Any]
-    """`kind`: "collection" (the mean of all images of the index) or "none" (what the model brings); `images`."""
+    """`kind`: "collection" (the mean of all images of the index) or "none" (what the model brings), and
+    `images`."""
     tags: dict[str, Any] | None = None
     """What `headword tag` was asked for."""
     approximate: dict[str, Any] | None = None

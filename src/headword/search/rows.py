@@ -1,8 +1,8 @@
 """Features on disk: unit-norm rows in float32, and again in bfloat16 for the first pass of a search.
 
-Both files grow at their end and are read through memory maps. A reader sees the rows its manifest counts; what
-a writer adds lies behind them. Rows are never changed: a changed image gets a new one, and a removed one's
-stays unused until the files are written anew.
+Both files grow at their end and are read through memory maps. A reader sees the rows its manifest counts;
+what a writer adds lies behind them. Rows are never changed: a changed image gets a new one, and a removed
+one's stays unused until the files are written anew.
 
 `NAME.f32`   `[slots, d]`
 `NAME.bf16`  `[blocks, d, 128]`: blocks of 128 rows, each transposed. A product with a block then adds up 128
@@ -105,7 +105,7 @@ def rounded(units: Floats) -> tuple[Tensor, float]:
     blocks = torch.zeros(-(-len(units) // BLOCK), units.shape[1], BLOCK, dtype=torch.bfloat16)
     greatest = 0.0
     for start in range(0, len(units), _AT_ONCE):
-        rows = torch.from_numpy(np.ascontiguousarray(units[start : start + _AT_ONCE]))
+        rows = torch.tensor(units[start : start + _AT_ONCE])
         half = rows.bfloat16()
         greatest = max(greatest, float((rows - half.float()).norm(dim=1).max()))
         full = len(rows) // BLOCK

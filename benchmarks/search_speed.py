@@ -1,0 +1,136 @@
+"""Exact and approximate search of 1,000,000 × 384 vectors, beside faiss' flat index, in one run.
+
+The vectors are sentence embeddings of flickr8k captions (MiniLM, 384-d) with noise around them; the queries
+are 200 captions that are left out. Without HEADWORD_DATA both are made of 2,000 random clusters. The arms
+take turns, each query by itself, then all at once; medians.
+
+Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--repeats 15] [--no-approximate]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common import data_root, write
+from headword.search.approximate import ApproximateSearch, build_neighbours
+from headword.search.exact import ExactSearch
+from headword.search.rows import Rows
+from headword.search.space import Space
+from synthetic_index import NOISE, noisy
+
+DIM, HELD_OUT, K, SEED = 384, 200, 10, 0
+
+
+def vectors(count: int) -> tuple[Tensor, Tensor, str]:
+    """Vectors `[count, 384]`, queries `[200, 384]`, and what they are."""
+    if os.environ.get("HEADWORD_DATA"):
+        from headword.data.captions import read_captions
+        from headword.encoders import load_text
+
+        captions = [
+            text
+            for entry in read_captions(data_root() / "flickr8k" / "captions.jsonl")
+            for text in entry.captions
+        ]
+        base = F.normalize(load_text("embedded", device="cpu").encode(captions), dim=1)
+        what = f"{len(captions) - HELD_OUT} caption embeddings of flickr8k"
+    else:
+        generator = torch.Generator().manual_seed(SEED)
+        centres = F.normalize(torch.randn(2000, DIM, generator=generator), dim=1)
+        base = noisy(centres, 20_000, seed=SEED + 1, noise=1.0)
+        what = "20,000 points of 2,000 random clusters"
+    return (
+        noisy(base[:-HELD_OUT], count, seed=SEED),
+        base[-HELD_OUT:],
+        f"{what}, with noise of length {NOISE}",
+    )
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def one_by_one(arms: dict[str, Callable[[slice], Any]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of one query, the arms in turns."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for n in range(repeats + 2):
+        for name, search in arms.items():
+            took = seconds(lambda search=search, n=n: search(slice(n, n + 1)))  # type: ignore[misc]
+            times[name] += [took] if n >= 2 else []  # the first two warm up
+    return {name: 1000 * statistics.median(took) for name, took in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--approximate", action=argparse.BooleanOptionalAction, default=True)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    faiss.omp_set_num_threads(given.threads)
+    base, queries, what = vectors(given.rows)
+    values, a, b = base.numpy(), queries.numpy(), np.zeros(HELD_OUT)
+    ours = ExactSearch(Rows.of(values), np.ones(given.rows, np.float32))
+    flat = faiss.IndexFlatIP(DIM)
+    flat.add(values)
+    arms: dict[str, Callable[[slice], Any]] = {
+        "headword_exact": lambda part: ours.top(a[part], b[part], K),
+        "faiss_flat": lambda part: flat.search(a[part], K),
+    }
+    result: dict[str, Any] = {
+        "rows": given.rows, "dim": DIM, "k": K, "seed": SEED, "data": what, "threads": given.threads,
+        "first_pass": "bfloat16" if ours.half else "float32",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        if given.approximate:
+            space = Space(None, np.zeros(DIM, np.float32))
+            begin = time.perf_counter()
+            built = build_neighbours(
+                Path(folder), "neighbours-000001", ours, np.arange(given.rows), space, queries[100:]
+            )
+            near = ApproximateSearch(Path(folder), built, ours, np.ones(given.rows, np.bool_))
+            arms["headword_approximate"] = lambda part: near.top(queries[part], a[part], b[part], K)
+            result["approximate"] = {**built.as_json(), "build_seconds": time.perf_counter() - begin}
+        result["one_query_ms"] = one = one_by_one(arms, given.repeats)
+        right = [set(rows.tolist()) for rows, _ in ours.top(a[:100], b[:100], K)]
+        agree = [
+            len(set(found.tolist()) & best)
+            for found, best in zip(flat.search(a[:100], K)[1], right, strict=True)
+        ]
+        result["agreement_with_faiss"] = sum(agree) / (100 * K)
+        if given.approximate:
+            hits = [
+                len(set(rows.tolist()) & best)
+                for (rows, _), best in zip(near.top(queries[:100], a[:100], b[:100], K), right, strict=True)
+            ]
+            result["approximate_recall_on_other_queries"] = sum(hits) / (100 * K)
+            result["approximate_over_exact"] = one["headword_exact"] / one["headword_approximate"]
+    every = slice(0, HELD_OUT)
+    batch = {
+        name: statistics.median(seconds(lambda arm=arms[name]: arm(every)) for _ in range(times))  # type: ignore[misc]
+        for name, times in (("headword_exact", 3), ("faiss_flat", 1))
+    }
+    result["batch_of_200_ms_a_query"] = {name: 1000 * took / HELD_OUT for name, took in batch.items()}
+    result["one_query_over_faiss"] = one["faiss_flat"] / one["headword_exact"]
+    result["batch_over_faiss"] = batch["faiss_flat"] / batch["headword_exact"]
+    write("search_speed", result)
+
+
+if __name__ == "__main__":
+    main()
