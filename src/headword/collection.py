@@ -193,7 +193,7 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
         offset.grad = (scaled + offset).softmax(dim=1).mean(dim=0) - wanted
         return (scaled + offset).logsumexp(dim=1).mean() - wanted @ offset
 
-    solver.step(dual)  # type: ignore[arg-type]  # torch's stub wants a float, its code takes a tensor
+    solver.step(dual)  # type: ignore[no-untyped-call]
     off = float(((scaled + offset).softmax(dim=1).mean(dim=0) - wanted).abs().max())
     if not off <= tolerance:
         raise HeadwordError(
