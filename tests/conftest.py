@@ -13,13 +13,17 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Tests neither profit from nor add to what the user's own runs have cached.
-_CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
-os.environ["HEADWORD_CACHE"] = _CACHE.name
+# The processes of one run share what they cache.
+_CACHE = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
+    os.environ["HEADWORD_CACHE"] = _CACHE.name
 
 
 def pytest_unconfigure() -> None:
     """Remove the tests' cache."""
-    _CACHE.cleanup()
+    if _CACHE is not None:
+        _CACHE.cleanup()
 
 
 @pytest.fixture(scope="session")

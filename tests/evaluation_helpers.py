@@ -20,6 +20,7 @@ class Colours:
     def __init__(self, name: str = "colours") -> None:
         self.name = name
         self.templates = ("{}",)
+        self.kinds = 0.0
         self.image_key = self.text_key = name
         self.seen: list[int] = []
         self.read: list[str] = []

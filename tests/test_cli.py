@@ -95,7 +95,7 @@ def test_recycle_options(photos, tmp_path):
             "float32",
         ),
     )
-    assert "2 from caption" in shown
+    assert "caption" in shown
     model = headword.load(tmp_path / "m")
     assert (model.aligner.name, model.aligner.settings["penalty"]) == ("ridge", 2.5)
     assert model.template == ("{}", "a photo of a {}")

@@ -53,11 +53,12 @@ def test_embeddings_are_unit_norm_float32_in_one_space(embedded, four):
 
 def test_equations_of_the_default(embedded, four):
     """Text map normalise(k(t, T) α) and image map normalise(x/‖x‖ − c), with α from its definition."""
+    weight = embedded.pairs.weight.double() / embedded.pairs.weight.double().mean()
     X = normalize(embedded.pairs.image.double(), dim=1)
     T = normalize(embedded.pairs.text.double(), dim=1)
-    mean = X.mean(dim=0)
+    mean = (weight[:, None] * X).sum(dim=0) / weight.sum()
     kernel = ((T @ T.T - 1) / 0.15).exp()
-    alpha = torch.linalg.solve(kernel + 0.3 * torch.eye(len(T), dtype=T.dtype), X - mean)
+    alpha = torch.linalg.solve(kernel + torch.diag(0.3 / weight), X - mean)
     t = embedded.text.encode(LABELS).double()
     expected = normalize(((t @ T.T - 1) / 0.15).exp() @ alpha, dim=1)
     torch.testing.assert_close(embedded.encode_text(LABELS).double(), expected, rtol=0, atol=1e-5)
@@ -183,7 +184,7 @@ def test_two_models_do_not_share_an_aligner(embedded):
 
 def test_captions_augment_the_rows(embedded, four):
     captions = [Captioned(path, (label, f"{label} again")) for path, label in zip(four, LABELS, strict=True)]
-    augmented = headword.recycle(embedded.vision, embedded.text, captions=captions)
+    augmented = headword.recycle(embedded.vision, embedded.text, captions=captions, words="plain")
     assert augmented.pairs.sources == {"head": 1000, "caption": 8}
     features = augmented.image_features(four)
     assert torch.equal(augmented.pairs.image[1000::2], features)

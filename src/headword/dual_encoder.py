@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ class DualEncoder:
     """The templates of the fit, and the default of `classify`."""
     scores: Scores
     centre: Centre
-    timings: dict[str, float]
+    kinds: float = 0.0
+    """How much of a label's embedding says what WordNet calls it a kind of; see `Prompts`."""
+    timings: dict[str, float] = field(default_factory=dict)
     """Seconds each step of making the model took; empty for a loaded one."""
 
     @property
@@ -136,8 +138,11 @@ class DualEncoder:
         return self._image_side(features, centre)
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
-        """Texts → float32 `[N, D]`, unit norm; with several templates, of their average."""
-        return self._text_side(embed_names(self.text, texts, template))
+        """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
+
+        A text that is a noun WordNet knows is read with what it is a kind of, as far as `kinds` says.
+        """
+        return self._text_side(embed_names(self.text, texts, template, kinds=self.kinds))
 
     def cosines(
         self,
@@ -283,6 +288,7 @@ class DualEncoder:
             "vision": self.vision.provenance(),
             "text": self.text.provenance(),
             "template": list(self.template),
+            "kinds": self.kinds,
             "aligner": {"name": self.aligner.name, "settings": self.aligner.settings},
             "pairs": {"number": len(self.pairs), "sources": self.pairs.sources},
             "centre": asdict(self.centre),

@@ -12,7 +12,10 @@ from torch import Tensor
 from headword.errors import HeadwordError
 
 HEAD = "head"
-"""The source of a classifier's rows; the other sources are of images."""
+"""The source of a classifier's rows with their class names."""
+
+ROW_SOURCES = frozenset({HEAD, "synonym", "definition", "kind", "hypernym"})
+"""Sources whose image side is rows, or means of rows; the other sources are of images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

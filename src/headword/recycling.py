@@ -17,7 +17,8 @@ from headword.aligners import Aligner, make_aligner
 from headword.data.captions import Captioned, read_captions
 from headword.dual_encoder import Centre, DualEncoder, Pool
 from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
-from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates, embed_names
+from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates, embed_names
+from headword.enrichment import Enrichment, enriched_pairs, make_enrichment
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.names import class_names as read_names
@@ -34,7 +35,8 @@ def recycle(
     captions: str | Path | Sequence[Captioned] | None = None,
     pairs: Pairs | None = None,
     calibrate: object = None,
-    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    words: str | Enrichment | None = None,
+    template: str | Sequence[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str = "auto",
     seed: int = 0,
@@ -53,7 +55,12 @@ def recycle(
         captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries.
         pairs: further pairs of your own, in the encoders' spaces.
         calibrate: an unlabelled pool to centre images on: a folder, images or features.
-        template: one or several, with "{}" for the class name; also the default of the model's `classify`.
+        words: what the rows are paired with: "plain" for the class names alone, as in the paper; "rich" for
+            synonyms, definitions, kinds and hypernyms too; or an `Enrichment`. Rich when not given, but
+            plain for the paper's mappings that gradient descent learns.
+        template: one or several, with "{}" for the class name, for the fit and for the model's `classify`.
+            When not given the fit takes bare names, and the labels of a rich model are read in four
+            templates.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
         seed: of the split that scale and threshold are fitted with.
@@ -70,7 +77,11 @@ def recycle(
     mapping = make_aligner(aligner)
     if mapping is aligner:  # the model owns its aligner; one instance may make many models
         mapping = copy.deepcopy(mapping)
-    templates = check_templates(template)
+    if words is None:
+        words = "plain" if mapping.iterative else "rich"
+    enrichment = make_enrichment(words)
+    templates = check_templates(DEFAULT_TEMPLATE if template is None else template)
+    rich_use = template is None and enrichment.kinds_at_use > 0
     names = None if class_names is None else read_names(class_names)
     captioned = read_captions(captions) if isinstance(captions, str | Path) else captions
     pool = None if calibrate is None else Pool.of(calibrate)
@@ -79,12 +90,13 @@ def recycle(
     with step("load vision encoder"):
         eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
     with step("load text encoder"):
-        words = load_text(text, device=device)
+        speech = load_text(text, device=device)
     with step("embed class names"):
-        learnt_from = head_pairs(eyes, words, templates)
+        rows, classes = eyes.head.weight.float().cpu(), eyes.labels.classes
+        learnt_from = enriched_pairs(rows, classes, speech, templates, enrichment)
     if captioned is not None:
         with step("embed captioned images"):
-            learnt_from = learnt_from + caption_pairs(eyes, words, captioned, progress=progress)
+            learnt_from = learnt_from + caption_pairs(eyes, speech, captioned, progress=progress)
     if pairs is not None:
         learnt_from = learnt_from + pairs
     learnt_from = learnt_from.to(device=eyes.device)
@@ -94,10 +106,11 @@ def recycle(
         scores = fit_scores(mapping, learnt_from, seed=seed)
     model = DualEncoder(
         vision=eyes,
-        text=words,
+        text=speech,
         aligner=mapping,
         pairs=learnt_from,
-        template=templates,
+        template=FOUR_TEMPLATES if rich_use else templates,
+        kinds=enrichment.kinds_at_use,
         scores=scores,
         centre=Centre("default"),
         timings=timings,

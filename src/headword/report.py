@@ -1,4 +1,5 @@
-"""The demo's page: one HTML file with its pictures inside, that opens anywhere and prints.
+"""The demo's page: one HTML file with its pictures inside, that opens anywhere and prints; and `page`, the
+look that it shares.
 
 Only the standard library and Pillow; no script, no font, nothing fetched. The look is in `_STYLE` at the end,
 the content in the small functions above it.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -85,7 +86,7 @@ def write_demo_page(
     body = [
         f'<header><p class="name">headword</p><h1>{escape(title)}</h1>',
         f'<p class="lead">{escape(lead)}</p>' if lead else "",
-        _facts(facts),
+        facts_list(facts),
         "</header><main>",
         '<section aria-labelledby="labels"><h2 id="labels">Labelled with words that are not its classes</h2>',
         _offered(labels) if labels else "",
@@ -97,13 +98,27 @@ def write_demo_page(
         "</section></main>",
         _footer(labelled),
     ]
-    page = (
+    write_text_atomic(path, page(title, body))
+
+
+def page(title: str, body: Iterable[str], *, style: str = "") -> str:
+    """A page of the house: what stands in `body`, parts in HTML, and what is to be added to the look.
+
+    Empty parts are left out.
+    """
+    head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)} · headword</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(title)} · headword</title>\n<style>{_STYLE}{style}</style></head>\n<body>\n"
     )
-    write_text_atomic(path, page + "\n".join(part for part in body if part) + "\n</body></html>\n")
+    return head + "\n".join(part for part in body if part) + "\n</body></html>\n"
+
+
+def facts_list(facts: Sequence[tuple[str, str]]) -> str:
+    """Names and values as HTML, for the head of a page."""
+    rows = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<dl class="facts">{"".join(rows)}</dl>'
 
 
 class _Thumbnail(NamedTuple):
@@ -128,11 +143,6 @@ def _img(thumbnail: _Thumbnail, title: str) -> str:
         f'<img src="{thumbnail.uri}" width="{thumbnail.width}" height="{thumbnail.height}" '
         f'alt="{escape(title)}">'
     )
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<dl class="facts">{"".join(rows)}</dl>'
 
 
 def _offered(labels: Sequence[str]) -> str:

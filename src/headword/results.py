@@ -14,8 +14,10 @@ def result_json(command: str, **parts: Any) -> dict[str, Any]:
 
     Args:
         command: which command it is the result of.
-        **parts: `model`, `protocol`, `metrics`, `seed`, and whatever else the command has to say.
+        **parts: `model`, `protocol`, `metrics`, `seed`, `environment` if another process did the work, and
+            whatever else the command has to say.
     """
+    elsewhere = parts.pop("environment", None)
     return {
         "schema": 1,
         "headword": __version__,
@@ -24,7 +26,7 @@ def result_json(command: str, **parts: Any) -> dict[str, Any]:
         "protocol": parts.pop("protocol", {}),
         "metrics": parts.pop("metrics", {}),
         "seed": parts.pop("seed", None),
-        "environment": environment(),
+        "environment": environment() if elsewhere is None else elsewhere,
         **parts,
     }
 

@@ -148,6 +148,7 @@ def load(
         aligner=aligner.to(eyes.device),
         pairs=load_pairs(root / PAIRS),
         template=tuple(config["template"]),
+        kinds=float(config.get("kinds", 0.0)),  # models saved before there was one
         scores=scores,
         centre=centre,
         timings={},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
-from headword.pairs import HEAD, Pairs
+from headword.pairs import HEAD, ROW_SOURCES, Pairs
 
 
 class Aligner(nn.Module, ABC):
@@ -56,7 +56,8 @@ class Aligner(nn.Module, ABC):
         with torch.inference_mode(False), torch.no_grad():
             image, text, weight = prepared(pairs)
             if self.centre_by_source:
-                self._fit_by_source(image, text, weight, pairs.source)
+                kinds = [HEAD if source in ROW_SOURCES else source for source in pairs.source]
+                self._fit_by_source(image, text, weight, kinds)
             else:
                 self._fit(image, text, weight)
         return self

@@ -62,4 +62,17 @@ def main() -> None:
 
 
 # Each adds its commands to `app`.
-from headword.cli import cache, classify, demo, embed, evaluate, inspect, recycle  # noqa: E402, F401
+from headword.cli import (  # noqa: E402, F401
+    cache,
+    classify,
+    demo,
+    embed,
+    evaluate,
+    index,
+    inspect,
+    recycle,
+    reproduce,
+    search,
+    serve,
+    tag,
+)

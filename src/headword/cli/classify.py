@@ -21,7 +21,7 @@ from headword.cli.common import (
 )
 from headword.errors import HeadwordError
 
-ONLINE = "online"
+AUTO, NONE, ONLINE = "auto", "none", "online"
 
 
 @app.command()
@@ -38,13 +38,14 @@ def classify(
     multi_label: Annotated[bool, typer.Option(help="Judge each label by itself.")] = False,
     none_of_these: Annotated[bool, typer.Option(help='Let "none of these" be an answer.')] = False,
     calibrate: Annotated[
-        str | None,
+        str,
         typer.Option(
-            metavar="FOLDER|online",
+            metavar="FOLDER|online|none|auto",
             help="A folder of unlabelled images to centre on, for this run only; online centres each image "
-            "on the ones before it.",
+            "on those up to it; none takes the model's own centre. auto is online where the model was not "
+            "calibrated.",
         ),
-    ] = None,
+    ] = AUTO,
     collection: Annotated[
         str,
         typer.Option(
@@ -79,8 +80,10 @@ def classify(
 
     encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
     with output.progress("images") as progress:
+        if calibrate == AUTO:
+            calibrate = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
         running = encoder.running_centre() if calibrate == ONLINE else None
-        if calibrate not in (None, ONLINE):
+        if calibrate not in (NONE, ONLINE):
             encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
         embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
     spoken = encoder.encode_text(words, template=template or encoder.template)
@@ -106,7 +109,9 @@ def classify(
     if collection != OFF:
         notes.append(f"transductive: {collection} labels the whole collection at once")
     if running is not None:
-        notes.append("each image is centred on the ones before it")
+        notes.append(
+            "each image is centred on the mean of those up to it; --calibrate none takes it as it is"
+        )
     for note in notes:
         output.say(note)
     output.result(

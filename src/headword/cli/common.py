@@ -67,6 +67,11 @@ class Output:
         if not self.quiet:
             typer.echo(printable(text))
 
+    def note(self, text: str) -> None:
+        """Say on stderr what is being done, unless `--quiet`."""
+        if not self.quiet:
+            typer.echo(printable(text), err=True)
+
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table for people; without columns, one of names and values."""
         if self.quiet:

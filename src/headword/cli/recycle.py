@@ -58,6 +58,12 @@ def recycle(
             help="A folder of unlabelled images to centre on: best the ones to be labelled or searched."
         ),
     ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts for the rows: plain (class names) or rich (synonyms, definitions, hypernyms too)."
+        ),
+    ] = None,
     template: TemplateOption = None,
     head: Annotated[
         list[str] | None,
@@ -90,7 +96,8 @@ def recycle(
             class_names=class_names,
             captions=captions,
             calibrate=calibrate,
-            template=template or "{}",
+            words=words,
+            template=template,
             device=device.value,
             dtype=dtype.value,
             seed=seed,

@@ -91,15 +91,18 @@ def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Im
     raise HeadwordError(f"not an image: {_describe(source)}; {ACCEPTED}")
 
 
-def load_image_bytes(data: bytes, name: str, *, shrink_to: int | None = None) -> Image.Image:
+def load_image_bytes(
+    data: bytes, name: str, *, shrink_to: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """One image as 8-bit RGB, as `load_image`, of the bytes of an image file.
 
     Args:
         data: the file's content.
         name: what to call it in errors; its ending helps with formats that have no signature.
         shrink_to: as for `load_image`.
+        max_pixels: more are refused, before any is decoded.
     """
-    return _load(io.BytesIO(data), PurePath(name), shrink_to)
+    return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
 
 
 def images_of(source: object) -> list[ImageSource]:
@@ -142,13 +145,13 @@ def _load_file(path: Path, shrink_to: int | None) -> Image.Image:
         raise HeadwordError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _load(file: BinaryIO, path: PurePath, shrink_to: int | None) -> Image.Image:
+def _load(file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     image = _open(file, path)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise HeadwordError(
             f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
-            f"{MAX_PIXELS:,}; scale it down"
+            f"{max_pixels:,}; scale it down"
         )
     if shrink_to is not None and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
         scale = shrink_to / min(width, height)

@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from headword.encoders.text import TextEncoder
 from headword.errors import HeadwordError
+from headword.wordnet import wordnet
 
 DEFAULT_TEMPLATE = "{}"
+FOUR_TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "an image of a {}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts:
+    """The texts that stand for names, and how their embeddings become one a name.
+
+    Several templates are averaged after encoding. Where WordNet knows a name, what it is a kind of is said
+    too ("cat, a kind of feline"; averaged over its senses) and takes the share `kinds` of the embedding.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    kinds: float = 0.0
+    """From 0, names by themselves, to 1."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What to encode: every name in each template, then what the names are kinds of."""
+        said = [one.replace("{}", name) for one in self.templates for name in self.names]
+        return said + [text for _, text in self._kinds()]
+
+    def combine(self, embedded: Tensor) -> Tensor:
+        """Embeddings of `texts` → one of unit norm for each name `[N, k]`."""
+        embedded = F.normalize(embedded, dim=1)
+        said = len(self.templates) * len(self.names)
+        rows = embedded[:said].view(len(self.templates), len(self.names), -1)
+        base = F.normalize(rows.mean(dim=0), dim=1) if len(rows) > 1 else rows[0]
+        if said == len(embedded):
+            return base
+        owner = embedded.new_tensor([row for row, _ in self._kinds()]).long()
+        kind = F.normalize(base.new_zeros(base.shape).index_add(0, owner, embedded[said:]), dim=1)
+        known = kind.any(dim=1, keepdim=True)
+        return F.normalize(base + known * self.kinds * (kind - base), dim=1)
+
+    def _kinds(self) -> list[tuple[int, str]]:
+        if not self.kinds:
+            return []
+        nouns = wordnet()
+        return [
+            (row, f"{name}, a kind of {kind}")
+            for row, name in enumerate(self.names)
+            for kind in nouns.kinds(name)
+        ]
 
 
 def check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
@@ -29,18 +75,21 @@ def check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def embed_names(
-    text: TextEncoder, names: Sequence[str], template: str | Sequence[str] = DEFAULT_TEMPLATE
+    text: TextEncoder,
+    names: Sequence[str],
+    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    *,
+    kinds: float = 0.0,
 ) -> Tensor:
-    """Names `[N]` → unit-norm text embeddings `[N, k]`; several templates are averaged after encoding.
+    """Names `[N]` → unit-norm text embeddings `[N, k]`; see `Prompts` for several templates and `kinds`.
 
     Raises:
         HeadwordError: for a bad template, or names that are not a list of strings.
     """
     templates = check_templates(template)
     check_texts(names)
-    prompts = [one.replace("{}", name) for one in templates for name in names]
-    embedded = F.normalize(text.encode(prompts), dim=1).view(len(templates), len(names), text.dim)
-    return F.normalize(embedded.mean(dim=0), dim=1) if len(templates) > 1 else embedded[0]
+    prompts = Prompts(tuple(names), templates, kinds)
+    return prompts.combine(text.encode(prompts.texts))
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -13,11 +13,10 @@ from typing import TypeAlias
 
 import platformdirs
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headword.data.images import ImageSource, load_image
-from headword.encoders.prompts import check_templates
+from headword.encoders.prompts import Prompts, check_templates
 from headword.errors import HeadwordError
 from headword.evaluation.subjects import Subject
 from headword.extract import Progress
@@ -90,10 +89,9 @@ def text_features(subject: Subject, texts: Sequence[str]) -> Tensor:
 
 
 def name_features(subject: Subject, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class names → unit-norm text features `[C, k]`, averaged over the templates after encoding."""
-    prompts = [one.replace("{}", name) for one in check_templates(templates) for name in names]
-    rows = F.normalize(text_features(subject, prompts), dim=1)
-    return F.normalize(rows.view(len(templates), len(names), -1).mean(dim=0), dim=1)
+    """Class names → unit-norm text features `[C, k]`, as the model reads labels (see `Prompts`)."""
+    prompts = Prompts(tuple(names), check_templates(templates), subject.kinds)
+    return prompts.combine(text_features(subject, prompts.texts))
 
 
 def _extract_portion(

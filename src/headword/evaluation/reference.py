@@ -46,6 +46,11 @@ class Reference:
         return ("a photo of a {}",)
 
     @property
+    def kinds(self) -> float:
+        """None: CLIP models read labels as they are."""
+        return 0.0
+
+    @property
     def image_key(self) -> str:
         """Of weights and transform."""
         said = json.dumps([self._weights(), self.transform_settings, self.device.type])

@@ -32,6 +32,10 @@ class Subject(Protocol):
         """The model's own prompt templates."""
 
     @property
+    def kinds(self) -> float:
+        """How much of a label is what it is a kind of; see `headword.encoders.prompts.Prompts`."""
+
+    @property
     def image_key(self) -> str:
         """A hash of all that image features depend on besides the images."""
 
@@ -91,6 +95,11 @@ class Recycled:
     def templates(self) -> tuple[str, ...]:
         """The templates of the fit."""
         return self.model.template
+
+    @property
+    def kinds(self) -> float:
+        """The model's own."""
+        return self.model.kinds
 
     @property
     def image_key(self) -> str:

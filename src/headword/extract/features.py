@@ -93,6 +93,15 @@ def image_features(
     return rows if bool(have.all()) else rows[have]
 
 
+def known_features(job: Job, items: list[Item], rows: Tensor) -> Tensor:
+    """Fill the rows `[N, d]` of items whose features the cache holds, as this job would compute them.
+
+    Returns:
+        Which they are, bool `[N]`.
+    """
+    return _Kept(job, items).get(rows)
+
+
 def _transformed(
     vision: VisionEncoder, images: Tensor, batch_size: int, progress: Progress | None
 ) -> Iterator[Tensor]:

@@ -1,0 +1,107 @@
+"""`headword reproduce`: the papers' experiments, one command each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from headword.recipes.publish import Published
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name, or all.", metavar="NAME")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Gets a folder NAME with page, figures and result.")
+    ] = Path("headword-reproduce"),
+    data: Annotated[
+        Path | None, typer.Option(help="Has data/ and weights/; $HEADWORD_DATA when not given.")
+    ] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="Show the recipes and end.")] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A mapping to leave out; mlp takes an hour to fit, once. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of draws, shuffles and starts.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace earlier results at --out.")] = False,
+    device: DeviceOption = Device.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Run a paper's experiment: what it found beside what is measured here, as table, figures and page."""
+    output = Output(quiet, json_to)
+    from headword.recipes import RECIPES, recipe_of
+
+    if list_recipes:
+        output.table("Recipes", ("name", "question"), [(r.name, r.title) for r in RECIPES.values()])
+        output.result("reproduce", recipes=[{"name": r.name, "title": r.title} for r in RECIPES.values()])
+        return
+    if name is None:
+        raise HeadwordError(f"name a recipe, or all; the recipes are {', '.join(RECIPES)}")
+    chosen = list(RECIPES.values()) if name == "all" else [recipe_of(name)]
+    from headword.recipes.bench import Bench
+    from headword.recipes.publish import check_place
+    from headword.recipes.publish import reproduce as run
+
+    if without:
+        from headword.evaluation.run import check_aligners
+
+        check_aligners(without)
+    bench = Bench(
+        root=_root(data), device=device.value, seed=seed, without=tuple(without or ()), say=output.note
+    )
+    for recipe in chosen:
+        check_place(out / recipe.name, overwrite=overwrite)
+        bench.check(recipe.sets, recipe.weights)
+    results = []
+    for recipe in chosen:
+        with output.progress("images") as progress:
+            bench.progress = progress
+            done = run(recipe, bench, out / recipe.name, overwrite=overwrite)
+        _show(output, done)
+        results.append(done.parts)
+    if name == "all":
+        output.result("reproduce", seed=seed, results=results)
+    else:
+        output.result("reproduce", **results[0])
+
+
+def _root(data: Path | None) -> Path:
+    said = data or os.environ.get("HEADWORD_DATA")
+    if not said:
+        raise HeadwordError(
+            "there is no data to measure on; set HEADWORD_DATA to a folder with data/ and weights/, or give "
+            "it as --data"
+        )
+    root = Path(said).expanduser()
+    if not root.is_dir():
+        raise HeadwordError(f"there is no folder {root}")
+    return root
+
+
+def _show(output: Output, done: Published) -> None:
+    output.say(done.recipe.title)
+    output.say()
+    for table in done.findings.tables:
+        output.table(table.title, table.columns, table.shown())
+    verdicts = [
+        (
+            claim.found,
+            done.findings.verdicts[claim.key].measured,
+            done.findings.verdicts[claim.key].outcome.value,
+        )
+        for claim in done.recipe.claims
+    ]
+    output.table("Found there, measured here", ("the paper", "here", "so it"), verdicts)
+    for note in done.findings.notes:
+        output.say(note)
+    output.say(f"Page: {done.folder / 'report.html'}")
+    output.say()

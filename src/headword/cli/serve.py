@@ -1,0 +1,61 @@
+"""`headword app`: the web page and the HTTP API of an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, DeviceOption, Output, QuietOption
+from headword.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from headword.search.server import Address
+
+
+@app.command("app")
+def serve(
+    index: Annotated[Path, typer.Argument(help="An index's folder.")],
+    host: Annotated[
+        str, typer.Option(help="Where to listen; anything but the default opens it to other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    device: DeviceOption = Device.auto,
+    quiet: QuietOption = False,
+) -> None:
+    """Search and tag an index in the browser, and let `headword search` answer at once."""
+    output = Output(quiet, None)
+    from headword.search import Index
+
+    try:
+        from headword.search.server import prepared
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in {"fastapi", "starlette", "uvicorn", "pydantic", "anyio"}:
+            raise
+        raise MissingExtraError("the web server", "search") from None
+
+    def ready(address: Address, announced: bool) -> None:
+        output.say(f"{address.url} (Ctrl-C stops it)")
+        if not address.loopback:
+            typer.echo(
+                f"headword: warning: whoever reaches this machine can see the pictures of {opened.root} and "
+                "change their tags; there is no password",
+                err=True,
+            )
+        if not announced:
+            output.say(f"{index} cannot be written, so headword search will not find this server")
+        if open_page:
+            typer.launch(address.url)
+
+    opened = Index.open(index, device=device.value)
+    with prepared(opened, host=host, port=port, ready=ready) as server:
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            output.say("stopped")

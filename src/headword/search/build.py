@@ -1,0 +1,284 @@
+"""Making an index, and bringing it up to date with its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headword.dual_encoder import DualEncoder
+from headword.errors import HeadwordError
+from headword.extract import Progress
+from headword.extract.engines import LONG, Choice, choose
+from headword.extract.job import Job
+from headword.files import expand
+from headword.search.commit import Draft, commit, is_ours
+from headword.search.embedding import Embedder, how_of, shown
+from headword.search.identity import describe, encoder_identity, plain
+from headword.search.journal import Journal
+from headword.search.lock import writing
+from headword.search.manifest import NAME, Manifest
+from headword.search.rows import Rows
+from headword.search.scan import Found, Scan, scan
+from headword.search.space import Floats
+from headword.search.table import Entry, entries_of, read_table
+
+CENTRES = ("collection", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What `build_index` found and did."""
+
+    images: int
+    """Images in the index now."""
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Files of the folder that cannot be read, and why."""
+    outside: list[str] = field(default_factory=list)
+    """Links that lead out of the folder, which were not followed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it by name."""
+        return asdict(self)
+
+
+def build_index(
+    model: DualEncoder | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    calibrate: str | None = None,
+    engine: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 32,
+    workers: int | None = None,
+    approximate: bool | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Changes:
+    """Index a folder of images, or bring an index up to date with it.
+
+    Only new and changed files are embedded, and what a run that was interrupted did is not done again. The
+    index is replaced in one step at the end; until then, and if anything goes wrong, it is what it was. What
+    it finds then depends on the folder, the model and these settings alone, not on how it came to hold its
+    images. Another model of the same classifier takes the old one's place without embedding anything.
+
+    Args:
+        model: a saved model's folder, or a model.
+        folder: the images, subfolders included.
+        out: the index's folder; may lie in `folder`.
+        calibrate: "collection" centres on the mean of all images of the index, "none" takes the model's own
+            centre; when not given, as the index was made, or "collection".
+        engine: "auto", "torch" or "openvino"; an index goes on as it began.
+        dtype: "auto", "float32" or "bfloat16"; likewise.
+        batch_size: images that go through the model together.
+        workers: how many decode at once; None for as many as there are processors.
+        approximate: whether to keep an approximate index; None for large collections only, see
+            `headword.search.approximate`.
+        device: where a model that is given by its folder computes.
+        progress: called with (done, all) of the new and changed files.
+
+    Raises:
+        HeadwordError: if the folder is missing or has no readable image, `out` is the index of another folder
+            or classifier, or another process is writing it; or if it cannot be written. Images that cannot be
+            read are counted, not raised.
+    """
+    root, target = expand(folder).resolve(), expand(out).resolve()
+    if calibrate not in (None, *CENTRES):
+        raise HeadwordError(f"unknown centre {calibrate!r}; choose {' or '.join(CENTRES)}")
+    _check_place(root, target)
+    files = scan(root, leave_out=target)
+    saved = None if isinstance(model, DualEncoder) else expand(model).resolve()
+    if not isinstance(model, DualEncoder):
+        from headword.saved_model import load
+
+        model = load(model, device=device)
+    with writing(target):
+        before = Manifest.read(target) if (target / NAME).is_file() else None
+        described = _described(model, saved, before)
+        old = [] if before is None else entries_of(read_table(target, before.table))
+        start = _start(target, root, model, before, old, len(files.files), engine, dtype)
+        job = Job.of(
+            model.vision,
+            len(files.files),
+            engine=engine,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            like=start.like,
+            exact=start.exact,
+        )
+        entries, fresh = _known(files, start)
+        embedder = Embedder(
+            folder=target,
+            root=root,
+            job=job,
+            journal=start.journal,
+            rows=start.rows,
+            slots=start.slots + start.journal.rows,
+            old=start.old,
+            values=start.values,
+            rounding=max(start.rounding, start.journal.rounding),
+        )
+        entries.update((entry.path, entry) for entry in embedder.run(fresh, progress))
+        changes = _changes(files, list(entries.values()), old)
+        if not changes.images:
+            why = next(iter(changes.unreadable.values()), "none of its files is an image by its ending")
+            raise HeadwordError(f"there is nothing to index in {root}: {why}")
+        draft = Draft(
+            target=target,
+            root=root,
+            model=model,
+            described=described,
+            space={**plain(encoder_identity(model.vision)), **how_of(job)},
+            before=before,
+            entries=list(entries.values()),
+            rows=start.rows,
+            slots=embedder.slots,
+            rounding=embedder.rounding,
+            centre=calibrate or ("collection" if before is None else before.centre["kind"]),
+            approximate=approximate,
+        )
+        if fresh or start.journal.entries or changes.removed or draft.differs():
+            commit(draft)
+        start.journal.remove()
+        return changes
+
+
+def _check_place(root: Path, target: Path) -> None:
+    if root == target:
+        raise HeadwordError(f"{target} holds the images; give another folder for the index (--out)")
+    if target.exists() and not target.is_dir():
+        raise HeadwordError(f"{target} is a file; give the name of a folder")
+    if not target.is_dir() or (target / NAME).exists():
+        return
+    strange = [entry.name for entry in target.iterdir() if not is_ours(entry.name)]
+    if strange:
+        raise HeadwordError(f"{target} holds something that is no index ({min(strange)}); give a new folder")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Start:
+    """What a run begins with."""
+
+    rows: str
+    """Name of the files of rows it adds to."""
+    slots: int
+    """Rows that the last version has in them."""
+    values: Floats
+    """These rows."""
+    rounding: float
+    old: dict[str, Entry]
+    """Entries of these rows, by path."""
+    journal: Journal
+    like: Choice | None
+    """What the rows were computed on; None if nothing was yet."""
+    exact: bool | None
+
+
+def _start(
+    target: Path,
+    root: Path,
+    model: DualEncoder,
+    before: Manifest | None,
+    old: list[Entry],
+    count: int,
+    engine: str,
+    dtype: str,
+) -> _Start:
+    """Check that the run fits to what is there, and whether features that are there can stay.
+
+    A small index is exact. When it has become large, all of it takes the fast engine.
+    """
+    identity = plain(encoder_identity(model.vision))
+    if before is not None:
+        _check_same(target, root, model, before, identity)
+    outgrown = before is not None and before.space["exact"] and count >= LONG and engine == "auto"
+    how: dict[str, Any] = {}
+    if before is None or outgrown:
+        rows, slots, old, rounding = f"rows-{1 if before is None else before.generation + 1:06d}", 0, [], 0.0
+    else:
+        rows, slots, rounding, how = before.rows, before.slots, before.rounding, before.space
+        if engine not in ("auto", how["engine"]) or dtype not in ("auto", how["precision"]):
+            raise HeadwordError(
+                f"{target} was made on {how['engine']} in {how['precision']}; leave out --engine and --dtype, or "
+                " give another --out"
+            )
+    base = {"rows": rows, "slots": slots, "root": str(root), "asked": [engine, dtype], "long": count >= LONG}
+    journal = Journal(target, {**base, **identity})
+    how = journal.how or how
+    like = Choice(how["engine"], how["precision"]) if how else None
+    if like is not None:
+        choose(model.vision, None, engine=like.engine, dtype=like.dtype)  # it may not be installed here
+    return _Start(
+        rows=rows,
+        slots=slots,
+        values=Rows.open(target, rows, slots, model.vision.dim, rounding).values,
+        rounding=rounding,
+        old={entry.path: entry for entry in old},
+        journal=journal,
+        like=like,
+        exact=how.get("exact"),
+    )
+
+
+def _check_same(
+    target: Path, root: Path, model: DualEncoder, before: Manifest, identity: Mapping[str, Any]
+) -> None:
+    if before.root != str(root):
+        raise HeadwordError(f"{target} is the index of {before.root}, not of {root}; give another --out")
+    other = next((name for name, fact in identity.items() if before.space[name] != fact), None)
+    if other is not None:
+        now = model.vision.name if other == "encoder" else f"{model.vision.name} with another {other}"
+        raise HeadwordError(
+            f"{target} was made with the classifier {before.space['encoder']}, and this is {now}; give "
+            "another --out"
+        )
+
+
+def _described(model: DualEncoder, saved: Path | None, before: Manifest | None) -> dict[str, Any]:
+    """The model as the manifest names it; one that comes without its folder keeps the known one."""
+    said = describe(model, saved)
+    if before is None or saved is not None or before.model["fingerprint"] != said["fingerprint"]:
+        return said
+    return before.model
+
+
+def _known(files: Scan, start: _Start) -> tuple[dict[str, Entry], list[Found]]:
+    """Entries of files that did not change since they were embedded, by path, and the other files."""
+    entries: dict[str, Entry] = {}
+    fresh: dict[str, Found] = {}  # two names may read the same, where bytes are no UTF-8: the first counts
+    for file in files.files:
+        path = shown(file.path)
+        known = start.journal.entries.get(path) or start.old.get(path)
+        if known is not None and (known.bytes, known.modified) == (file.bytes, file.modified):
+            entries[path] = known
+        else:
+            fresh.setdefault(path, file)
+    return entries, [file for path, file in fresh.items() if path not in entries]
+
+
+def _changes(files: Scan, entries: list[Entry], old: list[Entry]) -> Changes:
+    """What is different now, by the content of files."""
+    before = {entry.path: entry for entry in old}
+    now = {entry.path: entry for entry in entries}
+    added = sum(path not in before for path in now)
+    same = sum(
+        path in before and entry.content is not None and before[path].content == entry.content
+        for path, entry in now.items()
+    )
+    return Changes(
+        images=sum(entry.slot >= 0 for entry in entries),
+        added=added,
+        changed=len(now) - added - same,
+        removed=sum(path not in now for path in before),
+        unchanged=same,
+        unreadable={entry.path: entry.status for entry in entries if entry.slot < 0},
+        outside=[shown(path) for path in files.outside],
+    )

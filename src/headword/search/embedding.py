@@ -1,0 +1,168 @@
+"""New and changed files → rows of features and entries: a block at a time, each safe before the next."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from headword.extract import Progress
+from headword.extract.features import known_features
+from headword.extract.job import Job
+from headword.extract.machine import available_cpus
+from headword.extract.sources import file_item
+from headword.search.journal import Journal
+from headword.search.rows import append_rows
+from headword.search.scan import Found
+from headword.search.space import Floats
+from headword.search.table import OK, Entry
+
+BLOCK_FILES = 1024
+"""Files between two writes: the most work that a kill can cost."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Embedder:
+    """Puts files behind the rows of an index.
+
+    Files whose content is known already keep its features: those of which only the time changed, copies, and
+    renamed ones. The cache is asked for others; nothing is put into it, as the index itself keeps them.
+    """
+
+    folder: Path
+    """The index."""
+    root: Path
+    job: Job
+    journal: Journal
+    rows: str
+    """Name of the files of rows."""
+    slots: int
+    """Rows in them."""
+    old: dict[str, Entry]
+    """What the index knew, by path."""
+    values: Floats
+    """The rows it had."""
+    rounding: float = 0.0
+
+    def run(self, files: Sequence[Found], progress: Progress | None) -> Iterator[Entry]:
+        """Their entries; files that vanished have none."""
+        by_content: dict[bytes | None, int] = {
+            entry.content: entry.slot for entry in self.old.values() if entry.content and entry.slot >= 0
+        }
+        done = 0
+        left = iter(files)
+        while block := list(islice(left, BLOCK_FILES)):
+            entries = self._block(block, by_content)
+            done += len(block)
+            yield from entries
+            if progress is not None:
+                progress(done, len(files))
+
+    def _block(self, files: list[Found], by_content: dict[bytes | None, int]) -> list[Entry]:
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            contents = list(threads.map(lambda file: _content(self.root / file.path), files))
+        entries: list[Entry | None] = [None] * len(files)
+        units: dict[int, Floats] = {}  # by place in the block
+        fresh = []
+        for n, (file, content) in enumerate(zip(files, contents, strict=True)):
+            before = self.old.get(shown(file.path))
+            if before is not None and content is not None and before.content == content:
+                entries[n] = replace(before, bytes=file.bytes, modified=file.modified)
+            elif content in by_content:
+                units[n] = np.asarray(self.values[by_content[content]])
+            elif content is not None:
+                fresh.append(n)
+        failed = self._embed(files, fresh, units)
+        placed = sorted(units)
+        rounding = 0.0
+        if placed:
+            rows = np.stack([units[n] for n in placed])
+            rounding = append_rows(self.folder, self.rows, self.slots, rows)
+        for n in placed:
+            entries[n] = _entry(files[n], contents[n], self.slots, OK, self.root)
+            self.slots += 1
+        for n, why in failed.items():
+            if (self.root / files[n].path).exists():
+                entries[n] = _entry(files[n], contents[n], -1, why, self.root)
+        done = [entry for entry in entries if entry is not None]
+        self.rounding = max(self.rounding, rounding)
+        self.journal.write(done, how_of(self.job), rounding)
+        return done
+
+    def _embed(self, files: list[Found], fresh: list[int], units: dict[int, Floats]) -> dict[int, str]:
+        """Put the features of the files at these places into `units`; returns why others have none."""
+        items = [file_item(self.root / files[n].path) for n in fresh]
+        if not items:
+            return {}
+        rows = torch.empty(len(items), self.job.vision.dim)
+        have = known_features(self.job, items, rows)
+        missing = (~have).nonzero().flatten().tolist()
+        failed: dict[int, str] = {}
+        start = 0
+        for batch, features in self.job.run([items[place] for place in missing]):
+            places = missing[start : start + len(batch.items)]
+            start += len(batch.items)
+            read = [place for n, place in enumerate(places) if n not in batch.errors]
+            rows[read] = features
+            broken = {place for place in read if not bool(rows[place].isfinite().all())}
+            failed |= {fresh[places[n]]: why for n, why in batch.errors.items()}
+            failed |= {fresh[place]: "its features are not finite" for place in broken}
+        unit = F.normalize(rows, dim=1).numpy()
+        units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed}
+        return failed
+
+
+def how_of(job: Job) -> dict[str, object]:
+    """What features depend on besides the encoder and the picture."""
+    return {
+        "engine": job.choice.engine,
+        "precision": job.choice.dtype,
+        "exact": job.plan is None,
+        "draft": job.draft,
+    }
+
+
+def shown(path: str) -> str:
+    r"""A path as text: bytes that are no UTF-8 as \xff."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _entry(file: Found, content: bytes | None, slot: int, status: str, root: Path) -> Entry:
+    name = shown(file.path)
+    try:
+        after = (root / file.path).stat()
+        steady = (after.st_size, after.st_mtime_ns) == (file.bytes, file.modified)
+    except OSError:
+        steady = False
+    # One that changed while it was read is looked at again next time, whatever its time says then.
+    return Entry(
+        path=name,
+        raw=None if name == file.path else os.fsencode(file.path),
+        bytes=file.bytes,
+        modified=file.modified if steady else -1,
+        content=content if steady else None,
+        slot=slot,
+        status=status,
+    )
+
+
+def _content(path: Path) -> bytes | None:
+    """A hash of a file's bytes; None if it is not there, and of one that cannot be read a hash of why."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        digest.update(f"{path}: {error.strerror}".encode("utf-8", "surrogateescape"))
+    return digest.digest()

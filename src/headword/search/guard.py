@@ -1,0 +1,176 @@
+"""What every request passes first: which hosts and pages may ask, how large a body may be, and the headers of
+every answer.
+
+A server on loopback is reached by every page that the user's browser has open. A page elsewhere cannot read
+answers (no CORS headers are sent), and here it cannot ask either: another host name that points to this
+machine (DNS rebinding) is refused by the `Host` header, another page by `Origin` and `Sec-Fetch-Site`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+LARGE = 1_000_000
+"""Bytes from which a body is large; only some of these are held in memory at once."""
+
+_LARGE_AT_ONCE = 4
+_BODY_SECONDS = 30.0
+_READ_ON = 100_000_000  # bytes of a body too large that are read and dropped, so that the answer arrives
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Guard:
+    """Wraps an ASGI app.
+
+    Args:
+        app: what answers the requests that pass.
+        hosts: names this server may be called by besides localhost, in lower case.
+        any_address: whether it may be called by any IP address, as a server that is not on loopback alone is;
+            an address cannot be rebound, only a name can.
+        max_body: bytes a body may have.
+    """
+
+    def __init__(
+        self, app: App, *, hosts: frozenset[str] = frozenset(), any_address: bool = False, max_body: int
+    ) -> None:
+        self._app = app
+        self._hosts = hosts | {"localhost"}
+        self._any_address = any_address
+        self._max_body = max_body
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, connection or life span."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_ENCODED]
+            await send(message)
+
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _refuse(send_guarded, *refusal)
+            return
+        length = headers.get("content-length")
+        if scope["method"] in _SAFE or ((length or "0") == "0" and "transfer-encoding" not in headers):
+            await self._app(scope, receive, send_guarded)
+            return
+        if length is not None and length.isdigit() and int(length) <= LARGE:
+            await self._with_body(scope, receive, send_guarded, LARGE)
+            return
+        async with self._large:
+            await self._with_body(scope, receive, send_guarded, self._max_body)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not self._known(host):
+            return 421, "this server is not called that; use the address it printed when it started"
+        origin = headers.get("origin")
+        if origin is not None and scope["method"] not in _SAFE and _asking_host(origin) != host.lower():
+            return 403, "a page of another site may not ask this server"
+        visit = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
+        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and not visit:
+            return 403, "a page of another site may not ask this server"
+        return None
+
+    def _known(self, host: str) -> bool:
+        name = host_name(host)
+        if name in self._hosts:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or self._any_address
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        """Read the whole body, at most `most` bytes, then let the app answer."""
+        try:
+            body = await asyncio.wait_for(self._read(receive, most), _BODY_SECONDS)
+        except asyncio.TimeoutError:
+            await _refuse(send, 408, f"the body took longer than {_BODY_SECONDS:.0f} seconds")
+            return
+        if body is None:
+            await _refuse(send, 413, f"the request is larger than {self._max_body:,} bytes")
+            return
+        given = False
+
+        async def receive_body() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, receive_body, send)
+
+    async def _read(self, receive: Receive, most: int) -> bytes | None:
+        parts, size = list[bytes](), 0
+        while size <= _READ_ON:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+            else:
+                parts.clear()
+            if not message.get("more_body", False):
+                break
+        return b"".join(parts) if size <= most else None
+
+
+def host_name(host: str) -> str:
+    """The name or address in a `Host` header, without its port and brackets, in lower case."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _asking_host(origin: str) -> str:
+    """Host and port of an `Origin` header in lower case; empty for "null" and what is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return ""
+    return parts.netloc.lower() if parts.scheme in {"http", "https"} else ""
+
+
+async def _refuse(send: Send, status: int, line: str) -> None:
+    body = json.dumps({"error": line}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status in {408, 413}:  # the rest of the body may still be on its way
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+_ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]

@@ -1,0 +1,75 @@
+"""Which model an index was made with, and whether another is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headword.dual_encoder import DualEncoder
+from headword.encoders import VisionEncoder
+from headword.errors import HeadwordError
+
+
+def fingerprint_of(model: DualEncoder) -> str:
+    """sha256 over all that images, words and tags depend on: encoders, templates, aligner, scores."""
+    said = model.provenance()
+    kept = {
+        "vision": encoder_identity(model.vision),
+        "text": [said["text"]["weights_sha256"], said["text"]["tokenizer_sha256"]],
+        "template": said["template"],
+        "aligner": said["aligner"],
+        "scores": said["scores"],
+    }
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for name, tensor in sorted(model.aligner.tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
+    """All that decides what the features of a picture are, besides engine and precision."""
+    return {
+        "encoder": vision.name,
+        "weights": vision.fingerprint,
+        "head": list(vision.head.modules),
+        "transform": vision.source.transform_settings,
+    }
+
+
+def plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, where a tuple is a list."""
+    return dict(json.loads(json.dumps(said)))
+
+
+def describe(model: DualEncoder, folder: Path | None) -> dict[str, Any]:
+    """A model, as a manifest names it."""
+    return {
+        "folder": None if folder is None else str(folder),
+        "fingerprint": fingerprint_of(model),
+        "provenance": plain(model.provenance()),
+    }
+
+
+def check_model(model: DualEncoder, said: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model that an index was not made with.
+
+    Raises:
+        HeadwordError: with the names of both.
+    """
+    if fingerprint_of(model) == said["fingerprint"]:
+        return
+    before, now = _name(said["provenance"]), _name(model.provenance())
+    where = f" at {said['folder']}" if said["folder"] else ""
+    other = "another model of the same encoders" if before == now else now
+    raise HeadwordError(
+        f"{folder} was made with the model {before}{where}, and this is {other}; give that model, or "
+        "index the folder again with this one"
+    )
+
+
+def _name(provenance: Mapping[str, Any]) -> str:
+    vision, text = provenance["vision"], provenance["text"]
+    return f"{vision['kind']}:{vision['id']} + {text['kind']}:{text['id']} ({provenance['aligner']['name']})"

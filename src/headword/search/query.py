@@ -1,0 +1,64 @@
+"""What is asked of an index, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from headword.data.images import ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Words, a picture, or both, and words to stay away from.
+
+    With unit vectors t of the text, v of the picture and nⱼ of the negative words, the query vector is
+
+        normalise(text_weight · t + image_weight · v − negative_weight · Σ nⱼ)
+
+    where what is not given is left out.
+    """
+
+    text: str | None = None
+    image: ImageSource | None = None
+    """A picture, from anywhere."""
+    like: str | None = None
+    """A picture of the index, by its path: instead of `image`, and nothing is opened."""
+    negative: tuple[str, ...] = ()
+    text_weight: float = 1.0
+    image_weight: float = 1.0
+    negative_weight: float = 0.5
+
+    def check(self) -> None:
+        """Refuse a query that says nothing.
+
+        Raises:
+            HeadwordError: for neither words nor picture, two pictures, empty words, or a weight that is not
+                positive.
+        """
+        if self.image is not None and self.like is not None:
+            raise HeadwordError("a query has one picture: give image or like, not both")
+        if self.text is None and self.image is None and self.like is None:
+            raise HeadwordError("nothing to search for: give words, a picture, or both")
+        if any(not word.strip() for word in (*self.negative, *([] if self.text is None else [self.text]))):
+            raise HeadwordError("the words to search for are empty")
+        weights = (self.text_weight, self.image_weight, self.negative_weight)
+        if not all(0 < weight < float("inf") for weight in weights):
+            raise HeadwordError(f"the weights of a query must be positive, got {weights}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An image that was found."""
+
+    path: str
+    """Relative to the indexed folder, with "/"."""
+    score: float
+    """Cosine to the query, in the space shared with words; 0 where nothing was asked for."""
+    tag: str | None = None
+    """Its label of `headword tag`."""
+    tag_score: float | None = None
+    """The label's probability."""

@@ -1,0 +1,201 @@
+"""What the HTTP API takes and gives, with the limits of each field."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from enum import IntEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MAX_UPLOAD = 16_000_000
+"""Bytes an image sent to the server may have."""
+
+MAX_BODY = 24_000_000
+"""Bytes a request may have: one image of `MAX_UPLOAD` as base64, or several smaller ones."""
+
+MAX_PIXELS = 64_000_000
+"""Pixels an image sent to the server may have; decoded, that is 192 MB."""
+
+MAX_K = 500
+MAX_TEXTS = 256
+MAX_LABELS = 1_000
+MAX_IMAGES = 16
+
+
+def _decoded(value: Any) -> Any:
+    """Base64, also as a `data:` address, as bytes."""
+    if not isinstance(value, str):
+        raise ValueError("an image is sent as base64")
+    data = value.split(",", 1)[1] if value.startswith("data:") and "," in value else value
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("an image is sent as base64, and this is not") from error
+
+
+Line = StringConstraints(strip_whitespace=True, min_length=1, max_length=500)
+Text = Annotated[str, Line]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Labels = Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)]
+Template = Annotated[str, StringConstraints(min_length=2, max_length=200)]
+Templates = Annotated[list[Template], Field(min_length=1, max_length=16)]
+Picture = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Upload = Annotated[
+    bytes,
+    BeforeValidator(_decoded, json_schema_input_type=str),
+    Field(min_length=1, max_length=MAX_UPLOAD),
+]
+K = Annotated[int, Field(ge=1, le=MAX_K)]
+Filter = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchRequest(_Closed):
+    """Words, a picture, or both; with words and pictures to keep away from."""
+
+    words: Text | None = Field(default=None, description="As typed: -word keeps away from a word.")
+    text: Text | None = Field(default=None, description="What to look for, instead of words.")
+    negative: list[Text] = Field(default=[], max_length=16, description="What to keep away from.")
+    image: Upload | None = Field(default=None, description="A picture to find the like of, as base64.")
+    like: Picture | None = Field(default=None, description="A picture of the index to find the like of.")
+    k: K = Field(default=24, description="How many pictures to return.")
+    tag: Label | None = Field(default=None, description="Only pictures with this tag.")
+    where: Filter | None = Field(default=None, description="Only pictures that meet this SQL condition.")
+
+
+class Hit(BaseModel):
+    """A picture of the index."""
+
+    path: str
+    """Within the indexed folder; the end of its address below /images and /thumbnails."""
+    score: float | None
+    """Cosine with the query, -1 … 1; null where nothing was asked."""
+    tag: str | None
+    tag_score: float | None
+
+
+class SearchResponse(BaseModel):
+    """Pictures, best first."""
+
+    text: str | None
+    negative: list[str]
+    hits: list[Hit]
+    coverage: float | None = Field(
+        default=None,
+        description="Share of the query that the head knows, 0 … 1; null if not judged.",
+    )
+    seconds: float = Field(description="From the request to the answer, on the server.")
+    index_version: str
+
+
+class PicturesResponse(BaseModel):
+    """Pictures in the order of their paths."""
+
+    pictures: list[Hit]
+    total: int
+    index_version: str
+
+
+class EmbedRequest(_Closed):
+    """Texts and images to bring into the shared space."""
+
+    texts: list[Text] = Field(default=[], max_length=MAX_TEXTS)
+    images: list[Upload] = Field(default=[], max_length=MAX_IMAGES)
+    template: Templates = Field(default=["{}"], description='Each with one "{}" for the text; averaged.')
+
+
+class EmbedResponse(BaseModel):
+    """Unit vectors, in the order of the request."""
+
+    dim: int
+    texts: list[list[float]]
+    images: list[list[float]]
+
+
+class ClassifyRequest(_Closed):
+    """Images to label with any words."""
+
+    images: list[Upload] = Field(default=[], max_length=MAX_IMAGES, description="Base64 of the files.")
+    pictures: list[Picture] = Field(default=[], max_length=MAX_IMAGES, description="Pictures of the index.")
+    labels: Labels
+    template: Templates | None = Field(default=None, description="The model's own where not given.")
+    multi_label: bool = False
+    none_of_these: bool = False
+
+
+class LabelScore(BaseModel):
+    """A label and how well it fits."""
+
+    label: str
+    probability: float
+    cosine: float | None
+    """Null for "none of these"."""
+
+
+class ClassifyResponse(BaseModel):
+    """For each image, first those sent and then those of the index, its labels, best first."""
+
+    results: list[list[LabelScore]]
+
+
+class TagRequest(_Closed):
+    """Labels for the whole folder."""
+
+    labels: Labels
+    template: Templates | None = Field(default=None, description="The model's own where not given.")
+    none_of_these: bool = Field(default=False, description="Pictures that no label fits get none.")
+
+
+class TagCount(BaseModel):
+    """A tag and how many pictures have it."""
+
+    tag: str
+    count: int
+
+
+class TagsResponse(BaseModel):
+    """Tags, the most frequent first."""
+
+    tags: list[TagCount]
+    index_version: str
+
+
+class ClassesResponse(BaseModel):
+    """Classes of the recycled head."""
+
+    classes: list[str]
+    total: int
+    """How many match, of which at most `k` are returned."""
+
+
+class About(BaseModel):
+    """The index, and the model behind it."""
+
+    headword: str
+    folder: str
+    images: int
+    index_version: str
+    index: dict[str, Any] = Field(description="What the index says of itself.")
+    model: dict[str, Any] = Field(description="Provenance of every part of the model, licences included.")
+    classes: int
+    environment: dict[str, Any]
+
+
+class Error(BaseModel):
+    """What is wrong, in one line."""
+
+    error: str
+
+
+class Size(IntEnum):
+    """Longer side of a thumbnail in pixels."""
+
+    TINY = 160
+    SMALL = 320
+    MIDDLE = 640
+    LARGE = 1280
