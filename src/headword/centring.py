@@ -1,4 +1,4 @@
-"""A centre of the image side from few images: shrunk towards a prior one, or moving with what arrives."""
+"""A centre of the image side that moves with the images that arrive, from a prior one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ from headword.errors import HeadwordError
 STRENGTH = 2.0
 """κ: the spread of images around their mean over the mean's squared distance from zero, (1 − ‖c‖²)/‖c‖², of
 flickr8k's validation images with the embedded classifier."""
-
-
-def shrunk_centre(features: Tensor, prior: Tensor, strength: float) -> Tensor:
-    """(κ c₀ + Σ x_i)/(κ + n) for n images: `[d]`.
-
-    The posterior mean of the centre where c₀ is off by as much, squared, as the mean of κ images would be.
-
-    Args:
-        features: `[n, d]`, normalised here.
-        prior: `[d]`, c₀.
-        strength: κ ≥ 0, how many images the prior counts as.
-
-    Raises:
-        HeadwordError: for a negative κ, or nothing to average.
-    """
-    return RunningCentre(prior, strength).centres(features)[-1:].flatten()
 
 
 class RunningCentre:
