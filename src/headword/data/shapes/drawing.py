@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from PIL import Image, ImageDraw
 
@@ -48,8 +49,8 @@ def _tinted(channel: int, dice: Dice) -> int:
 
 
 def _placed(scene: Scene, dice: Dice) -> list[tuple[Group, Point, float]]:
-    """A place and a radius for each shape: none overlap, the relation holds for every pair across, and no other
-    relation could be meant."""
+    """A place and a radius for each shape: none overlap, the relation holds for every pair across the groups,
+    and no other relation could be meant."""
     members = [group for group in scene.groups for _ in range(group.count)]
     while True:
         line = dice.between(0.42, 0.58)
@@ -80,11 +81,8 @@ def _clear(scene: Scene, places: Sequence[tuple[Group, Point, float]]) -> bool:
     """Whether the groups' middles lie at least twice as far apart along the relation as across it."""
     if scene.relation is None:
         return True
-    middles = []
-    for group in scene.groups:
-        points = [point for member, point, _ in places if member is group]
-        middles.append([sum(along) / len(points) for along in zip(*points, strict=True)])
-    x, y = (abs(a - b) for a, b in zip(*middles, strict=True))
+    first, second = ([p for member, p, _ in places if member is group] for group in scene.groups)
+    x, y = (abs(fmean(p[axis] for p in first) - fmean(p[axis] for p in second)) for axis in (0, 1))
     along, across = (x, y) if scene.relation in ("left of", "right of") else (y, x)
     return along >= 2 * across
 

@@ -196,7 +196,8 @@ def epoch_order(dataset: Sized, *, seed: int, epoch: int) -> Tensor:
     ]
     shuffled = torch.randperm(len(pieces), generator=generator).tolist()
     order = torch.cat([torch.arange(*pieces[piece]) for piece in shuffled])
-    for window in order.split(WINDOW):
+    for start in range(0, len(order), WINDOW):
+        window = order[start : start + WINDOW]
         window[:] = window[torch.randperm(len(window), generator=generator)]
     return order
 

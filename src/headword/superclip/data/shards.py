@@ -2,8 +2,8 @@
 
 A sample is an image (`.jpg`, `.jpeg`, `.png`, `.webp`) and its caption: the text of `.txt`, or in `.json` one
 of `headword.data.captions.CAPTION_KEYS`; captions written anew stand in `.json` under `rewritten`. The
-members of a sample share their name up to the first dot. What a scan found is kept in the cache by the shard's
-path, size and time of last change.
+members of a sample share their name up to the first dot. What a scan found is kept in the cache by the
+shard's path, size and time of last change.
 """
 
 from __future__ import annotations
