@@ -113,10 +113,14 @@ def head_pairs(
 ) -> Pairs:
     """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of
     the paper.
+
+    Raises:
+        HeadwordError: for an image tower, which has no head.
     """
-    names = [c.name for c in vision.labels.classes]
+    head, labels = vision.classifier()
+    names = [c.name for c in labels.classes]
     return Pairs(
-        image=vision.head.weight.float().cpu(),
+        image=head.weight.float().cpu(),
         text=embed_names(text, names, template),
         names=tuple(names),
         source=("head",) * len(names),

@@ -159,9 +159,10 @@ def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
             "a module of your own is not known on other machines; give loader=, which makes it there"
         )
     dtype = "auto" if vision.auto_dtype else str(vision.dtype).removeprefix("torch.")
-    return partial(
-        load_vision, vision.name, names=vision.labels.classes, head=vision.head.modules, dtype=dtype
-    )
+    if vision.head is None:
+        return partial(load_vision, vision.name, dtype=dtype)
+    head, labels = vision.classifier()
+    return partial(load_vision, vision.name, names=labels.classes, head=head.modules, dtype=dtype)
 
 
 def _as_before(folder: Path, vision: VisionEncoder, engine: str, dtype: str) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def _header(job: Job, source: object, shared: Shared | None, store_dtype: str) -
         "dtype": store_dtype,
         "encoder": vision.name,
         "weights": vision.fingerprint,
-        "head": list(vision.head.modules),
+        "head": list(vision.read_at),
         "transform": vision.source.transform_settings,
         "engine": job.choice.engine,
         "precision": job.choice.dtype,
