@@ -46,8 +46,8 @@ def evaluate_shapes(
     Returns:
         In percent: for each attribute the questions answered right, the right caption strictly ahead of all
         that differ from it in that attribute alone; `overall`, the mean of the attributes; `chance_…`, what
-        guessing gives; `i2t_r1` and `t2i_r1`, recall@1 over the pictures whose standard caption no earlier one
-        has, and `retrieval_images`, how many these are.
+        guessing gives; `i2t_r1` and `t2i_r1`, recall@1 over the pictures whose standard caption no earlier
+        one has, and `retrieval_images`, how many these are.
     """
     data = Shapes(split, images=images, size=size, seed=seed)
     scenes = [data.scene(index) for index in range(len(data))]
