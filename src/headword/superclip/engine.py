@@ -13,12 +13,11 @@ from headword.errors import HeadwordError, MissingExtraError
 from headword.superclip.config import TrainConfig
 
 
-def make_fabric(config: TrainConfig, module_has_batch_norm: bool = False) -> Any:
+def make_fabric(config: TrainConfig) -> Any:
     """A launched `lightning_fabric.Fabric`: processes know each other, and this one its device.
 
     Args:
         config: device, dtype and strategy count here, and what the batch is divided by.
-        module_has_batch_norm: whether processes must agree on running statistics.
 
     Raises:
         HeadwordError: if the batch cannot be divided evenly, a device is not there, or the strategy does not
@@ -47,7 +46,7 @@ def make_fabric(config: TrainConfig, module_has_batch_norm: bool = False) -> Any
         accelerator=device.type,
         devices=local,
         num_nodes=world // local,
-        strategy=_strategy(config, world, module_has_batch_norm),
+        strategy=_strategy(config, world),
         precision="bf16-mixed" if training_dtype(config, device) == torch.bfloat16 else "32-true",
     )
     fabric.launch()
@@ -61,15 +60,15 @@ def training_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
 
 
-def _strategy(config: TrainConfig, world: int, batch_norm: bool) -> Any:
+def _strategy(config: TrainConfig, world: int) -> Any:
     if world == 1:
         return "auto"
     from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 
     if config.strategy == "fsdp":
         return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
-    unused = config.method == "superclass"  # the text tower, logit scale and projection get no gradient
-    return DDPStrategy(broadcast_buffers=batch_norm, find_unused_parameters=unused)
+    # SuperClass gives the text tower, the logit scale and the projection no gradient.
+    return DDPStrategy(find_unused_parameters=config.method == "superclass")
 
 
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:
@@ -77,7 +76,7 @@ def _shard(module: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     ranks = mesh["data_parallel"]
-    for part in module.modules():
+    for part in reversed(list(module.modules())):  # children before the parts that hold them
         if isinstance(part, nn.ModuleList | nn.Sequential) and _is_stack(part):
             for block in part:
                 fully_shard(block, mesh=ranks)

@@ -51,7 +51,9 @@ class Trainer:
                 scalar = getattr(model.clip, name)
                 if scalar is not None:
                     setattr(model.clip, name, nn.Parameter(scalar.detach().reshape(1)))
-        model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Convolutions are faster with channels last; FSDP2 takes contiguous parameters alone.
+        self._format = torch.contiguous_format if config.strategy == "fsdp" else torch.channels_last
+        model.to(fabric.device, memory_format=self._format)  # type: ignore[call-overload]
         loss = model.loss(
             contrastive_weight=0.0 if config.method == "superclass" else 1.0,
             weight=0.0 if config.method == "clip" else config.token_weight,
@@ -81,7 +83,7 @@ class Trainer:
         several = fabric.world_size > 1
         losses = backward(
             self.module,
-            images.to(memory_format=torch.channels_last),
+            images.to(memory_format=self._format),
             texts,
             pieces=config.accumulate,
             seed=self._seed,
