@@ -177,6 +177,8 @@ class TrainConfig:
             raise HeadwordError("backbone brings its own image tower; leave out one of backbone and model")
         if self.pretrained is not None and (self.model == "small" or self.model.startswith("timm:")):
             raise HeadwordError("pretrained goes with an architecture of open_clip's: give model=NAME too")
+        if self.method != "clip" and self.token_weight == 0:
+            raise HeadwordError(f"{self.method} without a token loss (token_weight 0) is not meant; say clip")
         if self.method == "superclass" and self.sigmoid:
             raise HeadwordError("superclass has no contrastive loss, so sigmoid says nothing; leave it out")
 
