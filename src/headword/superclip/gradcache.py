@@ -92,9 +92,7 @@ class TrainingModule(nn.Module):
         detached = SuperCLIPLosses(*(part.detach() for part in losses))
         return detached, Gradients(tuple(gradients[: len(leaves)]), tuple(gradients[len(leaves) :]))
 
-    def _replay(
-        self, images: Tensor, texts: Tensor, gradients: Gradients, rows: slice, last: bool
-    ) -> Tensor:
+    def _replay(self, images: Tensor, texts: Tensor, gradients: Gradients, rows: slice, last: bool) -> Tensor:
         """Pass 3: a scalar whose gradient is the loss's, for rows `rows` of the batch."""
         output = self._towers(images, texts)
         pieces = [g if g is None else g[rows] for g in gradients.features]
@@ -128,9 +126,7 @@ class _Surrogate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = incoming
-        gradients = [
-            (g * scale).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        gradients = [(g * scale).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)]
         return (*gradients, *(None for _ in gradients))
 
 

@@ -99,5 +99,7 @@ def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: 
 def _read_run(folder: Path) -> dict[str, object]:
     said = read_json(folder / MARKER)
     if not isinstance(said, dict) or said.get("format") != checkpoint.FORMAT:
-        raise HeadwordError(f"{folder / MARKER} is not of format {checkpoint.FORMAT}; another headword wrote it")
+        raise HeadwordError(
+            f"{folder / MARKER} is not of format {checkpoint.FORMAT}; another headword wrote it"
+        )
     return said
