@@ -5,9 +5,9 @@
     python benchmarks/superclip_matrix.py flickr8k    # from EfficientNet-Lite0, also with recycled prototypes
     python benchmarks/superclip_matrix.py summary     # results/superclip_matrix.json and .png
 
-`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there with
-the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped into
-memory.
+`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there
+with the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped
+into memory.
 """
 
 from __future__ import annotations

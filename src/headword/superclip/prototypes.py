@@ -1,9 +1,10 @@
 """A token layer that starts from recycled prototypes instead of noise.
 
 A recycled head maps any text to a direction in the image features' space. The token layer wants one such
-direction for each token of the vocabulary: row v is the token's own text through text encoder and aligner. Rows
-are centred (what all tokens share tells none apart) and scaled to the standard deviation of the usual start,
-width^−½, so that learning rates keep their meaning. Tokens that say nothing by themselves keep their random row.
+direction for each token of the vocabulary: row v is the token's own text through text encoder and aligner.
+Rows are centred (what all tokens share tells none apart) and scaled to the standard deviation of the usual
+start, width^−½, so that learning rates keep their meaning. Tokens that say nothing by themselves keep their
+random row.
 """
 
 from __future__ import annotations
