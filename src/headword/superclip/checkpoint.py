@@ -120,7 +120,9 @@ def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fi
     names = before.differences(config)
     if names:
         said = ", ".join(f"{n} {getattr(before, n)!r} (now {getattr(config, n)!r})" for n in names)
-        raise HeadwordError(f"{folder} was trained with other options: {said}; give the same, or another --out")
+        raise HeadwordError(
+            f"{folder} was trained with other options: {said}; give the same, or another --out"
+        )
     if state["data_fingerprint"] != fingerprint:
         raise HeadwordError(
             f"{folder} was trained on other data: {config.data} has changed since; give another --out"
