@@ -1,9 +1,9 @@
 """A token layer that starts from recycled prototypes instead of noise.
 
-A recycled head maps any text to a direction in the image features' space. The token layer wants one such direction
-for each token of the vocabulary: row v is the token's own text through text encoder and aligner. Rows are centred
-(what all tokens share tells none apart) and scaled to the standard deviation of the usual start, width^−½, so that
-learning rates keep their meaning. Tokens that say nothing by themselves keep their random row.
+A recycled head maps any text to a direction in the image features' space. The token layer wants one such
+direction for each token of the vocabulary: row v is the token's own text through text encoder and aligner. Rows
+are centred (what all tokens share tells none apart) and scaled to the standard deviation of the usual start,
+width^−½, so that learning rates keep their meaning. Tokens that say nothing by themselves keep their random row.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ SHORTEST_PIECE = 3
 def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | None = None) -> int:
     """Set the token layer's rows to prototypes, in place; returns how many rows were set.
 
-    The layer reads LayerNorm(mean patch token). Where the image tower's trunk is the recycled classifier and its
-    head reads the mean of the grid (EfficientNet, ConvNeXt's kin without a norm after the pooling, ResNet), the
-    mean patch token *is* the feature of the recycled head. The norm then subtracts the mean over channels and
-    divides by the deviation: a row's product with it is as its product with the feature, but for a shift and a
-    factor that all tokens share.
+    The layer reads LayerNorm(mean patch token). Where the image tower's trunk is the recycled classifier and
+    its head reads the mean of the grid (EfficientNet, ResNet), the mean patch token *is* the feature of the
+    recycled head. The norm then subtracts the feature's mean over channels and divides by its deviation: one
+    factor for all tokens, and one direction, that of all channels alike, which no row is told apart by.
+    Classifiers with a norm between the pooling and the head (ConvNeXt) fit less exactly.
 
     Args:
         model: with its tokenizer; new, its token layer still at its random start.
-        dual: recycled from the model's own backbone, with an aligner whose shared space is the image space.
-        features: `[N, width]`, the layer's input for some images (`model(images).token_features`): the bias is
-            set so that their mean gives each set row the logit 0. Image features have a large mean in common,
-            which would else favour the same tokens in every picture.
+        dual: recycled from the model's own backbone, with an aligner whose shared space is the image's.
+        features: `[N, width]`, the layer's input for some images (`model(images).token_features`): the bias
+            is set so that their mean gives each set row the logit 0. Image features have a large mean in
+            common, which would else favour the same tokens in every picture.
 
     Raises:
         HeadwordError: if the spaces are of different widths, or the model has no tokenizer.
@@ -46,8 +46,8 @@ def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | N
     if dual.dim != width or dual.vision.dim != width:
         raise HeadwordError(
             f"the token layer reads {width} features, but the recycled model's classifier gives "
-            f"{dual.vision.dim} and its shared space has {dual.dim}; recycle the backbone of this image tower, "
-            "with an aligner into the image space"
+            f"{dual.vision.dim} and its shared space has {dual.dim}; recycle the backbone of this image "
+            "tower, with an aligner into the image space"
         )
     texts = token_texts(model.tokenizer, model.vocab_size)
     tokens = [token for token, text in enumerate(texts) if text]
@@ -60,8 +60,8 @@ def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | N
 
 
 def prototype_rows(dual: DualEncoder, texts: Sequence[str]) -> Tensor:
-    """Texts → rows `[V, d]` in the image features' space: mean 0 over the rows, standard deviation d^−½ over all
-    entries.
+    """Texts → rows `[V, d]` in the image features' space, of mean 0 over the rows and standard deviation d^−½
+    over all entries.
     """
     rows = dual.encode_text(texts)
     rows = rows - rows.mean(dim=0)

@@ -103,14 +103,14 @@ def scores_of(model: SuperCLIP) -> Scores:
 
 
 def encoders_of(
-    model: SuperCLIP, blueprint: Blueprint
+    model: SuperCLIP,
 ) -> tuple[Callable[[list[Image.Image]], Tensor], Callable[[list[str]], Tensor]]:
     """Functions from N RGB images, and from N texts, to embeddings `[N, D]`, for evaluation in the loop.
 
     The images go through the evaluation transform. The model runs in evaluation mode, without gradients, and
     each module is in its own mode again after a call.
     """
-    transform = evaluation_transform(blueprint.preprocess_cfg)
+    transform = evaluation_transform(model.clip.visual.preprocess_cfg)
 
     def images(pictures: list[Image.Image]) -> Tensor:
         batch = torch.stack([transform(picture) for picture in pictures]).to(_device(model))

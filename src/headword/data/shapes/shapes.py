@@ -64,14 +64,23 @@ class Shapes:
 
     def __getitem__(self, index: int) -> Example:
         scene = self.scene(index)
-        words = self._dice("words", index)
+        varied, again = self.text(index)
         return Example(
             scene=scene,
-            image=draw(scene, self._dice("picture", index), self.size),
+            image=self.picture(index),
             caption=caption(scene),
-            captions=captions(scene, words),
-            rewritten=rewritten(scene, words),
+            captions=varied,
+            rewritten=again,
         )
+
+    def picture(self, index: int) -> Image.Image:
+        """An example's picture alone."""
+        return draw(self.scene(index), self._dice("picture", index), self.size)
+
+    def text(self, index: int) -> tuple[tuple[str, ...], str]:
+        """An example's captions and the re-written one, without its picture."""
+        scene, words = self.scene(index), self._dice("words", index)
+        return captions(scene, words), rewritten(scene, words)
 
     def scene(self, index: int) -> Scene:
         """What is on a picture, without drawing it."""

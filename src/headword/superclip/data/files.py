@@ -39,9 +39,12 @@ class CaptionedFiles:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Sample:
-        path = self._paths[index]
-        image = load_image(path, shrink_to=self._shrink_to)
-        return Sample(image, self._captions[index], self._rewritten[index], path)
+        image = load_image(self._paths[index], shrink_to=self._shrink_to)
+        return Sample(image, *self.text(index))
+
+    def text(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+        """Captions, re-written captions and path of a sample, without reading its image."""
+        return self._captions[index], self._rewritten[index], self._paths[index]
 
     @cached_property
     def fingerprint(self) -> str:

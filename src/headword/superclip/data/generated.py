@@ -26,9 +26,13 @@ class ShapesSamples:
         return len(self._shapes)
 
     def __getitem__(self, index: int) -> Sample:
-        example = self._shapes[index]
-        name = f"shapes/{self._shapes.split}/{index}"
-        return Sample(example.image, example.captions, (example.rewritten,), name)
+        captions, rewritten, name = self.text(index)
+        return Sample(self._shapes.picture(index), captions, rewritten, name)
+
+    def text(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+        """Captions, re-written captions and name of a sample, without its picture."""
+        captions, rewritten = self._shapes.text(index)
+        return captions, (rewritten,), f"shapes/{self._shapes.split}/{index}"
 
 
 def open_shapes(settings: str, *, split: str | None = None, seed: int = 0) -> ShapesSamples:
