@@ -110,7 +110,7 @@ def train(
         return
     metrics = dict(result.metrics)
     if is_shapes(options.data):
-        held_out = measure_shapes(result.model, result.blueprint, split="test")
+        held_out = measure_shapes(result.model, split="test")
         metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
     _save(options, result, metrics)
     output.facts(f"Trained into {out}", _facts(result, metrics))

@@ -1,6 +1,6 @@
 """What a training run is measured on as it goes: generated shapes, captions, or classes by name.
 
-An evaluator takes a model and its blueprint and returns percentages by name; the first is the one that says
+An evaluator takes a model and returns percentages by name; the first is the one that says
 which checkpoint is the best.
 """
 
@@ -23,7 +23,6 @@ from headword.evaluation.sources import LabelledImages, open_images
 from headword.evaluation.zero_shot import METRIC, check_spoken
 from headword.files import expand
 from headword.metrics import classification_metrics, retrieval_metrics, retrieval_places
-from headword.superclip.build import Blueprint
 from headword.superclip.config import TrainConfig
 from headword.superclip.model import SuperCLIP
 from headword.superclip.train import Evaluator
@@ -66,17 +65,17 @@ def is_shapes(data: str) -> bool:
     return data.partition(":")[0] == "shapes" and not expand(data).exists()
 
 
-def measure_shapes(model: SuperCLIP, blueprint: Blueprint, *, split: str) -> dict[str, float]:
+def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
     """Fine-grained questions, see `headword.evaluation.shapes`; without what guessing gives."""
-    images, texts = encoders_of(model, blueprint)
-    metrics = evaluate_shapes(images, texts, split=split, size=blueprint.image_size)
+    images, texts = encoders_of(model)
+    metrics = evaluate_shapes(images, texts, split=split, size=model.clip.visual.image_size[0])
     told = {name: value for name, value in metrics.items() if not name.startswith(("chance", "retrieval"))}
     return {"overall": told.pop("overall"), **told}
 
 
-def _retrieval(entries: Sequence[Captioned], model: SuperCLIP, blueprint: Blueprint) -> Mapping[str, float]:
+def _retrieval(entries: Sequence[Captioned], model: SuperCLIP) -> Mapping[str, float]:
     """Recall@k both ways and what else `retrieval_metrics` gives."""
-    encode_images, encode_texts = encoders_of(model, blueprint)
+    encode_images, encode_texts = encoders_of(model)
     images = _images(encode_images, [entry.image for entry in entries])
     captions = [caption for entry in entries for caption in entry.captions]
     owner = torch.tensor([row for row, entry in enumerate(entries) for _ in entry.captions])
@@ -87,9 +86,9 @@ def _retrieval(entries: Sequence[Captioned], model: SuperCLIP, blueprint: Bluepr
     return {first: found.pop(first), **found}
 
 
-def _zero_shot(data: LabelledImages, model: SuperCLIP, blueprint: Blueprint) -> Mapping[str, float]:
+def _zero_shot(data: LabelledImages, model: SuperCLIP) -> Mapping[str, float]:
     """Mean per-class and top-k accuracy, each class being the mean of its prompts."""
-    encode_images, encode_texts = encoders_of(model, blueprint)
+    encode_images, encode_texts = encoders_of(model)
     images = _images(encode_images, data.images)
     templates = data.templates or (DEFAULT_TEMPLATE,)
     prompts = [template.replace("{}", name) for template in templates for name in data.names]

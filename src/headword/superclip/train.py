@@ -28,8 +28,8 @@ from headword.superclip.model import SuperCLIP
 from headword.superclip.objective import SuperCLIPLosses
 from headword.superclip.trainer import Trainer
 
-Evaluator: TypeAlias = Callable[[SuperCLIP, Blueprint], Mapping[str, float]]
-"""A model in evaluation mode and its blueprint → metrics by name, higher being better."""
+Evaluator: TypeAlias = Callable[[SuperCLIP], Mapping[str, float]]
+"""A model in evaluation mode → metrics by name, higher being better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +228,7 @@ class _Run:
                 found = {
                     f"{name}/{metric}": float(value)
                     for name, evaluator in self.evaluators.items()
-                    for metric, value in evaluator(model, self.blueprint).items()
+                    for metric, value in evaluator(model).items()
                 }
             self.metrics = found
         self.metrics = self.fabric.broadcast(self.metrics)
