@@ -1,4 +1,4 @@
-"""A training run's model: towers from scratch, an open_clip checkpoint, or a trained classifier's backbone."""
+"""A run's model: towers from scratch, an open_clip checkpoint, or a trained classifier's backbone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from headword.encoders.vision import near
 from headword.errors import HeadwordError
-from headword.files import expand
+from headword.files import MARKER, expand
 from headword.superclip.config import TrainConfig
 from headword.superclip.model import SuperCLIP
 
@@ -212,13 +212,16 @@ def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
 def _classifier(spec: str) -> Any:
     """The vision source that a classifier's name or a saved model's folder means."""
     from headword.encoders import load_vision
-    from headword.saved_model import CONFIG as SAVED
     from headword.saved_model import load
 
-    folder = expand(spec)
-    if (folder / SAVED).is_file():
-        return load(folder, device="cpu").vision.source
+    if is_saved_model(spec):
+        return load(spec, device="cpu").vision.source
     return load_vision(spec, device="cpu").source
+
+
+def is_saved_model(spec: str) -> bool:
+    """Whether a backbone is named by the folder of a saved model."""
+    return (expand(spec) / MARKER).is_file()
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Every option of a training run, in one place: defaults, files, `key=value`, and what a resumed run may change."""
+"""Every option of a training run: defaults, files, `key=value`, and what a resumed run may change."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from headword.files import expand, read_text
 CHOICES = {
     "method": ("superclip", "clip", "superclass"),
     "token_targets": ("idf", "uniform", "reference"),
+    "token_init": ("normal", "prototypes"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("auto", "float32", "bfloat16"),
     "strategy": ("auto", "ddp", "fsdp"),
@@ -28,7 +29,10 @@ CHOICES = {
 """The values of options that name one of a few."""
 
 FREE = frozenset(
-    "workers device strategy log_every eval_every checkpoint_every keep_last tensorboard wandb".split()
+    {
+        *("workers", "device", "strategy", "tensorboard", "wandb"),
+        *("log_every", "eval_every", "checkpoint_every", "keep_last"),
+    }
 )
 """Options a resumed run may change: they say where and how to watch, not what is computed."""
 
@@ -98,6 +102,10 @@ class TrainConfig:
     token_targets: str = "idf"
     """Weights of a caption's words: "idf", "uniform", or "reference" (the public code's counting)."""
 
+    token_init: str = "normal"
+    """Where the token head's layer starts: "normal", or "prototypes", the words of the recycled `backbone`
+    (`headword.superclip.prototypes`)."""
+
     steps: int = 1500
     """Optimiser steps of the whole run."""
     epochs: int | None = None
@@ -138,7 +146,10 @@ class TrainConfig:
     """Deterministic algorithms alone, and an error where there is none."""
 
     eval_data: str | None = None
-    """A caption file for image-text retrieval in the loop; data sets that bring an evaluation use theirs."""
+    """What to measure on in the loop: a caption file (retrieval) or a folder of class folders (zero-shot);
+    `shapes` brings its own."""
+    eval_split: str | None = None
+    """Which part of `eval_data`, where it has parts."""
     eval_every: int = 500
     """Steps between evaluations; 0 evaluates at the end alone."""
     best_metric: str | None = None
@@ -179,6 +190,11 @@ class TrainConfig:
             raise HeadwordError("pretrained goes with an architecture of open_clip's: give model=NAME too")
         if self.method != "clip" and self.token_weight == 0:
             raise HeadwordError(f"{self.method} without a token loss (token_weight 0) is not meant; say clip")
+        if self.token_init == "prototypes" and (self.backbone is None or self.method == "clip"):
+            raise HeadwordError(
+                "token_init=prototypes takes the words of a recycled backbone into the token head; give "
+                "backbone, and not method=clip"
+            )
         if self.method == "superclass" and self.sigmoid:
             raise HeadwordError("superclass has no contrastive loss, so sigmoid says nothing; leave it out")
 

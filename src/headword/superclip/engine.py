@@ -40,7 +40,8 @@ def make_fabric(config: TrainConfig) -> Any:
         raise HeadwordError("several processes cannot share MPS; use one, or device=cpu")
     if config.strategy == "fsdp" and world == 1:
         raise HeadwordError(
-            "fsdp shards over several processes; start them with: torchrun --nproc-per-node N -m headword train"
+            "fsdp shards over several processes; start them with: torchrun --nproc-per-node N -m headword "
+            "train"
         )
     fabric = Fabric(
         accelerator=device.type,
@@ -85,7 +86,7 @@ def _shard(module: nn.Module, mesh: Any) -> nn.Module:
 
 
 def _is_stack(part: nn.Module) -> bool:
-    """Whether all children are of one class, with attention or convolutions of their own: a tower's blocks."""
+    """Whether all children are of one class and have parts of their own: a tower's blocks."""
     children = list(part.children())
     kinds = {type(child) for child in children}
     return len(children) > 1 and len(kinds) == 1 and any(True for _ in children[0].children())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -82,7 +83,7 @@ def batches_from(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
                 return
 
 
-def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Iterator[T]:
+def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Generator[T]:
     """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
 
     Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread.
@@ -92,10 +93,9 @@ def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Iterator[T]:
 
     def put(item: T | None, error: BaseException | None) -> None:
         while not left.is_set():
-            try:
-                return ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                break
 
     def work() -> None:
         try:
@@ -104,7 +104,7 @@ def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Iterator[T]:
                 if left.is_set():
                     return
             put(None, None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+        except BaseException as error:  # raised again where the items are taken
             put(None, error)
 
     thread = threading.Thread(target=work, name="headword-batches", daemon=True)

@@ -40,8 +40,8 @@ class SuperCLIPLoss(nn.Module):
     All ranks must hold equally many captions.
 
     Args:
-        token_loss: with the counts that a checkpoint must keep: save this module's `state_dict`. With weight 0
-            (plain CLIP) it is neither computed nor counted for.
+        token_loss: with the counts that a checkpoint must keep: save this module's `state_dict`. With λ = 0
+            (plain CLIP) it is not computed, and nothing is counted.
         contrastive_loss: open_clip's `ClipLoss` or `SigLipLoss`, or a module with the same arguments.
         contrastive_weight: λ_contrastive ≥ 0; 0 is SuperClass, and neither texts nor the contrastive loss
             are looked at.

@@ -81,7 +81,7 @@ def find_place(
 
 
 def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: str) -> None:
-    """Make the folder of a new run, without what an earlier one left there; note changed options of another."""
+    """Make a new run's folder, or write down the options that a resumed one goes on with."""
     if place.fresh and place.folder.exists():
         shutil.rmtree(place.folder)
     said = {

@@ -7,17 +7,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from headword.errors import HeadwordError
 from headword.superclip import checkpoint, run_folder
-from headword.superclip.build import Blueprint, build
+from headword.superclip.build import Blueprint, build, is_saved_model
 from headword.superclip.checkpoint import Best
 from headword.superclip.config import TrainConfig
 from headword.superclip.data import Batch, Batches, TrainingSet, open_training_set
@@ -28,7 +28,7 @@ from headword.superclip.model import SuperCLIP
 from headword.superclip.objective import SuperCLIPLosses
 from headword.superclip.trainer import Trainer
 
-Evaluator = Callable[[SuperCLIP], Mapping[str, float]]
+Evaluator: TypeAlias = Callable[[SuperCLIP], Mapping[str, float]]
 """A model in evaluation mode → metrics by name, higher being better."""
 
 
@@ -64,7 +64,6 @@ def train(
     *,
     dataset: TrainingSet | None = None,
     evaluators: Mapping[str, Evaluator] | None = None,
-    prepare: Callable[[SuperCLIP], None] | None = None,
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     watch: Callable[[Record], None] | None = None,
@@ -77,8 +76,8 @@ def train(
         dataset: in place of the one that `config.data` names.
         evaluators: run every `config.eval_every` steps and at the end, in the first process; their metrics
             are logged as "NAME/METRIC".
-        prepare: changes a new run's model before its first step.
-        resume: "auto" goes on from the last checkpoint in `out`, where there is one; or a checkpoint's folder.
+        resume: "auto" goes on from the last checkpoint in `out`, where there is one; or a checkpoint's
+            folder.
         overwrite: replace another run in `out`.
         watch: called with each record that is logged, in the first process.
 
@@ -95,8 +94,6 @@ def train(
     place = fabric.broadcast(place)
     with _computing(config, fabric):
         model, blueprint = build(config)
-        if prepare is not None and place.source is None:
-            prepare(model)
         batches = make_batches(
             config,
             data,
@@ -106,6 +103,8 @@ def train(
             world_size=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
         )
+        if config.token_init == "prototypes" and place.source is None:
+            _initialise_token_head(config, model, data, blueprint, fabric.world_size)
         steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
         trainer = Trainer(fabric, config, model, steps)
         run = _Run(trainer, batches, blueprint, data.fingerprint, evaluators or {}, place.folder)
@@ -132,6 +131,25 @@ def train(
             blueprint=blueprint,
             data_fingerprint=data.fingerprint,
         )
+
+
+def _initialise_token_head(
+    config: TrainConfig, model: SuperCLIP, data: TrainingSet, blueprint: Blueprint, world_size: int
+) -> None:
+    """Words of the recycled backbone into the token head; the first process's first batch sets its bias."""
+    from headword.recycling import recycle
+    from headword.saved_model import load
+    from headword.superclip.prototypes import init_token_head
+
+    backbone = str(config.backbone)
+    dual = load(backbone, device="cpu") if is_saved_model(backbone) else recycle(backbone, device="cpu")
+    near = replace(config, workers=0)
+    batches = make_batches(near, data, blueprint, model.tokenizer, world_size=world_size)
+    model.eval()
+    with torch.no_grad():
+        features = model(next(batches.epoch(0)).images).token_features
+    init_token_head(model, dual, features=features)
+    model.train()
 
 
 class _Run:
@@ -256,7 +274,8 @@ class _Interval:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums, self._norm, self._steps = torch.zeros(4, device=self._fabric.device), None, 0
+        self._sums, self._steps = torch.zeros(4, device=self._fabric.device), 0
+        self._norm: Tensor | None = None
         self._waited = self.seconds = 0.0
 
     def add(
