@@ -98,7 +98,7 @@ class Scaled:
 
 
 def shapes_runs(lr: float, device: str) -> Iterator[Run]:
-    """Every run sees as many pairs; the learning rate grows with the root of the batch, for both arms alike."""
+    """Every run sees as many pairs; the learning rate grows with the root of the batch, for both arms."""
     for seed in SEEDS:
         for batch in BATCHES:
             for method in ARMS:
