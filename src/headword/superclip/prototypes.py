@@ -65,8 +65,9 @@ def prototype_rows(dual: DualEncoder, texts: Sequence[str]) -> Tensor:
     over all entries.
     """
     rows = dual.encode_text(texts)
-    rows = rows - rows.mean(dim=0)
-    return rows * (rows.shape[1] ** -0.5 / rows.std())
+    centred: Tensor = rows - rows.mean(dim=0)
+    scaled: Tensor = centred * (rows.shape[1] ** -0.5 / centred.std())
+    return scaled
 
 
 def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
@@ -81,7 +82,7 @@ def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
     decoder = getattr(tokenizer, "tokenizer", tokenizer)  # Hugging Face's within open_clip's
     if not hasattr(decoder, "decode"):
         raise HeadwordError("token texts need the model's tokenizer, one that decodes ids")
-    special = set(getattr(tokenizer, "all_special_ids", None) or getattr(decoder, "all_special_ids", ()))
+    special = set(getattr(tokenizer, "all_special_ids", ()) or getattr(decoder, "all_special_ids", ()))
     size = int(getattr(tokenizer, "vocab_size", vocab_size))
     texts = [""] * vocab_size
     for token in range(min(size, vocab_size)):
