@@ -5,9 +5,9 @@
     python benchmarks/superclip_matrix.py flickr8k    # from EfficientNet-Lite0, also with recycled prototypes
     python benchmarks/superclip_matrix.py summary     # results/superclip_matrix.json and .png
 
-`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there with
-the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped into
-memory.
+`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there
+with the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped
+into memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from headword.metrics import retrieval_metrics, retrieval_places
 from headword.superclip import SuperCLIP
 from headword.superclip.config import TrainConfig
 from headword.superclip.data import Sample, TrainingSet, open_training_set
-from headword.superclip.prototypes import init_token_head
 from headword.superclip.train import train
 from headword.superclip.trained import encoders_of
 
@@ -62,7 +62,11 @@ class Run:
 
     name: str
     config: TrainConfig
-    prototypes: bool = False
+
+    @property
+    def arm(self) -> str:
+        """What tables call it."""
+        return self.config.method + (" + prototypes" if self.config.token_init == "prototypes" else "")
 
 
 class Scaled:
@@ -95,6 +99,7 @@ class Scaled:
 
 
 def shapes_runs(lr: float, device: str) -> Iterator[Run]:
+    """Every run sees as many pairs; the learning rate grows with the root of the batch, for both arms."""
     for seed in SEEDS:
         for batch in BATCHES:
             for method in ARMS:
@@ -106,18 +111,13 @@ def shapes_runs(lr: float, device: str) -> Iterator[Run]:
 
 
 def lr_runs(device: str) -> Iterator[Run]:
-    steps = SAMPLES // 64
+    """CLIP at batch 64, half as long, with another seed."""
+    steps = SAMPLES // 128
     for lr in LRS:
         config = replace(
-            SHAPES,
-            method="clip",
-            batch_size=64,
-            steps=steps,
-            warmup=steps // 10,
-            seed=100,
-            lr=lr,
+            SHAPES, method="clip", batch_size=64, steps=steps, warmup=steps // 10, seed=100, lr=lr,
             device=device,
-        )
+        )  # fmt: skip
         yield Run(f"lr-{lr:g}", config)
 
 
@@ -126,8 +126,8 @@ def flickr_runs(device: str) -> Iterator[Run]:
         for method in ARMS:
             config = replace(FLICKR, method=method, seed=seed, device=device)
             yield Run(f"flickr8k-{method}-s{seed}", config)
-    config = replace(FLICKR, method="superclip", seed=0, device=device)
-    yield Run("flickr8k-superclip-prototypes-s0", config, prototypes=True)
+    config = replace(FLICKR, method="superclip", seed=0, device=device, token_init="prototypes")
+    yield Run("flickr8k-superclip-prototypes-s0", config)
 
 
 def file_of(run: Run) -> Path:
@@ -139,8 +139,8 @@ def finished(run: Run) -> dict[str, Any] | None:
     if not file_of(run).is_file():
         return None
     said: dict[str, Any] = json.loads(file_of(run).read_text())
-    ours = {**run.config.as_dict(), "device": None}
-    return said if {**said["config"], "device": None} == ours else None
+    before = TrainConfig.of(said["config"])
+    return said if replace(before, device="auto") == replace(run.config, device="auto") else None
 
 
 def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any]) -> None:
@@ -150,17 +150,13 @@ def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any
             continue
         print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
         out = cache_folder() / NAME / run.name
-        prepare = with_prototypes(data) if run.prototypes else None
         begun = time.process_time()
-        result = train(
-            run.config, out, dataset=data, evaluators=evaluators, prepare=prepare, resume="auto", watch=show
-        )
+        result = train(run.config, out, dataset=data, evaluators=evaluators, resume="auto", watch=show)
         (RESULTS / NAME).mkdir(parents=True, exist_ok=True)
         write(
             f"{NAME}/{run.name}",
             {
                 "config": run.config.as_dict(),
-                "prototypes": run.prototypes,
                 "steps": result.steps,
                 "resumed_from": result.resumed_from,
                 "images_per_second": round(result.images_per_second, 2),
@@ -177,8 +173,10 @@ def show(record: Mapping[str, float]) -> None:
 
 
 def shapes_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
-    return {split: lambda model, split=split: evaluate_shapes(*encoders_of(model), split=split)
-            for split in ("test", "val")}  # type: ignore[misc]  # fmt: skip
+    def measure(model: SuperCLIP, *, split: str) -> dict[str, float]:
+        return evaluate_shapes(*encoders_of(model), split=split)
+
+    return {split: partial(measure, split=split) for split in ("test", "val")}
 
 
 def flickr_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
@@ -197,24 +195,6 @@ def flickr_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
         return {name: value for name, value in found.items() if "_r" in name}
 
     return {"test": retrieval}
-
-
-def with_prototypes(data: TrainingSet) -> Callable[[SuperCLIP], None]:
-    """The token layer from the backbone's own head, centred on 256 training images."""
-
-    def prepare(model: SuperCLIP) -> None:
-        import headword
-        from headword.encoders.clip_folder import evaluation_transform
-
-        transform = evaluation_transform(model.clip.visual.preprocess_cfg)
-        batch = torch.stack([transform(data[index].image) for index in range(256)])
-        with torch.no_grad():
-            features = model.eval()(batch).token_features
-        model.train()
-        n = init_token_head(model, headword.recycle(device="cpu"), features=features)
-        print(f"  {n:,} rows of the token layer from prototypes", flush=True)
-
-    return prepare
 
 
 def best_lr() -> float:
@@ -238,8 +218,7 @@ def summary() -> None:
         done = {run: said for run in runs if (said := finished(run)) is not None}
         arms: dict[str, dict[int, dict[str, float]]] = {}
         for run, said in done.items():
-            arm = run.config.method + (" + prototypes" if run.prototypes else "")
-            arms.setdefault(arm, {})[run.config.seed] = said["metrics"]
+            arms.setdefault(run.arm, {})[run.config.seed] = said["metrics"]
         cells[group] = {
             arm: {"seeds": sorted(by_seed), **spread([by_seed[seed] for seed in sorted(by_seed)])}
             for arm, by_seed in arms.items()

@@ -1,9 +1,10 @@
 """A token layer that starts from recycled prototypes instead of noise.
 
 A recycled head maps any text to a direction in the image features' space. The token layer wants one such
-direction for each token of the vocabulary: row v is the token's own text through text encoder and aligner. Rows
-are centred (what all tokens share tells none apart) and scaled to the standard deviation of the usual start,
-width^−½, so that learning rates keep their meaning. Tokens that say nothing by themselves keep their random row.
+direction for each token of the vocabulary: row v is the token's own text through text encoder and aligner.
+Rows are centred (what all tokens share tells none apart) and scaled to the standard deviation of the usual
+start, width^−½, so that learning rates keep their meaning. Tokens that say nothing by themselves keep their
+random row.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def prototype_rows(dual: DualEncoder, texts: Sequence[str]) -> Tensor:
     over all entries.
     """
     rows = dual.encode_text(texts)
-    rows = rows - rows.mean(dim=0)
-    return rows * (rows.shape[1] ** -0.5 / rows.std())
+    centred: Tensor = rows - rows.mean(dim=0)
+    scaled: Tensor = centred * (rows.shape[1] ** -0.5 / centred.std())
+    return scaled
 
 
 def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
@@ -80,7 +82,7 @@ def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
     decoder = getattr(tokenizer, "tokenizer", tokenizer)  # Hugging Face's within open_clip's
     if not hasattr(decoder, "decode"):
         raise HeadwordError("token texts need the model's tokenizer, one that decodes ids")
-    special = set(getattr(tokenizer, "all_special_ids", None) or getattr(decoder, "all_special_ids", ()))
+    special = set(getattr(tokenizer, "all_special_ids", ()) or getattr(decoder, "all_special_ids", ()))
     size = int(getattr(tokenizer, "vocab_size", vocab_size))
     texts = [""] * vocab_size
     for token in range(min(size, vocab_size)):

@@ -98,9 +98,7 @@ def _with_rewritten(
     entries: Iterable[Captioned], other: Iterable[Captioned], source: Path
 ) -> list[Captioned]:
     again = {entry.image.resolve(): entry.captions for entry in other}
-    joined = [
-        replace(entry, rewritten=entry.rewritten + again.get(entry.image.resolve(), ())) for entry in entries
-    ]
-    if not any(entry.rewritten for entry in joined):
+    joined = [(entry, again.get(entry.image.resolve(), ())) for entry in entries]
+    if not any(more for _, more in joined):
         raise HeadwordError(f"{source} has captions for none of the training images")
-    return joined
+    return [replace(entry, rewritten=entry.rewritten + more) for entry, more in joined]
