@@ -1,4 +1,4 @@
-"""Cached gradients are the big batch's, for every loss, and with dropout those of the same dropped patches."""
+"""Cached gradients are the big batch's, for every loss; with dropout, those of the same dropped patches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def batch(module: TrainingModule) -> tuple[Tensor, Tensor]:
     return images, module.model.tokenize(CAPTIONS).ids
 
 
-def gradients(pieces: int, **options: Any) -> tuple[SuperCLIPLosses, dict[str, Tensor | None], dict[str, Tensor]]:
+def gradients(
+    pieces: int, **options: Any
+) -> tuple[SuperCLIPLosses, dict[str, Tensor | None], dict[str, Tensor]]:
     module = module_for(**options)
     losses = backward(module, *batch(module), pieces=pieces)
     grads = {name: p.grad for name, p in module.named_parameters()}

@@ -182,7 +182,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path) -> None:
     config = tiny(steps=2, best_metric="test/acuracy")
     with pytest.raises(HeadwordError, match="none of those measured: test/accuracy"):
-        train(config, tmp_path / "run", evaluators={"test": lambda model: {"accuracy": 1.0}})
+        train(config, tmp_path / "run", evaluators={"test": lambda _: {"accuracy": 1.0}})
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -> None:
@@ -193,9 +193,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -
     assert steps_of(run) == [1]
 
 
-def test_batches_that_cannot_be_divided_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HeadwordError, match="1 processes × 3 pieces"):
         train(tiny(accumulate=3), tmp_path / "run")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")

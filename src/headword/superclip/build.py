@@ -77,7 +77,9 @@ class Blueprint:
                         force_image_size=self.image_size,
                     )
                 except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-                    raise HeadwordError(f"this model cannot be built: {' '.join(str(error).split())}") from error
+                    raise HeadwordError(
+                        f"this model cannot be built: {' '.join(str(error).split())}"
+                    ) from error
                 return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
 
