@@ -284,7 +284,7 @@ def test_the_token_layer_reads_the_feature_of_the_recycled_head(from_backbone, e
 def test_token_layer_from_prototypes_names_what_is_in_a_picture(
     from_backbone, embedded, pictures, monkeypatch
 ):
-    words = ["cat", "coffee", "rocket", "astronaut", "train", "dog", "banana", "guitar"]
+    words = ["cat", "coffee", "rocket", "piano", "train", "dog", "banana", "guitar"]
     tokenizer = from_backbone.tokenizer
     places = [tokenizer.encoder[f"{word}</w>"] for word in words]
 
@@ -313,7 +313,7 @@ def test_token_layer_from_prototypes_names_what_is_in_a_picture(
     for row, name in enumerate(pictures):
         if name in shown:
             assert words[int(logits[row].argmax())] == name
-    assert shown
+    assert len(shown) == 3
 
 
 def test_prototypes_of_another_space_are_refused(embedded, towers):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from headword import cache
 from headword.data.captions import caption_splits, read_captions
 from headword.errors import HeadwordError
 from headword.superclip.data import open_training_set
@@ -188,9 +189,17 @@ def test_shard_is_scanned_once_until_it_changes(shard_files, monkeypatch):
     write_tar(path, {"1.png": picture(1), "1.txt": b"new"})
     assert open_training_set(str(path)).fingerprint != before
     assert len(scanned) == 2
-    for kept in (shard_files / "cache" / "shards").iterdir():
-        kept.write_bytes(b"damaged")
+    kept = list((shard_files / "cache" / "shards").glob("*/index.safetensors"))
+    assert len(kept) == 2
+    assert [(e.kind, e.bytes > 0) for e in cache.entries()] == [("shards", True)] * 2
+    for file in kept:
+        file.write_bytes(b"damaged")
     assert open_training_set(str(path))[0].captions == ("new",)
+    cache.clear()
+    assert not any(file.exists() for file in kept)
+    monkeypatch.setenv("HEADWORD_CACHE_LIMIT", "0")
+    assert open_training_set(str(path))[0].captions == ("new",)
+    assert not any(file.exists() for file in kept)
 
 
 def test_damaged_shards_are_refused_by_name(shard_files, tmp_path):

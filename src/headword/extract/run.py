@@ -150,17 +150,15 @@ def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
     """Loads the same encoder again, by its name, in another process.
 
     Raises:
-        HeadwordError: if it is a module of the user's own, which has no name.
+        HeadwordError: if it is a module of the user's own or a model trained here, which have no name.
     """
     from functools import partial
 
-    if vision.source.kind == "module":
+    if vision.source.kind in ("module", "trained"):
         raise HeadwordError(
             "a module of your own is not known on other machines; give loader=, which makes it there"
         )
     dtype = "auto" if vision.auto_dtype else str(vision.dtype).removeprefix("torch.")
-    if vision.head is None:
-        return partial(load_vision, vision.name, dtype=dtype)
     head, labels = vision.classifier()
     return partial(load_vision, vision.name, names=labels.classes, head=head.modules, dtype=dtype)
 

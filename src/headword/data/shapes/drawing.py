@@ -95,9 +95,13 @@ def _free(
 ) -> Point | None:
     edge = radius * 1.1 + _MARGIN
     left, top, right, bottom = region
+    reach = [(*place, (_GAP * (radius + other)) ** 2) for _, place, other in taken]
     for _ in range(_TRIES):
         x, y = dice.between(left + edge, right - edge), dice.between(top + edge, bottom - edge)
-        if all(math.dist((x, y), place) >= _GAP * (radius + other) for _, place, other in taken):
+        for u, v, nearest in reach:
+            if (x - u) ** 2 + (y - v) ** 2 < nearest:
+                break
+        else:
             return x, y
     return None
 

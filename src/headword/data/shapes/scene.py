@@ -41,6 +41,12 @@ def held_out(shape: str, colour: str) -> bool:
     return (SHAPES.index(shape) + tuple(COLOURS).index(colour)) % _EVERY == 0
 
 
+_KINDS = {
+    held: [(shape, colour) for shape in SHAPES for colour in COLOURS if held_out(shape, colour) == held]
+    for held in (False, True)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Shapes that are alike."""
@@ -103,6 +109,6 @@ def draw_scene(dice: Dice, *, held: bool) -> Scene:
 
 
 def _group(dice: Dice, count: int, held: bool) -> Group:
-    kinds = [(shape, colour) for shape in SHAPES for colour in COLOURS if held_out(shape, colour) == held]
+    kinds = _KINDS[held]
     shape, colour = kinds[dice.below(len(kinds))]
     return Group(count, dice.pick(list(SIZES)), colour, shape)

@@ -138,7 +138,7 @@ def index_of(file: str) -> Index:
     except OSError as error:
         raise HeadwordError(f"there is no shard {file}") from error
     said = f"{_FORMAT} {file} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogatepass")
-    kept = cache_folder() / "shards" / f"{hashlib.sha256(said).hexdigest()[:32]}.safetensors"
+    kept = cache_folder() / "shards" / hashlib.sha256(said).hexdigest()[:32] / "index.safetensors"
     if kept.is_file():
         try:
             tensors = load_tensors(kept)
