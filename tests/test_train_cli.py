@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import headword
 from headword.cli.app import app
+from headword.files import load_tensors
 from headword.superclip.config import TrainConfig
 from training import TINY
 
@@ -96,3 +98,32 @@ def test_captions_are_measured_by_retrieval_and_folders_by_name(
         result = run("train", "--out", out, *words, "--json", told)
         assert result.exit_code == 0, result.output
         assert 0 <= json.loads(told.read_text())["metrics"][metric] <= 100
+
+
+def test_a_classifiers_backbone_is_trained_on(
+    pictures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: Any
+) -> None:
+    from headword.superclip import prototypes
+
+    begun_with: list[Any] = []
+    monkeypatch.setattr(  # tests/test_trained.py has the rows, which take a while
+        prototypes, "init_token_head", lambda _, dual, *, features: begun_with.extend((dual, features))
+    )
+    captions = tmp_path / "captions.jsonl"
+    lines = [json.dumps({"image": str(p), "caption": f"a picture of {n}"}) for n, p in pictures.items()]
+    captions.write_text("\n".join(lines))
+    words = ["--data", captions, "--backbone", "embedded", "--image-size", 64, "--batch-size", 4]
+    words += ["--accumulate", 2, "--steps", 1, "--set", "token_init=prototypes", "--device", "cpu"]
+    result = run("train", "--out", tmp_path / "run", *words, "--set", "tensorboard=no", "--quiet")
+    assert result.exit_code == 0, result.output
+    dual, features = begun_with
+    assert dual.vision.fingerprint == embedded.vision.fingerprint
+    assert features.shape == (4, 1280)
+    # Frozen by default, since pieces are not the batch; the weights beside them are trained.
+    before = embedded.vision.source.model.state_dict()
+    trained = load_tensors(tmp_path / "run" / "model" / "clip" / "open_clip_model.safetensors")
+    trunk = {name.removeprefix("visual.trunk."): t for name, t in trained.items() if ".trunk." in name}
+    for name, tensor in trunk.items():
+        if "running" in name:
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(trunk["conv_stem.weight"], before["conv_stem.weight"])
