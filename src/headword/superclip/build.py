@@ -69,12 +69,17 @@ class Blueprint:
         with tempfile.TemporaryDirectory(prefix="headword-") as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(self.as_json()), encoding="utf-8")
             with _quiet_open_clip():
-                clip = open_clip.create_model(
-                    f"local-dir:{folder}",
-                    load_weights=False,
-                    pretrained_text=False,
-                    force_image_size=self.image_size,
-                )
+                try:
+                    clip = open_clip.create_model(
+                        f"local-dir:{folder}",
+                        load_weights=False,
+                        pretrained_text=False,
+                        force_image_size=self.image_size,
+                    )
+                except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+                    raise HeadwordError(
+                        f"this model cannot be built: {' '.join(str(error).split())}"
+                    ) from error
                 return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
 
@@ -95,6 +100,8 @@ def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
             model = blueprint.assemble()
         else:
             model, blueprint = _from_open_clip(config)
+    if config.patch_dropout and not any("PatchDropout" in type(part).__name__ for part in model.modules()):
+        raise HeadwordError("this image tower has no patches to drop; leave out patch_dropout, or take a ViT")
     if config.grad_checkpointing:
         try:
             model.set_grad_checkpointing()

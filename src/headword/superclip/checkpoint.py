@@ -40,13 +40,13 @@ class Best:
 
 def full_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's whole state, gathered from its shards; every process must call it."""
-    return {name: _whole(tensor) for name, tensor in module.state_dict().items()}
+    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's state as "exp_avg/NAME", …, gathered likewise."""
     return {
-        f"{moment}/{name}": _whole(optimizer.state[parameter][moment])
+        f"{moment}/{name}": whole(optimizer.state[parameter][moment])
         for name, parameter in module.named_parameters()
         if parameter in optimizer.state
         for moment in MOMENTS
@@ -149,9 +149,10 @@ def prune(run: Path, keep_last: int, best: Best | None) -> None:
             shutil.rmtree(folder_of(run, step))
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu()
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, gathered from its shards; every process must call it."""
+    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().cpu()
 
 
 def _put(target: Tensor, value: Tensor) -> None:

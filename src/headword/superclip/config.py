@@ -75,15 +75,15 @@ class TrainConfig:
     """Tokens of a caption; 32 for our own text tower, else the model's own."""
     patch_size: int = 8
     """Side in pixels of "small"'s patches."""
-    vision_width: int = 128
+    vision_width: int = 64
     """Width of "small"'s image tower, a multiple of 32."""
-    vision_layers: int = 4
+    vision_layers: int = 3
     """Its transformer blocks."""
-    text_width: int = 128
+    text_width: int = 64
     """Width of our own text tower, a multiple of 32."""
     text_layers: int = 2
     """Its transformer blocks."""
-    embed_dim: int = 128
+    embed_dim: int = 64
     """D of the space that images and texts share, for our own towers."""
     patch_dropout: float = 0.0
     """Share of a ViT's patches left out in training (FLIP)."""
@@ -120,7 +120,7 @@ class TrainConfig:
     backbone_lr_factor: float = 0.1
     """Times `lr` for the image trunk of `backbone`."""
     warmup: int = 100
-    """Steps of linear warm-up; a cosine to 0 follows."""
+    """Steps of linear warm-up, at most a fifth of the run; a cosine to 0 follows."""
     beta1: float = 0.9
     """AdamW's β₁."""
     beta2: float = 0.98

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -65,6 +66,9 @@ def _strategy(config: TrainConfig, world: int) -> Any:
     if world == 1:
         return "auto"
     from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+
+    # open_clip's losses gather by it; nothing a user could mend.
+    warnings.filterwarnings("ignore", ".*nn.functional.all_gather is deprecated", FutureWarning)
 
     if config.strategy == "fsdp":
         return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,19 +12,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from headword.errors import HeadwordError
 from headword.superclip import checkpoint, run_folder
 from headword.superclip.build import Blueprint, build, is_saved_model
 from headword.superclip.checkpoint import Best
 from headword.superclip.config import TrainConfig
-from headword.superclip.data import Batch, Batches, TrainingSet, open_training_set
+from headword.superclip.data import Batches, TrainingSet, open_training_set
 from headword.superclip.engine import make_fabric
 from headword.superclip.feed import ahead, batches_from, make_batches
-from headword.superclip.logs import Logs, Record
+from headword.superclip.logs import Interval, Logs, Record
 from headword.superclip.model import SuperCLIP
-from headword.superclip.objective import SuperCLIPLosses
 from headword.superclip.trainer import Trainer
 
 Evaluator: TypeAlias = Callable[[SuperCLIP], Mapping[str, float]]
@@ -175,7 +172,7 @@ class _Run:
     def steps(self, logs: Logs | None) -> None:
         """All steps that are left."""
         trainer, config = self.trainer, self.config
-        interval = _Interval(self.fabric)
+        interval = Interval(self.fabric)
         feed = ahead(partial(batches_from, self.batches, trainer.step, trainer.steps))
         with closing(feed):
             begun = time.perf_counter()
@@ -206,7 +203,7 @@ class _Run:
         self.metrics = state["metrics"]
         self.best = Best(**state["best"]) if state["best"] else None
 
-    def _log(self, logs: Logs | None, interval: _Interval) -> None:
+    def _log(self, logs: Logs | None, interval: Interval) -> None:
         trainer = self.trainer
         means = interval.take(self.config.batch_size)
         record = {
@@ -214,7 +211,7 @@ class _Run:
             "epoch": trainer.step / self.batches.steps_per_epoch,
             **means,
             "lr": max(group["lr"] for group in trainer.optimizer.param_groups),
-            "logit_scale": _number(trainer.plain.model.clip.logit_scale.exp()),
+            "logit_scale": float(checkpoint.whole(trainer.plain.model.clip.logit_scale).exp()),
             "corrupt": self.batches.corrupt,
         }
         if logs is not None:
@@ -262,72 +259,13 @@ class _Run:
         self.fabric.barrier()
 
 
-class _Interval:
-    """Sums between two lines of the log, kept on the device so that nothing waits for an accelerator.
-
-    A loss that is not finite is noticed a step later, or before anything of it is written.
-    """
-
-    def __init__(self, fabric: Any) -> None:
-        self._fabric = fabric
-        self._pending: tuple[int, Batch, Tensor] | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums, self._steps = torch.zeros(4, device=self._fabric.device), 0
-        self._norm: Tensor | None = None
-        self._waited = self.seconds = 0.0
-
-    def add(
-        self, step: int, batch: Batch, losses: SuperCLIPLosses, norm: Tensor | None, waited: float
-    ) -> None:
-        self.check()
-        self._pending = (step, batch, losses.total)
-        self._sums += torch.stack([part.float() for part in losses])
-        self._norm = norm
-        self._steps += 1
-        self._waited += waited
-
-    def check(self) -> None:
-        """Raise if the loss of the last step is not finite."""
-        if self._pending is None:
-            return
-        step, batch, total = self._pending
-        self._pending = None
-        if not math.isfinite(total.item()):
-            shown = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
-            raise HeadwordError(
-                f"the loss is {total.item()} in step {step}, samples {shown}; lower lr, or train in float32; "
-                "the last checkpoint is from before"
-            )
-
-    def take(self, batch_size: int) -> dict[str, float]:
-        """Means over the interval and all processes, and a new interval."""
-        total, contrastive, token, empty = (self._fabric.all_reduce(self._sums) / self._steps).tolist()
-        means = {
-            "loss": total,
-            "contrastive": contrastive,
-            "token": token,
-            "n_empty": empty * self._fabric.world_size,
-            "images_per_second": batch_size * self._steps / self.seconds,
-            "data_wait": self._waited / self.seconds,
-        }
-        if self._norm is not None:
-            means["grad_norm"] = _number(self._norm)
-        self._reset()
-        return means
-
-
-def _number(tensor: Tensor) -> float:
-    full = tensor.full_tensor() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
-    return float(full.detach())
-
-
 @contextmanager
 def _computing(config: TrainConfig, fabric: Any) -> Iterator[None]:
     """torch's own random numbers and its choice of algorithms are afterwards as they were."""
     before = torch.are_deterministic_algorithms_enabled()
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    if config.deterministic and cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks
     with torch.random.fork_rng(devices=cuda):
         torch.use_deterministic_algorithms(config.deterministic or before)
         try:

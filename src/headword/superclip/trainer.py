@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from headword.errors import HeadwordError
 from headword.superclip import checkpoint
@@ -17,6 +18,9 @@ from headword.superclip.gradcache import TrainingModule, backward
 from headword.superclip.model import SuperCLIP
 from headword.superclip.objective import SuperCLIPLosses
 from headword.superclip.schedule import make_optimizer, rate, set_learning_rate
+
+WARMUP_SHARE = 5
+"""Warm-up is at most one of so many parts of a run."""
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -79,7 +83,8 @@ class Trainer:
         before clipping, where it is clipped.
         """
         config, fabric = self.config, self.fabric
-        set_learning_rate(self.optimizer, rate(self.step, self.steps, config.warmup))
+        warmup = min(config.warmup, self.steps // WARMUP_SHARE)
+        set_learning_rate(self.optimizer, rate(self.step, self.steps, warmup))
         several = fabric.world_size > 1
         losses = backward(
             self.module,
@@ -95,6 +100,7 @@ class Trainer:
             norm = fabric.clip_gradients(
                 self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
             )
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.plain.model.clamp_logit_scale_(config.max_logit_scale)
