@@ -232,6 +232,28 @@ def summary() -> None:
             cells[group]["superclip - clip"] = {"seeds": both, **spread(gains)}
     write(NAME, {"samples": SAMPLES, "lr": best_lr(), "cells": cells})
     figure(cells)
+    print(table(cells))
+
+
+def table(cells: Mapping[str, Any]) -> str:
+    """The means and deviations as Markdown."""
+    names = {
+        "shapes": ("overall", "colour", "shape", "size", "count", "relation", "i2t_r1", "t2i_r1"),
+        "flickr8k": ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
+    }
+    lines: list[str] = []
+    for kind, columns in names.items():
+        lines += ["", f"| {kind} | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+        for group, arms in cells.items():
+            if not group.startswith(kind):
+                continue
+            for arm, said in arms.items():
+                known = (said[f"test/{name}"] for name in columns)
+                shown = (
+                    f"{v['mean']:.1f}" + (f" ± {v['sd']:.1f}" if v["sd"] is not None else "") for v in known
+                )
+                lines.append(f"| {group}, {arm} | {len(said['seeds'])} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def spread(values: list[dict[str, float]]) -> dict[str, Any]:
