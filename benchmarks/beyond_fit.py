@@ -77,8 +77,8 @@ def measure(rows: int) -> dict[str, float]:
         classes = known[1]
         weight = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(SEED))
     else:
-        vision = load_vision("embedded")
-        classes, weight = vision.labels.classes, vision.head.weight.float()
+        head, labels = load_vision("embedded").classifier()
+        classes, weight = labels.classes, head.weight.float()
     start = time.perf_counter()
     pairs = enriched_pairs(weight, classes, text)
     texts, seconds = time.perf_counter() - start, []

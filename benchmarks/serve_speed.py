@@ -109,6 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         model = headword.recycle()
+        assert model.pairs is not None
         saved = model.save(base / "model")
         index = base / "index"
         make_index(model, index, options.images, model.pairs.image, saved=saved, seed=SEED)

@@ -12,8 +12,9 @@ from evaluation_helpers import Colours, paint, painted
 from headword.errors import HeadwordError
 from headword.evaluation.features import extract
 from headword.evaluation.named_sets import SETS
-from headword.evaluation.sources import open_images, spoken
+from headword.evaluation.sources import open_images
 from headword.evaluation.zero_shot import check_spoken
+from headword.names import spoken
 
 
 @pytest.fixture(autouse=True)

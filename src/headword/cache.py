@@ -199,7 +199,8 @@ class Entry:
     """One part of the cache, as `headword cache info` shows it."""
 
     kind: str
-    """"image", "text", "openvino", or "other" for what is not understood."""
+    """"image", "text", "openvino", "shards" (where samples lie in tar files), or "other" for what is not
+    understood."""
     name: str
     """What it was computed with."""
     vectors: int
@@ -218,15 +219,15 @@ def entries() -> list[Entry]:
             found.append(
                 Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, held)
             )
-    for folder in _folders("openvino"):
-        found.append(Entry("openvino", folder.name, 0, _size(folder)))
+    for part in ("openvino", "shards"):
+        found += [Entry(part, folder.name, 0, _size(folder)) for folder in _folders(part)]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 
 def clear() -> int:
     """Remove everything from the cache; returns how many bytes that freed."""
     freed = 0
-    for part in ("vectors", "openvino"):
+    for part in ("vectors", "openvino", "shards"):
         for folder in _folders(part):
             freed += _size(folder)
             shutil.rmtree(folder, ignore_errors=True)

@@ -128,7 +128,8 @@ def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> li
 
 
 def _facts(model: DualEncoder, n: int, right: int, seconds: dict[str, float]) -> list[tuple[str, str]]:
-    head = model.vision.head
+    head, _ = model.vision.classifier()
+    assert model.pairs is not None
     return [
         ("Classifier", f"{model.vision.name}, {head.n_classes:,} classes, {head.dim:,} features"),
         ("Text encoder", f"{model.text.name}, {model.text.dim} wide"),

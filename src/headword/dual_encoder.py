@@ -77,15 +77,17 @@ class Pool:
 
 @dataclass(slots=True, repr=False)
 class DualEncoder:
-    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle` or
-    `headword.load`.
+    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle`, by training
+    (`headword.superclip`), or by `headword.load`.
     """
 
     vision: VisionEncoder
     text: TextEncoder
     aligner: Aligner
-    pairs: Pairs
-    """What the aligner was fitted on; the classifier's rows have the source "head"."""
+    pairs: Pairs | None
+    """What the aligner was fitted on; the classifier's rows have the source "head". None where the two
+    encoders were trained in one space.
+    """
     template: tuple[str, ...]
     """The templates of the fit, and the default of `classify`."""
     scores: Scores
@@ -94,11 +96,13 @@ class DualEncoder:
     """How much of a label's embedding says what WordNet calls it a kind of; see `Prompts`."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds each step of making the model took; empty for a loaded one."""
+    training: dict[str, Any] | None = None
+    """What the encoders were trained on and how, as JSON, where headword trained them."""
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
-        """The classes of the recycled head."""
-        return self.vision.labels.classes
+        """The classes of the recycled head; none where there was no head."""
+        return () if self.vision.labels is None else self.vision.labels.classes
 
     @property
     def dim(self) -> int:
@@ -284,16 +288,20 @@ class DualEncoder:
 
     def provenance(self) -> dict[str, Any]:
         """Where every part came from, as JSON: what results carry and `headword.json` holds."""
-        return {
+        pairs = {"number": 0, "sources": {}}
+        if self.pairs is not None:
+            pairs = {"number": len(self.pairs), "sources": self.pairs.sources}
+        said = {
             "vision": self.vision.provenance(),
             "text": self.text.provenance(),
             "template": list(self.template),
             "kinds": self.kinds,
             "aligner": {"name": self.aligner.name, "settings": self.aligner.settings},
-            "pairs": {"number": len(self.pairs), "sources": self.pairs.sources},
+            "pairs": pairs,
             "centre": asdict(self.centre),
             "scores": self.scores.as_json(),
         }
+        return said if self.training is None else {**said, "training": self.training}
 
     @property
     def _device(self) -> torch.device:

@@ -18,6 +18,7 @@ from headword.files import read_text
 # the label.
 _LATIN_WITH_COMMON = re.compile(r"(?P<latin>[A-Z][^\s,()]*(?: [^A-Z\s(][^\s(]*)*) \((?P<common>.*)\)")
 _WNID = re.compile(r"[nvars]\d{8}")
+_NOUN = re.compile(r"n\d{8}")
 _PLACEHOLDER = re.compile(r"(label|class)?[_ ]?\d+", re.IGNORECASE)
 
 
@@ -156,6 +157,21 @@ def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None
             f"timm's {subset} has {len(classes)} classes, the head {n_classes}; give class_names"
         )
     return subset, tuple(classes)
+
+
+def spoken(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of folders and labels as words: WordNet ids become names, underscores spaces.
+
+    Raises:
+        HeadwordError: if some are WordNet ids that ImageNet does not have.
+    """
+    if all(_NOUN.fullmatch(name) for name in names):
+        for size in (1000, 21_841, 21_843):
+            known = {c.id: c.name for c in (imagenet_classes(size) or ("", ()))[1]}
+            if all(name in known for name in names):
+                return tuple(known[name] for name in names)
+        raise HeadwordError("the class folders are WordNet ids that ImageNet does not have; give class names")
+    return tuple(" ".join(name.replace("_", " ").split()) for name in names)
 
 
 def _from_json(line: str, where: str) -> ClassName:

@@ -92,8 +92,9 @@ def recycle(
     with step("load text encoder"):
         speech = load_text(text, device=device)
     with step("embed class names"):
-        rows, classes = eyes.head.weight.float().cpu(), eyes.labels.classes
-        learnt_from = enriched_pairs(rows, classes, speech, templates, enrichment)
+        head, labels = eyes.classifier()
+        rows = head.weight.float().cpu()
+        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment)
     if captioned is not None:
         with step("embed captioned images"):
             learnt_from = learnt_from + caption_pairs(eyes, speech, captioned, progress=progress)
@@ -126,10 +127,14 @@ def head_pairs(
 ) -> Pairs:
     """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of
     the paper.
+
+    Raises:
+        HeadwordError: for an image tower, which has no head.
     """
-    names = [c.name for c in vision.labels.classes]
+    head, labels = vision.classifier()
+    names = [c.name for c in labels.classes]
     return Pairs(
-        image=vision.head.weight.float().cpu(),
+        image=head.weight.float().cpu(),
         text=embed_names(text, names, template),
         names=tuple(names),
         source=("head",) * len(names),

@@ -5,6 +5,7 @@
 `prototypes.safetensors` the pairs it learnt from
 `classes.jsonl`          the head's classes, a line each
 `vision/`, `text/`       the encoders themselves, only where asked for
+`clip/`                  both encoders, where headword trained them; then there are no pairs and no classes
 
 `headword.json` holds a sha256 of each other file and of itself without that entry, so that an edit is found.
 Encoders that are not copied are named with a sha256 over their tensors, one over what their tokenizer does,
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import nn
 
 import headword
-from headword.aligners import ALIGNERS, Aligner
+from headword.aligners import ALIGNERS, Aligner, Identity
 from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
@@ -43,8 +44,9 @@ CONFIG, ALIGNER, PAIRS, CLASSES = (
     "prototypes.safetensors",
     "classes.jsonl",
 )
-COPIES = ("vision", "text")
-"""Folders of copied encoders, named as their sides are."""
+SIDES = ("vision", "text")
+COPIES = (*SIDES, "clip")
+"""Folders of copied encoders: named as their sides are, or one for both."""
 
 
 def versions() -> dict[str, str]:
@@ -63,8 +65,8 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         config = {"format": FORMAT, "versions": versions(), **model.provenance()}
         config["vision"]["input_size"] = list(model.vision.source.input_size)
         config["vision"]["transform_sha256"] = transform_sha256(model.vision.source)
-        if with_encoders:
-            for side in COPIES:
+        if with_encoders or model.vision.source.kind == "trained":  # which are nowhere else
+            for side in SIDES:
                 source = getattr(model, side).source
                 if source.save is None:
                     raise HeadwordError(
@@ -73,10 +75,12 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
                     )
                 config[side]["saved"] = source.save(target)
         save_tensors(target / ALIGNER, {name: tensor.cpu() for name, tensor in model.aligner.tensors.items()})
-        save_pairs(model.pairs, target / PAIRS)
-        lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
-        (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        names = [ALIGNER, PAIRS, CLASSES, *_copied_files(target)]
+        if model.pairs is not None:
+            save_pairs(model.pairs, target / PAIRS)
+        if model.classes:
+            lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
+            (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        names = [*_own_files(config), *_copied_files(target)]
         config["files"] = {name: sha256(target / name) for name in names}
         (target / CONFIG).write_text(
             json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -99,6 +103,12 @@ def transform_sha256(source: VisionSource) -> str:
     digest = hashlib.sha256(f"{list(pixels.shape)}{pixels.dtype}".encode())
     digest.update(pixels.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _own_files(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the files beside the configuration, copied encoders apart."""
+    recycled = config["vision"]["head"] is not None
+    return (ALIGNER, PAIRS, CLASSES) if recycled else (ALIGNER,)
 
 
 def _copied_files(root: Path) -> list[str]:
@@ -139,19 +149,20 @@ def load(
     with _restoring(root, config):
         scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
         aligner = _restore_aligner(config["aligner"], root)
-    classes = read_class_names(root / CLASSES)
+    classes = read_class_names(root / CLASSES) if CLASSES in config["files"] else ()
     eyes = _load_vision(root, config["vision"], classes, vision, device, dtype, vision_options)
     words = _load_text(root, config["text"], text, device)
     return DualEncoder(
         vision=eyes,
         text=words,
         aligner=aligner.to(eyes.device),
-        pairs=load_pairs(root / PAIRS),
+        pairs=load_pairs(root / PAIRS) if PAIRS in config["files"] else None,
         template=tuple(config["template"]),
         kinds=float(config.get("kinds", 0.0)),  # models saved before there was one
         scores=scores,
         centre=centre,
         timings={},
+        training=config.get("training"),
     )
 
 
@@ -187,9 +198,9 @@ def read_config(root: Path) -> dict[str, Any]:
             "other settings where they are used"
         )
     names = {name for name in config["files"] if not name.startswith(tuple(f"{side}/" for side in COPIES))}
-    if names != {ALIGNER, PAIRS, CLASSES}:
+    if names != set(_own_files(config)):
         raise HeadwordError(
-            f"{root / CONFIG} was edited: its file list must name {ALIGNER}, {PAIRS} and {CLASSES}"
+            f"{root / CONFIG} was edited: its file list must name {', '.join(_own_files(config))}"
         )
     return config
 
@@ -233,10 +244,11 @@ def _load_vision(
             "headword.load(folder, vision=module, transform=transform)"
         )
     spec = _saved_or_named(root, said) if given is None else given
+    tower = said["head"] is None
     encoder = load_vision(
         spec,
-        names=classes,
-        head=said["head"]["modules"],
+        names=None if tower else classes,
+        head=None if tower else said["head"]["modules"],
         device=device,
         dtype=dtype or said["dtype"],
         **options,
@@ -256,7 +268,8 @@ def _load_vision(
         )
     if given is None:
         encoder.source.kind, encoder.source.id = said["kind"], said["id"]
-    encoder.labels = Labels(classes, said["labels"]["origin"])
+    if not tower:
+        encoder.labels = Labels(classes, said["labels"]["origin"])
     return encoder
 
 
@@ -304,8 +317,9 @@ def _same_weights(root: Path, side: str, said: Mapping[str, Any], digest: str) -
 
 
 def _restore_aligner(said: Mapping[str, Any], root: Path) -> Aligner:
-    if said["name"] not in ALIGNERS:
+    known: dict[str, type[Aligner]] = {**ALIGNERS, Identity.name: Identity}
+    if said["name"] not in known:
         raise HeadwordError(
-            f"{root / CONFIG} names the unknown aligner {said['name']!r}; known: {', '.join(ALIGNERS)}"
+            f"{root / CONFIG} names the unknown aligner {said['name']!r}; known: {', '.join(known)}"
         )
-    return ALIGNERS[said["name"]].restore(said["settings"], load_tensors(root / ALIGNER))
+    return known[said["name"]].restore(said["settings"], load_tensors(root / ALIGNER))

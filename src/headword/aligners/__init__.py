@@ -12,6 +12,7 @@ from typing import Any
 from headword.aligners.attention import PrototypeAttention
 from headword.aligners.base import Aligner
 from headword.aligners.cca import CCA
+from headword.aligners.identity import Identity
 from headword.aligners.kernel import KernelRidge
 from headword.aligners.leave_out import HeldOut, held_out
 from headword.aligners.linear import Linear
@@ -26,6 +27,7 @@ __all__ = [
     "MLP",
     "Aligner",
     "HeldOut",
+    "Identity",
     "KernelRidge",
     "Linear",
     "Procrustes",

@@ -75,4 +75,5 @@ from headword.cli import (  # noqa: E402, F401
     search,
     serve,
     tag,
+    train,
 )

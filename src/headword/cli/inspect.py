@@ -42,25 +42,27 @@ def inspect(
         from headword.names import read_class_names
 
         config = read_config(folder)
-        check_files(folder, config, [CLASSES])
-        classes = read_class_names(folder / CLASSES)
+        named = [CLASSES] if CLASSES in config["files"] else []
+        check_files(folder, config, named)
+        classes = read_class_names(folder / CLASSES) if named else ()
         output.facts(f"Saved model {model}", _model_facts(config))
-        _show_classes(output, classes, names)
+        if classes:
+            _show_classes(output, classes, names)
         said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
         output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return
     from headword.encoders import load_vision
 
     vision = load_vision(model, names=class_names, head=head, device=device.value)
+    rows, labels = vision.classifier()
     output.facts(f"Classifier {vision.name}", vision_facts(vision))
-    _show_classes(output, vision.labels.classes, names)
+    _show_classes(output, labels.classes, names)
     output.say(
-        f"Recycling would pair {vision.head.n_classes:,} rows of width {vision.dim:,} with the names of "
-        f"their classes: "
-        f"headword recycle --vision {model} --out DIR"
+        f"Recycling would pair {rows.n_classes:,} rows of width {vision.dim:,} with the names of their "
+        f"classes: headword recycle --vision {model} --out DIR"
     )
     output.result(
-        "inspect", model={"vision": vision.provenance()}, classes=[c.as_json() for c in vision.labels.classes]
+        "inspect", model={"vision": vision.provenance()}, classes=[c.as_json() for c in labels.classes]
     )
 
 
@@ -77,26 +79,33 @@ def model_facts(model: DualEncoder) -> list[tuple[str, str]]:
 
 
 def _vision_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the provenance of a classifier says."""
-    head, settings, twice = said["head"], said["transform"], said["labels"]["duplicates"]
-    shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
+    """What the provenance of an image encoder says."""
+    settings = said["transform"]
     height, width = said["input_size"]
     by = f"{settings['library']}'s own transform" if settings["library"] != "user" else "your transform"
     how = f"{settings['interpolation']} ({by})" if "interpolation" in settings else by
     return [
-        ("classifier", f"{said['kind']}:{said['id']}"),
-        ("weights' licence", said["licence"] or _UNKNOWN),
+        ("classifier" if said["head"] else "image tower", f"{said['kind']}:{said['id']}"),
+        ("weights' licence", said["licence"] or (_YOURS if said["kind"] == "trained" else _UNKNOWN)),
+        *(_head_facts(said["head"], said["labels"]) if said["head"] else ()),
+        ("input", f"{height}×{width} px, {how}"),
+    ]
+
+
+def _head_facts(head: Mapping[str, Any], labels: Mapping[str, Any]) -> list[tuple[str, str]]:
+    twice = labels["duplicates"]
+    shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
+    return [
         ("head", f"{' + '.join(head['modules'])}: {head['classes']:,} classes × {head['dim']:,} features"),
         (
             "self-check",
             f"features @ W.T + b differs from the logits by {head['self_check_error']:.1e} of their scale",
         ),
-        ("class names", said["labels"]["origin"]),
+        ("class names", labels["origin"]),
         (
             "duplicate names",
             f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none",
         ),
-        ("input", f"{height}×{width} px, {how}"),
     ]
 
 
@@ -107,19 +116,22 @@ def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     text, pairs, aligner, scores = said["text"], said["pairs"], said["aligner"], said["scores"]
     sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())
     settings = ", ".join(f"{name}={value}" for name, value in aligner["settings"].items())
+    trained = "training" in said
+    learnt = "learnt in training" if trained else f"fitted on {scores['fitted_on']:,} held-out classes"
     return [
         *_vision_facts(said["vision"]),
         ("text encoder", f"{text['kind']}:{text['id']} ({text['dim']} wide)"),
-        ("text licence", text["licence"] or _UNKNOWN),
-        ("pairs", f"{pairs['number']:,} ({sources})"),
+        ("text licence", text["licence"] or (_YOURS if trained else _UNKNOWN)),
+        ("pairs", f"{pairs['number']:,} ({sources})" if pairs["number"] else "none: trained in one space"),
         ("template", " | ".join(said["template"])),
-        ("aligner", f"{aligner['name']} ({settings})"),
+        ("aligner", f"{aligner['name']} ({settings})" if settings else aligner["name"]),
         ("image centre", str(Centre(**said["centre"]))),
-        ("score scale", f"{scores['scale']:.1f}, fitted on {scores['fitted_on']:,} held-out classes"),
+        ("score scale", f"{scores['scale']:.1f}, {learnt}"),
     ]
 
 
 _UNKNOWN = "unknown: see the model's page"
+_YOURS = "yours: trained here"
 
 
 def _show_classes(output: Output, classes: Sequence[ClassName], n: int) -> None:

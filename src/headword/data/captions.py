@@ -7,7 +7,8 @@
 | `.json` | a list of such objects; Karpathy's `{"images": [{"filename", "split", "sentences"}]}`; COCO's |
 
 Image keys are `IMAGE_KEYS`, caption keys `CAPTION_KEYS`. A caption is a string, a list of strings, or a list
-of `{"raw": string}`. Rows of one image are merged, in the order of the file.
+of `{"raw": string}`. Rows of one image are merged, in the order of the file. Captions that a model wrote anew
+may stand beside the original ones, likewise, under `rewritten`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from headword.files import read_json, read_text
 
 IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
 CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")
+REWRITTEN_KEY = "rewritten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Captioned:
     captions: tuple[str, ...]
     split: str | None = None
     """The split the file puts it in ("train", "val", "test", "restval"), if it says."""
+    rewritten: tuple[str, ...] = ()
+    """Captions that were written anew, if the file has any."""
 
 
 class CaptionList(list[Captioned]):
@@ -50,6 +54,7 @@ class _Row(NamedTuple):
     image: str
     captions: list[str]
     split: str | None
+    rewritten: list[str]
 
 
 def read_captions(
@@ -91,7 +96,7 @@ def read_captions(
         if image is None:
             lost.append(row)
         else:
-            found.append(Captioned(image, tuple(row.captions), row.split))
+            found.append(Captioned(image, tuple(row.captions), row.split, tuple(row.rewritten)))
     if lost and (missing == "error" or not found):
         searched = " or ".join(str(folder) for folder in folders)
         raise HeadwordError(
@@ -100,6 +105,15 @@ def read_captions(
         )
     found.missing = len(lost)
     return found
+
+
+def caption_splits(path: str | Path) -> set[str]:
+    """The splits that a caption file names; images are not looked for.
+
+    Raises:
+        HeadwordError: for malformed rows, as `read_captions`.
+    """
+    return {row.split for row in _rows(Path(path).expanduser()) if row.split is not None}
 
 
 def _of_split(rows: list[_Row], wanted: set[str], path: Path) -> list[_Row]:
@@ -122,6 +136,7 @@ def _merge(rows: Iterable[_Row]) -> list[_Row]:
                 f"{row.where}: {row.image} is in split {row.split}, but in {first.split} at {first.where}"
             )
         first.captions.extend(row.captions)
+        first.rewritten.extend(row.rewritten)
     return list(merged.values())
 
 
@@ -213,7 +228,9 @@ def _row(record: Any, where: str) -> _Row:
     split = record.get("split")
     if split is not None and not isinstance(split, str):
         raise HeadwordError(f"{where}: the split must be a word, not {split!r}")
-    return _Row(where, image.strip(), captions, split or None)
+    again = record.get(REWRITTEN_KEY)
+    rewritten = _texts(again, where) if again else []
+    return _Row(where, image.strip(), captions, split or None, rewritten)
 
 
 def _key(record: Mapping[str, Any], known: tuple[str, ...], what: str, where: str) -> str:

@@ -212,6 +212,13 @@ def from_transformers(name: str) -> TextSource:
     )
 
 
+def from_trained(folder: str) -> TextSource:
+    """The text tower of a model that was trained here; see `headword.encoders.clip_folder`."""
+    from headword.encoders.clip_folder import text_tower
+
+    return text_tower(folder)
+
+
 def _refuse_path(name: str) -> None:
     pathlike = name.count("/") > 1 or name.startswith((".", "/", "~"))
     if pathlike and not expand(name).exists():
@@ -224,4 +231,5 @@ LOADERS: dict[str, Callable[[str], TextSource]] = {
     "sentence-transformers": from_sentence_transformers,
     "open_clip": from_open_clip,
     "transformers": from_transformers,
+    "trained": from_trained,
 }

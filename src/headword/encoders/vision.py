@@ -1,4 +1,4 @@
-"""A frozen image classifier, read as an image encoder and the head that was trained on it."""
+"""A frozen image encoder: a classifier with the head that was trained on it, or a tower that has none."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from headword.names import ClassName, class_names, duplicate_names, placeholders
 
 Transform = Callable[[Image.Image], Tensor]
 
+Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Transformed images `[N, 3, H, W]` → features `[N, d]`, and what the model itself gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -34,10 +37,10 @@ class Labels:
 
 @dataclass(slots=True, kw_only=True)
 class VisionSource:
-    """What a loader hands over: one classifier with all that its own configuration says of it."""
+    """What a loader hands over: one encoder with all that its own configuration says of it."""
 
     kind: str
-    """Which loader: "embedded", "timm", "torchvision", "transformers" or "module"."""
+    """Which loader: "embedded", "timm", "torchvision", "transformers", "module" or "trained"."""
     id: str
     """The name to load it by again, in the loader's own words; a folder is absolute."""
     model: nn.Module
@@ -47,6 +50,8 @@ class VisionSource:
     """The transform in JSON, for the record and for cache keys."""
     input_size: tuple[int, int]
     """(H, W) of a transformed image."""
+    tower: bool = False
+    """Whether the model is an image tower, whose output is the feature, and not a classifier."""
     head_hint: str | Sequence[str] | None = None
     labels: Labels | None = None
     revision: str | None = None
@@ -59,25 +64,42 @@ class VisionSource:
 
 @dataclass(slots=True, repr=False)
 class VisionEncoder:
-    """Images → features at the input of the classifier's head; see `load_vision`."""
+    """Images → features, at the input of a classifier's head or out of a tower; see `load_vision`."""
 
     source: VisionSource
-    head: Head
-    labels: Labels
+    head: Head | None
+    """None for a tower, which has no classes."""
+    labels: Labels | None
+    """Names of the head's rows."""
     device: torch.device
     dtype: torch.dtype
-    reader: HeadReader
+    reader: Reader
+    dim: int
+    """Width d of the features."""
     auto_dtype: bool = False
     """Whether the precision was left to choose: then `dtype` holds for short calls only."""
     _fingerprint: str = ""
 
     def __repr__(self) -> str:
-        return f"VisionEncoder({self.name}, {self.head.n_classes} classes, dim {self.dim})"
+        classes = "" if self.head is None else f"{self.head.n_classes} classes, "
+        return f"VisionEncoder({self.name}, {classes}dim {self.dim})"
 
     @property
-    def dim(self) -> int:
-        """Width d of the features."""
-        return self.head.dim
+    def read_at(self) -> tuple[str, ...]:
+        """Dotted names of the layers whose inputs are the features; none for a tower."""
+        return () if self.head is None else self.head.modules
+
+    def classifier(self) -> tuple[Head, Labels]:
+        """The head and the names of its rows.
+
+        Raises:
+            HeadwordError: for a tower, which has none.
+        """
+        if self.head is None or self.labels is None:
+            raise HeadwordError(
+                f"{self.name} is an image tower without a classifier's head: it has no classes to recycle"
+            )
+        return self.head, self.labels
 
     @property
     def name(self) -> str:
@@ -112,14 +134,18 @@ class VisionEncoder:
             "weights_sha256": self.fingerprint,
             "transform": self.source.transform_settings,
             "dtype": "auto" if self.auto_dtype else str(self.dtype).removeprefix("torch."),
-            "head": {
+            "head": None
+            if self.head is None
+            else {
                 "modules": list(self.head.modules),
                 "classes": self.head.n_classes,
                 "dim": self.head.dim,
                 "activation": self.head.activation,
                 "self_check_error": self.head.error,
             },
-            "labels": {"origin": self.labels.origin, "duplicates": duplicate_names(self.labels.classes)},
+            "labels": None
+            if self.labels is None
+            else {"origin": self.labels.origin, "duplicates": duplicate_names(self.labels.classes)},
         }
 
 
@@ -161,11 +187,14 @@ def load_vision(
         if names is None:
             return vision
         labels = Labels(class_names(names), "class_names")
-        return dataclasses.replace(vision, labels=_check_labels(labels, vision.head, vision.source))
+        found, _ = vision.classifier()
+        return dataclasses.replace(vision, labels=_check_labels(labels, found, vision.source))
     where = resolve_device(device)
     source = vision if isinstance(vision, VisionSource) else _open(vision, transform, input_size)
     source.model.eval().requires_grad_(False)
     source.model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if source.tower:
+        return _open_tower(source, where, dtype, given=names is not None or head is not None)
     found = find_head(source.model, _example(source, where), head=head, hint=source.head_hint)
     said = Labels(class_names(names), "class_names") if names is not None else source.labels
     return VisionEncoder(
@@ -176,6 +205,31 @@ def load_vision(
         dtype=resolve_dtype(dtype),
         auto_dtype=dtype == "auto",
         reader=HeadReader(source.model, found.modules),
+        dim=found.dim,
+    )
+
+
+def _open_tower(source: VisionSource, device: torch.device, dtype: str, *, given: bool) -> VisionEncoder:
+    if given:
+        raise HeadwordError(
+            f"{source.kind}:{source.id} is an image tower without a classifier's head: class names and head "
+            "do not apply"
+        )
+
+    @torch.inference_mode()
+    def read(batch: Tensor) -> tuple[Tensor, Tensor]:
+        embedded: Tensor = source.model(batch)
+        return embedded, embedded
+
+    return VisionEncoder(
+        source=source,
+        head=None,
+        labels=None,
+        device=device,
+        dtype=resolve_dtype(dtype),
+        auto_dtype=dtype == "auto",
+        reader=read,
+        dim=read(_example(source, device))[0].shape[1],
     )
 
 

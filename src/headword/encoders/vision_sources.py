@@ -317,6 +317,13 @@ def from_folder(folder: Path) -> VisionSource:
     )
 
 
+def from_trained(folder: str) -> VisionSource:
+    """The image tower of a model that was trained here; see `headword.encoders.clip_folder`."""
+    from headword.encoders.clip_folder import vision_tower
+
+    return vision_tower(folder)
+
+
 def _plain(value: Any) -> Any:
     """A setting as JSON has it."""
     if isinstance(value, tuple | list):
@@ -331,4 +338,5 @@ LOADERS: dict[str, Callable[[str], VisionSource]] = {
     "local-dir": lambda name: from_timm(f"local-dir:{name}"),
     "torchvision": from_torchvision,
     "transformers": from_transformers,
+    "trained": from_trained,
 }

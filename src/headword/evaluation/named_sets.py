@@ -17,7 +17,8 @@ from headword.data.images import ImageSource, load_image
 from headword.encoders._hub import hub_reachable
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.shards import encoded_image
-from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed, spoken
+from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed
+from headword.names import spoken
 
 PHOTO = "A photo of a {}"
 """The paper's prompt; what a set adds to it follows in `SETS`."""

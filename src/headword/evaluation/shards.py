@@ -15,8 +15,9 @@ from headword.data.folders import image_suffixes
 from headword.data.images import ImageSource, load_image
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
-from headword.evaluation.sources import LabelledImages, indexed, spoken
+from headword.evaluation.sources import LabelledImages, indexed
 from headword.files import read_text
+from headword.names import spoken
 
 _LABELS = (".cls", ".cls.txt", ".txt", ".label")
 

@@ -23,11 +23,10 @@ from headword.data.folders import class_folders
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.files import read_text
-from headword.names import imagenet_classes
+from headword.names import spoken
 
 LABEL_KEYS = ("label", "class", "class_name", "category", "target")
 _SPLITS = {"train", "val", "valid", "validation", "test"}
-_WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,21 +90,6 @@ def open_images(
             f"{data} has one class only ({found.names[0]!r}); classification needs at least two"
         )
     return found
-
-
-def spoken(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of folders and labels as words: WordNet ids become names, underscores spaces.
-
-    Raises:
-        HeadwordError: if some are WordNet ids that ImageNet does not have.
-    """
-    if all(_WNID.fullmatch(name) for name in names):
-        for size in (1000, 21_841, 21_843):
-            known = {c.id: c.name for c in (imagenet_classes(size) or ("", ()))[1]}
-            if all(name in known for name in names):
-                return tuple(known[name] for name in names)
-        raise HeadwordError("the class folders are WordNet ids that ImageNet does not have; give class names")
-    return tuple(" ".join(name.replace("_", " ").split()) for name in names)
 
 
 def _folders(root: Path, split: str | None) -> LabelledImages:

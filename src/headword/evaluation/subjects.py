@@ -110,7 +110,7 @@ class Recycled:
             vision.source.transform_settings,
             str(vision.dtype),
             vision.device.type,
-            list(vision.head.modules),
+            list(vision.read_at),
         ]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -187,6 +187,8 @@ class Recycled:
         return said
 
     def _fitted(self, settings: dict[str, Any], name: str, more: Pairs | None) -> Recycled:
+        if self.model.pairs is None:
+            raise HeadwordError(f"{self.name} was trained in one space: it has no mapping to fit on pairs")
         pairs = self.model.pairs.to(device=self.model.aligner.centre_.device)
         if more is not None:
             pairs = pairs + more.to(device=pairs.image.device)

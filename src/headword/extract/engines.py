@@ -231,7 +231,7 @@ class TorchEngine:
 
 
 class FeatureModule(torch.nn.Module):
-    """A module that returns the features at the head's input, for tools that take a module as a whole.
+    """A module that returns the features, for tools that take a module as a whole.
 
     Its hooks stay on the model until `close`.
     """
@@ -239,7 +239,7 @@ class FeatureModule(torch.nn.Module):
     def __init__(self, vision: VisionEncoder) -> None:
         super().__init__()
         self.model = vision.source.model
-        self._names = vision.head.modules
+        self._names = vision.read_at
         self._seen: dict[str, Tensor] = {}
         self._hooks = [
             self.model.get_submodule(name).register_forward_pre_hook(self._reader(name))
@@ -248,8 +248,8 @@ class FeatureModule(torch.nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """`[N, 3, H, W]` → `[N, d]`."""
-        self.model(batch)
-        return torch.cat([self._seen.pop(name) for name in self._names], dim=1)
+        output: Tensor = self.model(batch)
+        return torch.cat([self._seen.pop(name) for name in self._names], dim=1) if self._names else output
 
     def close(self) -> None:
         """Take the hooks off again."""

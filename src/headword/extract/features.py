@@ -165,7 +165,7 @@ class _Kept:
             "kind": "image",
             "encoder": vision.name,
             "weights": vision.fingerprint,
-            "head": vision.head.modules,
+            "head": vision.read_at,
             "transform": vision.source.transform_settings,
             "plan": repr(job.plan),
             "engine": job.choice.engine,

@@ -106,7 +106,7 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
     size = plan.crop if plan is not None else vision.source.input_size
     depends_on = {
         "weights": vision.fingerprint,
-        "head": vision.head.modules,
+        "head": vision.read_at,
         "architecture": repr(vision.source.model),
         "plan": repr(plan),
         "size": size,

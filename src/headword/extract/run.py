@@ -150,18 +150,17 @@ def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
     """Loads the same encoder again, by its name, in another process.
 
     Raises:
-        HeadwordError: if it is a module of the user's own, which has no name.
+        HeadwordError: if it is a module of the user's own or a model trained here, which have no name.
     """
     from functools import partial
 
-    if vision.source.kind == "module":
+    if vision.source.kind in ("module", "trained"):
         raise HeadwordError(
             "a module of your own is not known on other machines; give loader=, which makes it there"
         )
     dtype = "auto" if vision.auto_dtype else str(vision.dtype).removeprefix("torch.")
-    return partial(
-        load_vision, vision.name, names=vision.labels.classes, head=vision.head.modules, dtype=dtype
-    )
+    head, labels = vision.classifier()
+    return partial(load_vision, vision.name, names=labels.classes, head=head.modules, dtype=dtype)
 
 
 def _as_before(folder: Path, vision: VisionEncoder, engine: str, dtype: str) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def _header(job: Job, source: object, shared: Shared | None, store_dtype: str) -
         "dtype": store_dtype,
         "encoder": vision.name,
         "weights": vision.fingerprint,
-        "head": list(vision.head.modules),
+        "head": list(vision.read_at),
         "transform": vision.source.transform_settings,
         "engine": job.choice.engine,
         "precision": job.choice.dtype,

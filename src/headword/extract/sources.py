@@ -253,17 +253,17 @@ def _remote(url: str) -> list[Item]:
 
 
 def _shards(pattern: str) -> list[Item]:
-    return [item for shard in _expand(pattern) for item in _members(shard)]
+    return [item for shard in expand_shards(pattern) for item in _members(shard)]
 
 
-def _expand(pattern: str) -> list[str]:
+def expand_shards(pattern: str) -> list[str]:
     """ "x-{000..002}.tar" → three names; a glob or a folder → its shards."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match:
         width = len(match[1])
         numbers = range(int(match[1]), int(match[2]) + 1)
         names = (f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}" for n in numbers)
-        return list(itertools.chain.from_iterable(map(_expand, names)))
+        return list(itertools.chain.from_iterable(map(expand_shards, names)))
     if "://" in pattern:
         return [pattern]
     path = Path(pattern).expanduser()

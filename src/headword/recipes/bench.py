@@ -192,13 +192,12 @@ class Bench:
         return encoder
 
     def _head(self, name: str) -> Head:
-        vision = self._vision(name)
-        bias = vision.head.bias
-        classes = vision.labels.classes
+        head, labels = self._vision(name).classifier()
+        bias, classes = head.bias, labels.classes
         return Head(
             name=name,
             title=HEADS[name],
-            rows=vision.head.weight.float().cpu(),
+            rows=head.weight.float().cpu(),
             bias=torch.zeros(len(classes)) if bias is None else bias.float().cpu(),
             classes=classes,
             text=self.words([entry.name for entry in classes]),

@@ -20,6 +20,7 @@ def fingerprint_of(model: DualEncoder) -> str:
         "vision": encoder_identity(model.vision),
         "text": [said["text"]["weights_sha256"], said["text"]["tokenizer_sha256"]],
         "template": said["template"],
+        "kinds": said["kinds"],
         "aligner": said["aligner"],
         "scores": said["scores"],
     }
@@ -34,7 +35,7 @@ def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
     return {
         "encoder": vision.name,
         "weights": vision.fingerprint,
-        "head": list(vision.head.modules),
+        "head": list(vision.read_at),
         "transform": vision.source.transform_settings,
     }
 

@@ -40,7 +40,8 @@ class SuperCLIPLoss(nn.Module):
     All ranks must hold equally many captions.
 
     Args:
-        token_loss: with the counts that a checkpoint must keep: save this module's `state_dict`.
+        token_loss: with the counts that a checkpoint must keep: save this module's `state_dict`. With λ = 0
+            (plain CLIP) it is not computed, and nothing is counted.
         contrastive_loss: open_clip's `ClipLoss` or `SigLipLoss`, or a module with the same arguments.
         contrastive_weight: λ_contrastive ≥ 0; 0 is SuperClass, and neither texts nor the contrastive loss
             are looked at.
@@ -95,10 +96,13 @@ class SuperCLIPLoss(nn.Module):
             HeadwordError: if there is a contrastive part but no text features, if the process group changed
                 since this was built, and as the token loss says.
         """
-        token = self.token_loss(
-            output.token_features, output.token_weight, output.token_bias, texts, update=update
-        )
-        contrastive = self._contrastive(output) if self.contrastive_weight else torch.zeros_like(token)
+        zero = torch.zeros((), device=texts.device)
+        contrastive = self._contrastive(output) if self.contrastive_weight else zero
+        token = zero
+        if self.token_loss.weight:
+            token = self.token_loss(
+                output.token_features, output.token_weight, output.token_bias, texts, update=update
+            )
         return SuperCLIPLosses(contrastive + token, contrastive, token, self.token_loss.count_empty(texts))
 
     def _contrastive(self, output: SuperCLIPOutput) -> Tensor:

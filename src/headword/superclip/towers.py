@@ -83,7 +83,7 @@ def _timm_reader(visual: Any) -> tuple[Reader, int]:
     trunk = visual.trunk
     # A convolution's type is the images' type; norms and embeddings may be kept in a wider one.
     parameter = next((p for p in trunk.parameters() if p.ndim == 4), next(trunk.parameters()))
-    with _evaluating(trunk), torch.no_grad():
+    with evaluating(trunk), torch.no_grad():
         image = torch.zeros((1, 3, *visual.image_size), dtype=parameter.dtype, device=parameter.device)
         features = trunk.forward_features(image)
     shape = tuple(features.shape) if isinstance(features, Tensor) else ()
@@ -107,7 +107,7 @@ def _mean_of_sequence(tokens: Tensor, prefix: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, each submodule's own mode kept (a frozen batch norm stays frozen)."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()

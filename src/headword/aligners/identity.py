@@ -1,0 +1,41 @@
+"""No mapping: for two encoders that were trained into one space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from headword.aligners.base import Aligner
+from headword.errors import HeadwordError
+
+
+class Identity(Aligner):
+    """Both sides as they are, normalised: image map normalise(x/‖x‖ − centre), text map t/‖t‖.
+
+    The centre is zero until calibrated. Nothing is learnt from pairs, so it is not one of `ALIGNERS`.
+    """
+
+    name = "identity"
+
+    @classmethod
+    def of(cls, dim: int) -> Self:
+        """For a space of `dim` dimensions."""
+        aligner = cls()
+        aligner._learn("centre_", torch.zeros(dim))
+        return aligner
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the one space."""
+        return self._width("centre_", 0)
+
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:  # noqa: ARG002 - the interface's
+        if image.shape[1] != text.shape[1]:
+            raise HeadwordError(
+                f"identity is for encoders of one space; these are {image.shape[1]} and {text.shape[1]} wide"
+            )
+        self._learn("centre_", torch.zeros_like(image[0]))
+
+    def _map_text(self, text: Tensor) -> Tensor:
+        return text

@@ -1,0 +1,177 @@
+"""`headword train`: captioned images → a CLIP or SuperCLIP model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from headword.superclip.config import TrainConfig
+    from headword.superclip.train import TrainResult
+
+
+class Method(str, Enum):
+    """Which losses."""
+
+    superclip = "superclip"
+    clip = "clip"
+    superclass = "superclass"
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the model is in its model/.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="shapes[:images=N,size=N], a caption file (.jsonl, .csv, .json), wds:SHARDS, or a folder of "
+            "class folders.  [default: shapes]"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of options, such as a run's config.yaml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any option (docs/training.md); may be repeated."),
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="Which losses.  [default: superclip]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="small, timm:NAME, or an architecture of open_clip's.  [default: small]"),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A trained timm classifier, or a saved model, to become the image tower."),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.  [default: 1500]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data, in place of --steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs a step.  [default: 64]")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Pieces a batch is computed in, to save memory.  [default: 1]")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.001]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images.  [default: 0]")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option(help="A caption file or class folders to measure on as it goes.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of what is random.  [default: 0]")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to compute.  [default: auto]")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Precision of the towers.  [default: auto]")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project, too.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="auto|FOLDER", help="Go on from the last checkpoint in --out, or from one."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run at --out.")] = False,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Train a CLIP or SuperCLIP model; several processes: torchrun --nproc-per-node N -m headword train …"""
+    output = Output(quiet, json_to)
+    from headword.superclip.config import TrainConfig
+
+    options = TrainConfig.from_sources(
+        config,
+        set_ or (),
+        data=data,
+        method=method and method.value,
+        model=model,
+        backbone=backbone,
+        image_size=image_size,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        workers=workers,
+        eval_data=eval_data,
+        seed=seed,
+        device=device and device.value,
+        dtype=dtype and dtype.value,
+        wandb=wandb,
+    )
+    from headword.evaluation.in_training import is_shapes, measure_shapes, training_evaluators
+    from headword.superclip.train import train as run
+
+    evaluators = training_evaluators(options)
+    with _watching(output) as watch:
+        result = run(options, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch)
+    if result.model is None:  # a process beside the first
+        return
+    metrics = dict(result.metrics)
+    if is_shapes(options.data):
+        held_out = measure_shapes(result.model, split="test")
+        metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
+    _save(options, result, metrics)
+    output.facts(f"Trained into {out}", _facts(result, metrics))
+    output.say(f'Try: headword classify {out / "model"} IMAGE --labels "a red circle,two blue stars"')
+    output.result(
+        "train",
+        model={"architecture": result.blueprint.model_cfg},
+        protocol={"config": options.as_dict(), "data_fingerprint": result.data_fingerprint},
+        metrics={**metrics, "images_per_second": result.images_per_second},
+        seed=options.seed,
+        resumed_from=result.resumed_from,
+        corrupt=result.corrupt,
+        out=str(out),
+    )
+
+
+def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
+    from headword.superclip.trained import save_trained
+
+    assert result.model is not None
+    provenance = {
+        "config": options.as_dict(),
+        "steps": result.steps,
+        "data_fingerprint": result.data_fingerprint,
+        "metrics": dict(metrics),
+    }
+    save_trained(
+        result.model, result.blueprint, result.folder / "model", provenance=provenance, overwrite=True
+    )
+
+
+def _facts(result: TrainResult, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    facts = [("steps", f"{result.steps:,}")]
+    if result.resumed_from:
+        facts.append(("resumed after step", f"{result.resumed_from:,}"))
+    facts.append(("speed", f"{result.images_per_second:,.0f} images/s"))
+    if result.corrupt:
+        facts.append(("unreadable samples replaced", f"{result.corrupt:,}"))
+    facts += [(name, f"{value:.1f} %") for name, value in metrics.items()]
+    if result.best is not None:
+        facts.append(("best", f"{result.best.metric} {result.best.value:.1f} % at step {result.best.step:,}"))
+    return facts
+
+
+@contextmanager
+def _watching(output: Output) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
+    """Lines for people: losses as they come, and evaluations."""
+    if output.quiet:
+        yield None
+        return
+    yield lambda record: output.say(_line(record))
+
+
+def _line(record: Mapping[str, float]) -> str:
+    step = f"step {int(record['step']):>7,}"
+    if "loss" not in record:
+        return f"{step}  " + "  ".join(
+            f"{name} {value:.1f} %" for name, value in record.items() if name != "step"
+        )
+    return (
+        f"{step}  loss {record['loss']:.3f} (contrastive {record['contrastive']:.3f}, token "
+        f"{record['token']:.3f})  lr {record['lr']:.2e}  scale {record['logit_scale']:.1f}  "
+        f"{record['images_per_second']:,.0f} images/s"
+    )

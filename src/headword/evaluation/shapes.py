@@ -1,0 +1,90 @@
+"""The shapes protocol: fine-grained questions and retrieval on generated pictures, for any two encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from headword.data.shapes import ATTRIBUTES, Shapes, questions
+from headword.metrics import retrieval_metrics, retrieval_places
+
+EncodeImages: TypeAlias = Callable[[list[Image.Image]], Tensor]
+"""N RGB images → `[N, D]`."""
+
+EncodeTexts: TypeAlias = Callable[[list[str]], Tensor]
+"""M texts → `[M, D]`."""
+
+BATCH = 256
+"""Images or texts that are encoded in one call."""
+
+
+def evaluate_shapes(
+    encode_images: EncodeImages,
+    encode_texts: EncodeTexts,
+    *,
+    split: str = "test",
+    images: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What two encoders, whose vectors are compared by cosine, see of pictures of `headword.data.shapes`.
+
+    Args:
+        encode_images: the image encoder.
+        encode_texts: the text encoder.
+        split: "test" (combinations of shape and colour that training never showed) or "val" (those it did).
+        images: how many pictures; the split's own number when not given.
+        size: side of a picture in pixels.
+        seed: of the set.
+
+    Returns:
+        In percent: for each attribute the questions answered right, the right caption strictly ahead of all
+        that differ from it in that attribute alone; `overall`, the mean of the attributes; `chance_…`, what
+        guessing gives; `i2t_r1` and `t2i_r1`, recall@1 over the pictures whose standard caption no earlier
+        one has, and `retrieval_images`, how many these are.
+    """
+    data = Shapes(split, images=images, size=size, seed=seed)
+    scenes = [data.scene(index) for index in range(len(data))]
+    asked = [questions(scene) for scene in scenes]
+    captions = [questions_of[0].candidates[0] for questions_of in asked]
+    texts = list(dict.fromkeys(c for group in asked for q in group for c in q.candidates))
+    place = {text: row for row, text in enumerate(texts)}
+    words = _unit(encode_texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
+    # Pictures are drawn a batch at a time: a large set need not fit in memory.
+    batches = (range(start, min(start + BATCH, len(data))) for start in range(0, len(data), BATCH))
+    pictures = _unit(encode_images([data[index].image for index in batch]) for batch in batches)
+    cosines = pictures @ words.T  # [N, M]
+    right: dict[str, list[bool]] = {attribute: [] for attribute in ATTRIBUTES}
+    chance: dict[str, list[float]] = {attribute: [] for attribute in ATTRIBUTES}
+    for row, group in enumerate(asked):
+        for question in group:
+            scores = cosines[row, [place[c] for c in question.candidates]]
+            right[question.attribute].append(bool((scores[0] > scores[1:]).all()))
+            chance[question.attribute].append(1 / len(question.candidates))
+    metrics = _percent(right, "") | _percent(chance, "chance_")
+    first = [row for row, caption in enumerate(captions) if caption not in captions[:row]]
+    own = words[[place[captions[row]] for row in first]]
+    places = retrieval_places(pictures[first], own, torch.arange(len(first)))
+    found = retrieval_metrics(places, ks=(1,))
+    return {
+        **metrics,
+        "i2t_r1": found["i2t_r1"],
+        "t2i_r1": found["t2i_r1"],
+        "retrieval_images": float(len(first)),
+    }
+
+
+def _percent(values: Mapping[str, Sequence[float]], prefix: str) -> dict[str, float]:
+    """The mean for each attribute that was asked for, and the mean of these."""
+    means = {f"{prefix}{name}": 100 * fmean(said) for name, said in values.items() if said}
+    return {**means, f"{prefix}overall": fmean(means.values())}
+
+
+def _unit(parts: Iterable[Tensor]) -> Tensor:
+    return F.normalize(torch.cat([part.detach().float().cpu() for part in parts]), dim=1)

@@ -1,0 +1,99 @@
+"""Cached gradients are the big batch's, for every loss; with dropout, those of the same dropped patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from headword.superclip.build import build
+from headword.superclip.gradcache import TrainingModule, backward
+from headword.superclip.objective import SuperCLIPLosses
+from training import tiny
+
+CASES: dict[str, dict[str, Any]] = {
+    "superclip": {},
+    "clip": {"method": "clip"},
+    "siglip": {"sigmoid": True},
+    "superclass": {"method": "superclass"},
+    "reference counting": {"token_targets": "reference"},
+}
+CAPTIONS = ["a red boat", "two dogs !", "", "the blue lake", "a", "rain on two boats", "red", "a dog on it"]
+
+
+def module_for(**options: Any) -> TrainingModule:
+    config = tiny(**options)
+    model, _ = build(config)
+    loss = model.loss(
+        contrastive_weight=float(config.method != "superclass"),
+        weight=float(config.method != "clip"),
+        reference_counting=config.token_targets == "reference",
+    )
+    return TrainingModule(model, loss, contrastive=config.method != "superclass")
+
+
+def batch(module: TrainingModule) -> tuple[Tensor, Tensor]:
+    images = torch.randn(len(CAPTIONS), 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return images, module.model.tokenize(CAPTIONS).ids
+
+
+def gradients(
+    pieces: int, **options: Any
+) -> tuple[SuperCLIPLosses, dict[str, Tensor | None], dict[str, Tensor]]:
+    module = module_for(**options)
+    losses = backward(module, *batch(module), pieces=pieces)
+    grads = {name: p.grad for name, p in module.named_parameters()}
+    return losses, grads, module.loss.state_dict()
+
+
+def assert_equal_gradients(found: dict[str, Tensor | None], wanted: dict[str, Tensor | None]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        mine = found[name]
+        if gradient is None or not gradient.any():
+            assert mine is None or not mine.any(), name
+        else:
+            assert mine is not None, name
+            assert (mine - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_pieces_give_the_gradients_of_the_whole_batch(case: str, pieces: int) -> None:
+    whole, wanted, counts = gradients(1, **CASES[case])
+    losses, found, counted = gradients(pieces, **CASES[case])
+    assert any(gradient is not None and gradient.any() for gradient in wanted.values())
+    assert_equal_gradients(found, wanted)
+    for mine, part in zip(losses, whole, strict=True):
+        assert torch.allclose(mine, part, rtol=1e-5)
+        assert not mine.requires_grad
+    for name, count in counts.items():
+        assert torch.equal(counted[name], count), name
+
+
+def test_both_passes_of_a_piece_drop_the_same_patches() -> None:
+    cached = module_for(patch_dropout=0.5)
+    images, texts = batch(cached)
+    backward(cached, images, texts, pieces=2, seed=lambda piece: torch.manual_seed(7 + piece))
+
+    # The same by hand: one graph over both pieces, each with its own seed.
+    plain = module_for(patch_dropout=0.5)
+    outputs = []
+    for piece, rows in enumerate((slice(0, 4), slice(4, 8))):
+        torch.manual_seed(7 + piece)
+        outputs.append(plain.model(images[rows], texts[rows]))
+    sides = ("image_features", "text_features", "token_features")
+    joined = outputs[0]._replace(**{s: torch.cat([getattr(o, s) for o in outputs]) for s in sides})
+    plain.loss(joined, texts).total.backward()
+    assert_equal_gradients(
+        {name: p.grad for name, p in cached.named_parameters()},
+        {name: p.grad for name, p in plain.named_parameters()},
+    )
+
+
+def test_more_pieces_than_pairs_is_one_pair_a_piece() -> None:
+    _, wanted, _ = gradients(8)
+    _, found, _ = gradients(50)
+    assert_equal_gradients(found, wanted)

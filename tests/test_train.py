@@ -1,0 +1,230 @@
+"""A run from start to end, stopped, killed, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headword.errors import HeadwordError
+from headword.files import load_tensors
+from headword.superclip import SuperCLIP, checkpoint
+from headword.superclip.checkpoint import folder_of, steps_of
+from headword.superclip.train import TrainResult, train
+from training import TINY, tiny
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+def stop_after(step: int) -> Any:
+    def watch(record: Mapping[str, float]) -> None:
+        if record["step"] == step:
+            raise Stopped
+
+    return watch
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return train(tiny(), tmp_path_factory.mktemp("runs") / "unbroken")
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    for file in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        mine, wanted = (load_tensors(folder_of(r, 12) / file) for r in (run, other))
+        assert mine.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert torch.equal(mine[name], tensor), name
+
+
+def records(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("images_per_second", "data_wait")
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
+
+
+def test_a_run_learns_and_leaves_its_folder(unbroken: TrainResult) -> None:
+    run = unbroken.folder
+    assert sorted(entry.name for entry in run.iterdir()) == [
+        "checkpoints", "config.yaml", "metrics.jsonl", "run.json",
+    ]  # fmt: skip
+    lines = records(run)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[0]["loss"] == pytest.approx(lines[0]["contrastive"] + lines[0]["token"], rel=1e-6)
+    assert steps_of(run) == [8, 12]
+    assert json.loads((run / "run.json").read_text())["data_fingerprint"] == unbroken.data_fingerprint
+    assert unbroken.model is not None
+    assert not unbroken.model.training
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(unbroken: TrainResult, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(tiny(), run, watch=stop_after(7))
+    assert steps_of(run) == [4]
+    result = train(tiny(log_every=1, workers=0, keep_last=1), run, resume="auto")
+    assert result.resumed_from == 4
+    assert_same_end(run, unbroken.folder)
+    assert records(run) == records(unbroken.folder)
+    assert steps_of(run) == [12]
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_numbers(
+    unbroken: TrainResult, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    script = (
+        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
+        "from headword.superclip.config import TrainConfig\n"
+        "from headword.superclip.train import train\n"
+        "watch = lambda record: os.kill(os.getpid(), signal.SIGKILL) if record['step'] == 6 else None\n"
+        f"train(TrainConfig(**{TINY!r}), {str(run)!r}, watch=watch)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], env=dict(os.environ), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert steps_of(run) == [4]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # as a kill may leave it
+    train(tiny(), run, resume="auto")
+    assert_same_end(run, unbroken.folder)
+    assert records(run) == records(unbroken.folder)
+
+
+def test_processes_that_read_ahead_change_nothing(unbroken: TrainResult, tmp_path: Path) -> None:
+    result = train(tiny(workers=2), tmp_path / "run")
+    assert_same_end(result.folder, unbroken.folder)
+
+
+def test_a_checkpoint_goes_on_in_another_folder(unbroken: TrainResult, tmp_path: Path) -> None:
+    result = train(tiny(), tmp_path / "fork", resume=folder_of(unbroken.folder, 8))
+    assert result.resumed_from == 8
+    assert_same_end(result.folder, unbroken.folder)
+
+
+def test_a_finished_run_has_nothing_left_to_do(unbroken: TrainResult) -> None:
+    result = train(tiny(), unbroken.folder, resume="auto")
+    assert (result.resumed_from, result.steps) == (12, 12)
+    assert result.model is not None
+    assert unbroken.model is not None
+    for name, tensor in unbroken.model.state_dict().items():
+        assert torch.equal(result.model.state_dict()[name], tensor), name
+
+
+def test_auto_starts_where_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path / "run", resume="auto", watch=stop_after(2))
+    assert steps_of(tmp_path / "run") == []
+    with pytest.raises(Stopped):  # stopped before its first checkpoint: from the start
+        train(tiny(), tmp_path / "run", resume="auto", watch=stop_after(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "how", "said"),
+    [
+        ({}, {}, "--resume auto"),
+        ({"lr": 0.5, "workers": 1}, {"resume": "auto"}, "other options: lr 0.001 .now 0.5"),
+        ({"seed": 1}, {"resume": "auto"}, "other options: seed"),
+        ({}, {"resume": "auto", "overwrite": True}, "not both"),
+        ({}, {"resume": "nowhere"}, "is no checkpoint"),
+        ({}, {"resume": 8}, "later checkpoints"),
+    ],
+)
+def test_a_folder_with_a_run_is_not_lost(
+    unbroken: TrainResult, options: dict[str, Any], how: dict[str, Any], said: str
+) -> None:
+    if how.get("resume") == 8:
+        how = {"resume": folder_of(unbroken.folder, 8)}
+    before = {path: path.stat().st_mtime_ns for path in unbroken.folder.rglob("*")}
+    with pytest.raises(HeadwordError, match=said):
+        train(tiny(**options), unbroken.folder, **how)
+    assert {path: path.stat().st_mtime_ns for path in unbroken.folder.rglob("*")} == before
+
+
+def test_other_data_are_not_gone_on_with(unbroken: TrainResult) -> None:
+    from headword.superclip.data import open_training_set
+
+    other = open_training_set("shapes:images=64,size=48")
+    with pytest.raises(HeadwordError, match="other data"):
+        train(tiny(), unbroken.folder, dataset=other, resume="auto")
+
+
+def test_a_strange_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(HeadwordError, match="not overwritten"):
+        train(tiny(), tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").is_file()
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path: Path) -> None:
+    values = iter([1.0, 5.0, 2.0, 2.0, 2.0, 2.0])
+    modes = []
+
+    def evaluator(model: SuperCLIP) -> dict[str, float]:
+        modes.append(model.training)
+        return {"accuracy": next(values), "other": 0.0}
+
+    config = tiny(eval_every=2, checkpoint_every=100, keep_last=1)
+    result = train(config, tmp_path / "run", evaluators={"test": evaluator})
+    assert result.best is not None
+    assert (result.best.step, result.best.metric, result.best.value) == (4, "test/accuracy", 5.0)
+    assert steps_of(tmp_path / "run") == [4, 12]
+    assert modes == [False] * 6
+    told = [r for r in records(tmp_path / "run") if "test/accuracy" in r]
+    assert [r["step"] for r in told] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path) -> None:
+    config = tiny(steps=2, best_metric="test/acuracy")
+    with pytest.raises(HeadwordError, match="none of those measured: test/accuracy"):
+        train(config, tmp_path / "run", evaluators={"test": lambda _: {"accuracy": 1.0}})
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny(lr=1e30, clip_norm=None, weight_decay=0.0, warmup=0, checkpoint_every=1, keep_last=20)
+    with pytest.raises(HeadwordError, match=r"loss is nan, .* in step 2, samples shapes/train/\d+"):
+        train(config, run)
+    assert steps_of(run) == [1]
+
+
+def test_batches_that_cannot_be_divided_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HeadwordError, match="1 processes × 3 pieces"):
+        train(tiny(accumulate=3), tmp_path / "run")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(HeadwordError, match="3 processes × 1 pieces"):
+        train(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sharding_over_one_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HeadwordError, match="torchrun"):
+        train(tiny(strategy="fsdp"), tmp_path / "run")
+
+
+def test_a_run_leaves_torch_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(tiny(steps=1, deterministic=True, patch_dropout=0.5), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_event_files_are_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny(steps=2, tensorboard=True), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
