@@ -23,22 +23,23 @@ from headword.data.captions import read_captions
 from headword.data.folders import list_images
 from headword.encoders import load_text, load_vision
 from headword.encoders.expected import expected_centre
-from headword.encoders.prompts import embed_names
+from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
 from headword.evaluation.subjects import arrival
 from headword.extract import image_features
 from headword.metrics import classification_metrics
 from headword.recycling import head_pairs
 
-FOUR = ("{}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 FIRST = (1, 4, 16, 64, 256)
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     vision, text = load_vision("embedded", dtype="float32"), load_text("embedded")
-    aligner = KernelRidge().fit(head_pairs(vision, text, FOUR))
+    aligner = KernelRidge().fit(head_pairs(vision, text, FOUR_TEMPLATES))
     sets = {name: features_of(vision, name) for name in CLASSIFICATION}
-    words = {name: aligner.text(embed_names(text, data.names, FOUR)) for name, (data, _) in sets.items()}
+    words = {
+        name: aligner.text(embed_names(text, data.names, FOUR_TEMPLATES)) for name, (data, _) in sets.items()
+    }
     entries = read_captions(data_root() / "flickr8k" / "captions.jsonl", split="val")
     others = image_features(vision, [entry.image for entry in entries])
     network = expected_centre(vision)
@@ -83,7 +84,7 @@ def main() -> None:
                     for name, (_, features) in sets.items()
                 },
             },
-            "protocol": {"sets": CLASSIFICATION, "templates": FOUR, "order": "drawn with the seed"},
+            "protocol": {"sets": CLASSIFICATION, "templates": FOUR_TEMPLATES, "order": "drawn with the seed"},
             "seed": list(SEEDS),
         },
     )

@@ -196,9 +196,7 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
     solver.step(dual)  # type: ignore[no-untyped-call]
     off = float(((scaled + offset).softmax(dim=1).mean(dim=0) - wanted).abs().max())
     if not off <= tolerance:
-        raise HeadwordError(
-            f"sinkhorn has not met the prior: a label's share is off by {off:.1e}; give others"
-        )
+        raise HeadwordError(f"sinkhorn has not met the prior: a label is off by {off:.1e}; give other shares")
     offset = offset - wanted @ offset
     scores = torch.full_like(cosines, _NEVER)
     scores[:, has] = cosines[:, has] + (offset / scale).to(cosines)
