@@ -47,8 +47,8 @@ LRS = (1e-3, 2e-3, 4e-3)
 BATCHES, SEEDS, FLICKR_SEEDS = (32, 64, 128), (0, 1, 2), (0, 1)
 ARMS = ("clip", "superclip")
 SHAPES = TrainConfig(
-    model="small", vision_width=64, vision_layers=3, text_width=64, text_layers=2, embed_dim=64,
-    context_length=24, eval_every=0, tensorboard=False,
+    model="timm:test_resnet", text_width=64, text_layers=2, embed_dim=64, context_length=24, eval_every=0,
+    tensorboard=False,
 )  # fmt: skip
 FLICKR = TrainConfig(
     backbone="embedded", image_size=112, text_width=256, text_layers=4, embed_dim=256, context_length=32,
