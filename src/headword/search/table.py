@@ -145,7 +145,7 @@ class Filter:
             table = connect(self.folder).open_table(self.name)
         except (ValueError, RuntimeError, OSError) as error:
             raise HeadwordError(
-                f"{self.folder} was changed twice since it was opened, and this version is gone; open it again"
+                f"{self.folder} was changed twice since it was opened, this version is gone; open it again"
             ) from error
         try:
             # In parentheses, lest what follows a semicolon be left out in silence.
