@@ -17,7 +17,7 @@ from PIL import Image
 from extraction import draw, draw_many
 from headword.errors import HeadwordError
 from headword.extract.job import Job
-from headword.search import Changes, Index, build_index, commit, embedding, read_version, scan
+from headword.search import Changes, Index, build_index, commit, embedding, read_version, scan, tagging
 from headword.search import journal as journal_module
 from headword.search import table as table_module
 from headword.search.lock import writing
@@ -496,6 +496,42 @@ def test_one_writer_at_a_time_and_readers_go_on(tiny, photos, tmp_path):
     assert reader.reload()
     assert not reader.reload()
     assert len(reader) == 30
+
+
+def test_a_reader_of_a_version_that_is_gone(tiny, photos, tmp_path):
+    """Its hits are still there, and its filters say what to do; other files in the folder are left alone."""
+    build_index(tiny, photos, tmp_path / "ix")
+    (tmp_path / "ix" / "server.json").write_text("{}")
+    reader = open_index(tmp_path / "ix", tiny)
+    hits = reader.search(QUERIES[0])
+    for n in range(2):
+        draw(photos / f"new{n}.jpg", n)
+        build_index(tiny, photos, tmp_path / "ix")
+    assert reader.search(QUERIES[0]) == hits
+    with pytest.raises(HeadwordError, match=r"changed twice since it was opened.*open it again"):
+        reader.count("bytes > 0")
+    assert reader.reload()
+    assert reader.count("bytes > 0") == 23
+    assert (tmp_path / "ix" / "server.json").exists()
+
+
+def test_another_model_meanwhile(tiny, photos, tmp_path):
+    """Tags never mix a model's words with another's index."""
+    build_index(tiny, photos, tmp_path / "ix")
+    reader = open_index(tmp_path / "ix", tiny)
+    build_index(tiny_model(aligner="ridge"), photos, tmp_path / "ix")
+    with pytest.raises(HeadwordError, match="not saved; give it"):
+        reader.tag(["ant", "bee"])
+    with pytest.raises(HeadwordError, match="was made with the model"):
+        tagging.tag_index(tmp_path / "ix", tiny, ["ant", "bee"])
+
+
+def test_progress_counts_files(tiny, photos, tmp_path):
+    seen: list[tuple[int, int]] = []
+    build_index(tiny, photos, tmp_path / "ix", batch_size=8, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (22, 22)
+    assert seen == sorted(seen)
+    assert len(seen) >= 3
 
 
 def test_refresh_takes_up_what_changed(tiny, photos, tmp_path):

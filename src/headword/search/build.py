@@ -125,8 +125,9 @@ def build_index(
             old=start.old,
             values=start.values,
             rounding=max(start.rounding, start.journal.rounding),
+            progress=progress,
         )
-        entries.update((entry.path, entry) for entry in embedder.run(fresh, progress))
+        entries.update((entry.path, entry) for entry in embedder.run(fresh))
         changes = _changes(files, list(entries.values()), old)
         if not changes.images:
             why = next(iter(changes.unreadable.values()), "none of its files is an image by its ending")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from headword.search.scan import Found
 from headword.search.space import Floats
 from headword.search.table import OK, Entry
 
-BLOCK_FILES = 1024
+BLOCK_FILES = 512
 """Files between two writes: the most work that a kill can cost."""
 
 
@@ -51,22 +50,26 @@ class Embedder:
     values: Floats
     """The rows it had."""
     rounding: float = 0.0
+    progress: Progress | None = None
 
-    def run(self, files: Sequence[Found], progress: Progress | None) -> Iterator[Entry]:
+    def run(self, files: Sequence[Found]) -> Iterator[Entry]:
         """Their entries; files that vanished have none."""
         by_content: dict[bytes | None, int] = {
             entry.content: entry.slot for entry in self.old.values() if entry.content and entry.slot >= 0
         }
-        done = 0
-        left = iter(files)
-        while block := list(islice(left, BLOCK_FILES)):
-            entries = self._block(block, by_content)
-            done += len(block)
-            yield from entries
-            if progress is not None:
-                progress(done, len(files))
+        for start in range(0, len(files), BLOCK_FILES):
+            block = files[start : start + BLOCK_FILES]
 
-    def _block(self, files: list[Found], by_content: dict[bytes | None, int]) -> list[Entry]:
+            def tell(done: int, start: int = start) -> None:
+                if self.progress is not None:
+                    self.progress(start + done, len(files))
+
+            yield from self._block(block, by_content, tell)
+            tell(len(block))
+
+    def _block(
+        self, files: Sequence[Found], by_content: dict[bytes | None, int], tell: Callable[[int], None]
+    ) -> list[Entry]:
         with ThreadPoolExecutor(available_cpus()) as threads:
             contents = list(threads.map(lambda file: _content(self.root / file.path), files))
         entries: list[Entry | None] = [None] * len(files)
@@ -80,7 +83,7 @@ class Embedder:
                 units[n] = np.asarray(self.values[by_content[content]])
             elif content is not None:
                 fresh.append(n)
-        failed = self._embed(files, fresh, units)
+        failed = self._embed(files, fresh, units, tell)
         placed = sorted(units)
         rounding = 0.0
         if placed:
@@ -97,7 +100,13 @@ class Embedder:
         self.journal.write(done, how_of(self.job), rounding)
         return done
 
-    def _embed(self, files: list[Found], fresh: list[int], units: dict[int, Floats]) -> dict[int, str]:
+    def _embed(
+        self,
+        files: Sequence[Found],
+        fresh: list[int],
+        units: dict[int, Floats],
+        tell: Callable[[int], None],
+    ) -> dict[int, str]:
         """Put the features of the files at these places into `units`; returns why others have none."""
         items = [file_item(self.root / files[n].path) for n in fresh]
         if not items:
@@ -115,6 +124,7 @@ class Embedder:
             broken = {place for place in read if not bool(rows[place].isfinite().all())}
             failed |= {fresh[places[n]]: why for n, why in batch.errors.items()}
             failed |= {fresh[place]: "its features are not finite" for place in broken}
+            tell(len(files) - len(missing) + start)
         unit = F.normalize(rows, dim=1).numpy()
         units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed}
         return failed

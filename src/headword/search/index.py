@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headword.aligners import Aligner
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors
@@ -55,6 +56,13 @@ class Version:
         self.centre: Floats = state["centre"].numpy()
         self.places = np.full(manifest.slots, -1, np.int64)  # of each slot
         self.places[self.slots] = np.arange(len(self.slots))
+        self._space: Space | None = None
+
+    def space(self, aligner: Aligner) -> Space:
+        """The shared space of its model's aligner, around its centre."""
+        if self._space is None:
+            self._space = Space.of(aligner, self.centre)
+        return self._space
 
     def place_of(self, path: str) -> int | None:
         """Where a path stands, in the order of paths."""
@@ -252,7 +260,7 @@ class Index:
         if k < 1:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
-        a, b = self._space(version).affine(vectors)
+        a, b = version.space(self.model.aligner).affine(vectors)
         near = version.approximate if where is None and not exact else None
         if near is not None:
             found = near.top(vectors, a, b, k)
@@ -315,6 +323,7 @@ class Index:
         """
         from headword.search.build import build_index
 
+        self.reload()  # another process may have given it another model
         changes = build_index(self.model, self.root, self.path, progress=progress)
         self.reload()
         return changes
@@ -335,15 +344,13 @@ class Index:
         """
         from headword.search.tagging import tag_index
 
+        self.reload()
         tag_index(
             self.path, self.model, labels, template=template, none_of_these=none_of_these, words=words,
             progress=progress,
         )  # fmt: skip
         self.reload()
         return self.tags()
-
-    def _space(self, version: Version) -> Space:
-        return Space.of(self.model.aligner, version.centre)
 
     def _picture(self, query: Query, version: Version) -> Tensor:
         if query.like is not None:
@@ -355,7 +362,7 @@ class Index:
         else:
             features = self.model.image_features([query.image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()
-        return torch.from_numpy(self._space(version).image(units)[0])
+        return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
 
 
 def _current(folder: Path) -> Version:

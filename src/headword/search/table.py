@@ -141,7 +141,12 @@ class Filter:
         """
         if not where.strip():
             raise HeadwordError("the filter is empty; write it like: tag = 'dog' and tag_score > 0.5")
-        table = connect(self.folder).open_table(self.name)
+        try:
+            table = connect(self.folder).open_table(self.name)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise HeadwordError(
+                f"{self.folder} was changed twice since it was opened, this version is gone; open it again"
+            ) from error
         try:
             # In parentheses, lest what follows a semicolon be left out in silence.
             found = table.search().where(f"({where}\n)").select(["place"]).limit(None).to_arrow()

@@ -15,6 +15,7 @@ from torch import Tensor
 from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import check_labels, check_templates
 from headword.files import load_tensors
+from headword.search.identity import check_model
 from headword.search.lock import writing
 from headword.search.manifest import Manifest
 from headword.search.rows import Rows
@@ -64,7 +65,7 @@ def tag_index(
 
     Raises:
         HeadwordError: for no labels, an empty or a repeated one, a bad template, or an index that another
-            process is writing, or that cannot be written; it is then what it was.
+            process is writing, was made with another model, or cannot be written; it is then what it was.
     """
     from headword.search.commit import publish, version_of
 
@@ -72,6 +73,7 @@ def tag_index(
     asked = Labels(check_labels(labels), list(templates), none_of_these)
     with writing(folder):
         before = Manifest.read(folder)
+        check_model(model, before.model, folder)
         state = load_tensors(folder / f"{before.state}.safetensors")
         rows = Rows.open(folder, before.rows, before.slots, before.dim, before.rounding)
         space = Space.of(model.aligner, state["centre"].numpy())
