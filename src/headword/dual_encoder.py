@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners import Aligner
+from headword.coverage import Coverage, Taught
 from headword.data.folders import list_images
 from headword.data.vectors import read_vectors
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, embed_names
 from headword.errors import HeadwordError
+from headword.explaining import Explanation, explain
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.pairs import Pairs
-from headword.scoring import Scores
+from headword.scoring import Scores, head_rows
 
 _VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
 
@@ -90,6 +92,9 @@ class DualEncoder:
     centre: Centre
     timings: dict[str, float]
     """Seconds each step of making the model took; empty for a loaded one."""
+    coverage_fit: Coverage | None = None
+    """What `coverage` needs; None where the head has too few classes or an older headword saved the model."""
+    _taught: tuple[Pairs, Taught] | None = field(default=None, init=False)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -179,6 +184,46 @@ class DualEncoder:
         cosines = self.cosines(images, queries, template=template).T
         best = cosines.topk(min(k, cosines.shape[1]), dim=1)
         return best.indices, best.values
+
+    @torch.inference_mode()
+    def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+        """How well what the head was taught covers texts: `[N]` between 0 and 1; see `headword.coverage`.
+
+        Below `self.coverage_fit.low` words are out of the head's depth.
+
+        Args:
+            texts: any words.
+            template: one or several with a "{}" for the text, as it will be used.
+
+        Raises:
+            HeadwordError: if the model has no `coverage_fit`.
+        """
+        if self.coverage_fit is None:
+            raise HeadwordError(
+                "this model cannot tell its coverage: its head has fewer than 50 classes, or an older "
+                "headword made it; recycle again"
+            )
+        if self._taught is None or self._taught[0] is not self.pairs:
+            self._taught = (self.pairs, Taught(head_rows(self.pairs.to(device=self._device))))
+        embedded = embed_names(self.text, texts, template).to(self._device)
+        return self.coverage_fit.of(self._taught[1].evidence(embedded)).float().cpu()
+
+    @torch.inference_mode()
+    def explain(
+        self, texts: Sequence[str], *, k: int = 10, template: str | Sequence[str] = "{}"
+    ) -> list[Explanation]:
+        """Which of the pairs' prototypes make up each text's vector, the heaviest `k` of them.
+
+        Args:
+            texts: any words.
+            k: how many prototypes of each.
+            template: as in `encode_text`.
+
+        Raises:
+            HeadwordError: if k is not positive, or a text is none.
+        """
+        pairs = self.pairs.to(device=self._device)
+        return explain(self.aligner, pairs, embed_names(self.text, texts, template).to(self._device), k=k)
 
     def calibrate(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
         """Centre the image side on an unlabelled pool, in place; returns the model.

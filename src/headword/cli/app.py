@@ -62,4 +62,4 @@ def main() -> None:
 
 
 # Each adds its commands to `app`.
-from headword.cli import cache, classify, demo, embed, evaluate, inspect, recycle  # noqa: E402, F401
+from headword.cli import cache, classify, demo, embed, evaluate, explain, inspect, recycle  # noqa: E402, F401

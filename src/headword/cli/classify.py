@@ -59,7 +59,12 @@ def classify(
         if calibrate is not None:
             encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
         embeds = encoder.encode_image(paths, batch_size=batch_size, progress=progress)
-    cosines = embeds @ encoder.encode_text(words, template=template or encoder.template).T
+    templates = template or encoder.template
+    cosines = embeds @ encoder.encode_text(words, template=templates).T
+    fit, covered, far = encoder.coverage_fit, dict[str, float](), list[str]()
+    if fit is not None:
+        covered = dict(zip(words, encoder.coverage(words, template=templates).tolist(), strict=True))
+        far = [word for word in words if covered[word] < fit.low]
     chances = encoder.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
         words = [*words, NONE_OF_THESE]
@@ -73,19 +78,23 @@ def classify(
         ]
         results.append({"image": str(path), "labels": ranked})
         rows += [
-            (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
+            (path.name if n == 0 else "", words[i] + " *" * (words[i] in far), f"{said[i]:6.1%}")
+            for n, i in enumerate(order[:top])
         ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
+    if far:
+        output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
     output.result(
         "classify",
         model=encoder.provenance(),
         protocol={
             "labels": words,
-            "templates": list(template or encoder.template),
+            "templates": list(templates),
             "multi_label": multi_label,
             "none_of_these": none_of_these,
         },
         results=results,
+        coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )
 
 
