@@ -114,7 +114,8 @@ def mean_ranks(values: Tensor) -> Tensor:
     """Rank of each value, from 1, with ties at their mean."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[place]
+    ranks: Tensor = (last - (counts - 1) / 2)[place]
+    return ranks
 
 
 def interval(values: Tensor) -> list[float]:
