@@ -253,7 +253,8 @@ def test_few_shot_of_a_real_model(embedded, tmp_path):
     root = painted(tmp_path / "data", each=3)
     result = evaluate(embedded, Protocol(task="few-shot", data=str(root), shots=(2,), draws=1))
     assert result.metrics["mean_per_class_2"] >= result.metrics["mean_per_class_0"]
-    assert len(embedded.pairs) == 1000
+    assert embedded.pairs.sources["head"] == 1000
+    assert "class-mean" not in embedded.pairs.sources
     from headword.evaluation import Recycled
 
     pairs = embedded.pairs[:3]

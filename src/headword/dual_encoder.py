@@ -16,15 +16,17 @@ from typing_extensions import Self
 from headword.aligners import Aligner
 from headword.centring import STRENGTH, RunningCentre
 from headword.collection import OFF, Hubs, check_method, collective_scores, label_shares
+from headword.coverage import Coverage, Taught
 from headword.data.folders import list_images
 from headword.data.vectors import read_vectors
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, embed_names
 from headword.errors import HeadwordError
+from headword.explaining import Explanation, explain
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.pairs import Pairs
-from headword.scoring import Scores
+from headword.scoring import Scores, head_rows
 
 _VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
 
@@ -98,6 +100,9 @@ class DualEncoder:
     """Seconds each step of making the model took; empty for a loaded one."""
     training: dict[str, Any] | None = None
     """What the encoders were trained on and how, as JSON, where headword trained them."""
+    coverage_fit: Coverage | None = None
+    """What `coverage` needs; None where the head has too few classes or an older headword saved the model."""
+    _taught: tuple[Pairs, Taught] | None = field(default=None, init=False)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -241,6 +246,56 @@ class DualEncoder:
             HeadwordError: if it is not positive.
         """
         return RunningCentre(self.aligner.centre_.cpu(), strength)
+
+    @torch.inference_mode()
+    def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+        """How well what the head was taught covers texts: `[N]` between 0 and 1; see `headword.coverage`.
+
+        Below `self.coverage_fit.low` words are out of the head's depth.
+
+        Args:
+            texts: any words.
+            template: one or several with a "{}" for the text, as it will be used.
+
+        Raises:
+            HeadwordError: if the model has no `coverage_fit`.
+        """
+        if self.coverage_fit is None:
+            raise HeadwordError(
+                "this model cannot tell its coverage: its head has fewer than 50 classes, or an older "
+                "headword made it; recycle again"
+            )
+        pairs = self._recycled_pairs()
+        if self._taught is None or self._taught[0] is not pairs:
+            self._taught = (pairs, Taught(head_rows(pairs.to(device=self._device))))
+        embedded = embed_names(self.text, texts, template).to(self._device)
+        return self.coverage_fit.of(self._taught[1].evidence(embedded)).float().cpu()
+
+    @torch.inference_mode()
+    def explain(
+        self, texts: Sequence[str], *, k: int = 10, template: str | Sequence[str] = "{}"
+    ) -> list[Explanation]:
+        """Which of the pairs' prototypes make up each text's vector, the heaviest `k` of them.
+
+        Args:
+            texts: any words.
+            k: how many prototypes of each.
+            template: as in `encode_text`.
+
+        Raises:
+            HeadwordError: if k is not positive, or a text is none.
+        """
+        pairs = self._recycled_pairs().to(device=self._device)
+        said = embed_names(self.text, texts, template, kinds=self.kinds).to(self._device)
+        return explain(self.aligner, pairs, said, k=k)
+
+    def _recycled_pairs(self) -> Pairs:
+        if self.pairs is None:
+            raise HeadwordError(
+                "this model was trained on captions and has no head's rows to explain words by; "
+                "give one that headword recycle made"
+            )
+        return self.pairs
 
     def calibrate(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
         """Centre the image side on an unlabelled pool, in place; returns the model.

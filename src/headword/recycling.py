@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headword.aligners import Aligner, make_aligner
+from headword.coverage import fit_coverage
 from headword.data.captions import Captioned, read_captions
 from headword.dual_encoder import Centre, DualEncoder, Pool
 from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
@@ -23,7 +24,7 @@ from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.names import class_names as read_names
 from headword.pairs import Pairs
-from headword.scoring import fit_scores
+from headword.scoring import leave_classes_out, scores_from
 
 
 def recycle(
@@ -63,7 +64,7 @@ def recycle(
             templates.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
-        seed: of the split that scale and threshold are fitted with.
+        seed: of the split that scale, threshold and coverage are fitted with.
         progress: called with (done, all) while images are embedded.
         **vision_options: `head`, `transform`, `input_size` of a module of your own, as in `load_vision`.
 
@@ -104,7 +105,10 @@ def recycle(
     with step("fit aligner"):
         mapping.fit(learnt_from)
     with step("fit scores"):
-        scores = fit_scores(mapping, learnt_from, seed=seed)
+        left_out = leave_classes_out(mapping, learnt_from, seed=seed)
+        scores = scores_from(left_out)
+    with step("fit coverage"):
+        coverage_fit = fit_coverage(mapping, left_out)
     model = DualEncoder(
         vision=eyes,
         text=speech,
@@ -115,6 +119,7 @@ def recycle(
         scores=scores,
         centre=Centre("default"),
         timings=timings,
+        coverage_fit=coverage_fit,
     )
     if pool is not None:
         with step("calibrate"):

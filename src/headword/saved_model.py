@@ -1,6 +1,6 @@
 """A dual encoder as a folder, format 1.
 
-`headword.json`          all by name: encoders, templates, aligner, centre, scores, versions, file hashes
+`headword.json`          all by name: encoders, templates, aligner, centre, scores, coverage, versions, hashes
 `aligner.safetensors`    what the aligner learnt
 `prototypes.safetensors` the pairs it learnt from
 `classes.jsonl`          the head's classes, a line each
@@ -29,6 +29,7 @@ from torch import nn
 
 import headword
 from headword.aligners import ALIGNERS, Aligner, Identity
+from headword.coverage import Coverage
 from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
@@ -65,6 +66,8 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         config = {"format": FORMAT, "versions": versions(), **model.provenance()}
         config["vision"]["input_size"] = list(model.vision.source.input_size)
         config["vision"]["transform_sha256"] = transform_sha256(model.vision.source)
+        if model.coverage_fit is not None:
+            config["coverage"] = model.coverage_fit.as_json()
         if with_encoders or model.vision.source.kind == "trained":  # which are nowhere else
             for side in SIDES:
                 source = getattr(model, side).source
@@ -148,6 +151,7 @@ def load(
         raise HeadwordError(f"{root / min(added)} was not saved with the model; move it away")
     with _restoring(root, config):
         scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
+        coverage = Coverage(**config["coverage"]) if "coverage" in config else None
         aligner = _restore_aligner(config["aligner"], root)
     classes = read_class_names(root / CLASSES) if CLASSES in config["files"] else ()
     eyes = _load_vision(root, config["vision"], classes, vision, device, dtype, vision_options)
@@ -163,6 +167,7 @@ def load(
         centre=centre,
         timings={},
         training=config.get("training"),
+        coverage_fit=coverage,
     )
 
 

@@ -66,33 +66,68 @@ DEFAULT_SCORES = Scores(scale=20.0, sigmoid_scale=20.0, threshold=0.2)
 """What stands where there are too few pairs to leave any out."""
 
 
-def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
-    """Fit scale and threshold on pairs whose classes the aligner has not seen.
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """What a mapping says of head rows whose classes it was fitted without, fold by fold."""
 
-    The aligner's settings are fitted with a fifth of the classes left out, five times over; each left-out row
-    stands for an image of its class, the names left out with it for the labels. `scale` is the softmax
-    temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and `threshold` are Platt's
-    logistic
-    regression of right against wrong on the cosine, both kinds weighted alike. Head rows are used where there
-    are any, and of more than 4,000 pairs a sample.
-    """
+    known: Pairs
+    """The pairs, of which each fold was left out once."""
+    rows: list[list[int]]
+    """Which of them each fold has."""
+    cosines: list[Tensor]
+    """Of each fold's n rows, which stand for images, with its L names: `[n, L]`."""
+    right: list[Tensor]
+    """`[n]` which name is a row's own."""
+
+
+def head_rows(pairs: Pairs) -> Pairs:
+    """The pairs of the head's rows, or all where there are none."""
     head = [i for i, source in enumerate(pairs.source) if source == "head"]
-    known = pairs[head] if head else pairs
+    return pairs[head] if head else pairs
+
+
+def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftOut | None:
+    """Fit the aligner's settings with a fifth of the classes left out, five times over.
+
+    Each left-out row stands for an image of its class, the names left out with it for the labels. Head rows
+    are used where there are any, and of more than 4,000 pairs a sample. None for fewer than ten names.
+    """
+    known = head_rows(pairs)
     known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
     if len(set(known.names)) < 10:
-        return DEFAULT_SCORES
+        return None
     out = held_out(aligner, known, seed=seed, calibrated=True)
     names = [known.names[row] for row in out.rows.tolist()]
-    scores, right = [], []
-    for fold in set(out.fold.tolist()):
-        rows = (out.fold == fold).nonzero().flatten().tolist()
-        first = {names[row]: row for row in reversed(rows)}
+    found = LeftOut(known, [], [], [])
+    for fold in sorted(set(out.fold.tolist())):
+        places = (out.fold == fold).nonzero().flatten().tolist()
+        first = {names[place]: place for place in reversed(places)}
         labels = list(first)
-        scores.append(out.image[rows].double() @ out.text[list(first.values())].double().T)
-        right.append(torch.tensor([labels.index(names[row]) for row in rows], device=out.image.device))
-    scale = _fit_softmax(scores, right)
-    sigmoid_scale, threshold = _fit_sigmoid(scores, right)
-    return Scores(scale, sigmoid_scale, threshold, len(names))
+        found.rows.append(out.rows[places].tolist())
+        found.cosines.append(out.image[places].double() @ out.text[list(first.values())].double().T)
+        found.right.append(
+            torch.tensor([labels.index(names[place]) for place in places], device=out.image.device)
+        )
+    return found
+
+
+def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
+    """Scale and threshold by `scores_from` what the aligner's settings say of classes left out."""
+    return scores_from(leave_classes_out(aligner, pairs, seed=seed))
+
+
+def scores_from(left_out: LeftOut | None) -> Scores:
+    """Fit scale and threshold on rows whose classes the aligner has not seen.
+
+    `scale` is the softmax temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and
+    `threshold` are Platt's logistic regression of right against wrong on the cosine, both kinds weighted
+    alike.
+    """
+    if left_out is None:
+        return DEFAULT_SCORES
+    scale = _fit_softmax(left_out.cosines, left_out.right)
+    sigmoid_scale, threshold = _fit_sigmoid(left_out.cosines, left_out.right)
+    return Scores(scale, sigmoid_scale, threshold, sum(map(len, left_out.rows)))
 
 
 def _fit_softmax(scores: list[Tensor], right: list[Tensor]) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner, weighted_mean
+from headword.pairs import Pairs
 
 
 class PrototypeAttention(Aligner):
@@ -54,3 +56,7 @@ class PrototypeAttention(Aligner):
     def attention(self, text: Tensor) -> Tensor:
         """How much each pair counts for unit-norm texts `[M, k]`: `[M, N]`, rows sum to one."""
         return torch.softmax((text @ self.text_.T) / self.tau + self.log_weight_, dim=1)
+
+    def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor:  # noqa: ARG002 - all is learnt
+        """The attention."""
+        return self.attention(F.normalize(self._checked(embeddings, "text_dim"), dim=1))

@@ -97,6 +97,14 @@ class Aligner(nn.Module, ABC):
         unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
         return F.normalize(self._map_text(unit), dim=1)
 
+    def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """How much each pair counts for texts `[M, k]`: β `[M, N]`, where text map = normalise(β (X − μ)).
+
+        X are the unit-norm image rows of `pairs`, which must be those of the fit, and μ their weighted mean.
+        None for a mapping that is no such sum.
+        """
+        return None
+
     def calibrate(self, features: Tensor, strength: float = 0.0) -> Self:
         """Set the centre to the mean of the unit-norm `features` `[M, d]` of an unlabelled pool, in place.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners._linalg import cholesky, double, row_chunks, solve_positive
-from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.base import Aligner, prepared, weighted_mean
+from headword.pairs import Pairs
 
 _NUGGET = 1e-6
 """Added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding."""
@@ -82,10 +84,12 @@ class KernelRidge(Aligner):
             self.landmarks in ("sampled", "farthest"), "landmarks", "must be 'sampled' or 'farthest'"
         )
         target = image - weighted_mean(image, weight)
-        solve = self._exact if len(text) <= self.max_exact else self._nystrom
-        self._learn("alpha_", solve(target, text, weight).to(image))
+        self._learn("alpha_", self._solve(target, text, weight).to(image))
         self._learn("text_", text)
         self._learn("centre_", torch.zeros_like(image[0]))
+
+    def _solve(self, right: Tensor, text: Tensor, weight: Tensor) -> Tensor:
+        return (self._exact if len(text) <= self.max_exact else self._nystrom)(right, text, weight)
 
     def _exact(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         # (K + λ Ω⁻¹)⁻¹ = √Ω (√Ω K √Ω + λ I)⁻¹ √Ω, which tiny weights leave well conditioned.
@@ -125,6 +129,12 @@ class KernelRidge(Aligner):
             return farthest_texts(text, self.n_landmarks)
         order = torch.randperm(len(text), generator=torch.Generator().manual_seed(self.seed))
         return order[: self.n_landmarks].to(text.device)
+
+    def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor:
+        """β = k(t, T) (K + λ diag(1/ω))⁻¹, of whichever K the fit used; takes as long as the fit."""
+        unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
+        right = name_kernel(self.text_, unit, self.tau)  # [N, M]
+        return self._solve(right, self.text_, prepared(pairs)[2]).T.to(unit)
 
     def _map_text(self, text: Tensor) -> Tensor:
         parts = row_chunks(text, len(self.text_))

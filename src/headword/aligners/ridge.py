@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners._linalg import double, solve_positive
-from headword.aligners.base import Aligner, source_means, weighted_mean
-from headword.pairs import HEAD
+from headword.aligners.base import Aligner, prepared, source_means, weighted_mean
+from headword.pairs import HEAD, Pairs
 
 
 class Ridge(Aligner):
@@ -52,9 +53,7 @@ class Ridge(Aligner):
         mean = weighted_mean(T, omega)
         T, X = T - mean, X - weighted_mean(X, omega)
         weighted = omega[:, None] * T
-        gram = weighted.T @ T  # [k, k]
-        gram.diagonal().add_(self.penalty)
-        self._learn("weight_", solve_positive(gram, weighted.T @ X).to(image))
+        self._learn("weight_", solve_positive(self._system(T, weighted), weighted.T @ X).to(image))
         self._learn("text_mean_", mean.to(text))
         self._learn("centre_", torch.zeros_like(image[0]))
 
@@ -63,6 +62,20 @@ class Ridge(Aligner):
         super()._fit_by_source(image, text - means, weight, source)
         shown = [n for n, one in enumerate(source) if one != HEAD]
         self._learn("text_mean_", weighted_mean(text[shown], weight[shown]) if shown else means[0])
+
+    def _system(self, T: Tensor, weighted: Tensor) -> Tensor:
+        gram = weighted.T @ T  # [k, k]
+        gram.diagonal().add_(self.penalty)
+        return gram
+
+    def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor:
+        """β = (t − t̄) (TᵀΩT + λ I)⁻¹ TᵀΩ, with T centred."""
+        unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
+        _, text, weight = prepared(pairs)
+        T = double(text) - weighted_mean(double(text), double(weight))
+        weighted = double(weight)[:, None] * T
+        right = double(unit - self.text_mean_).T  # [k, M]
+        return (weighted @ solve_positive(self._system(T, weighted), right)).T.to(unit)
 
     def _map_text(self, text: Tensor) -> Tensor:
         return (text - self.text_mean_) @ self.weight_

@@ -68,6 +68,7 @@ from headword.cli import (  # noqa: E402, F401
     demo,
     embed,
     evaluate,
+    explain,
     index,
     inspect,
     recycle,

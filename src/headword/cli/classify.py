@@ -86,8 +86,13 @@ def classify(
         if calibrate not in (NONE, ONLINE):
             encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
         embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
-    spoken = encoder.encode_text(words, template=template or encoder.template)
+    templates = template or encoder.template
+    spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
+    fit, covered, far = encoder.coverage_fit, dict[str, float](), list[str]()
+    if fit is not None:
+        covered = dict(zip(words, encoder.coverage(words, template=templates).tolist(), strict=True))
+        far = [word for word in words if covered[word] < fit.low]
     scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
     chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
@@ -102,9 +107,12 @@ def classify(
         ]
         results.append({"image": str(path), "labels": ranked})
         rows += [
-            (path.name if n == 0 else "", words[i], f"{said[i]:6.1%}") for n, i in enumerate(order[:top])
+            (path.name if n == 0 else "", words[i] + " *" * (words[i] in far), f"{said[i]:6.1%}")
+            for n, i in enumerate(order[:top])
         ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
+    if far:
+        output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
     notes = []
     if collection != OFF:
         notes.append(f"transductive: {collection} labels the whole collection at once")
@@ -119,7 +127,7 @@ def classify(
         model=encoder.provenance(),
         protocol={
             "labels": words,
-            "templates": list(template or encoder.template),
+            "templates": list(templates),
             "multi_label": multi_label,
             "none_of_these": none_of_these,
             "collection": collection,
@@ -128,6 +136,7 @@ def classify(
         },
         notes=notes,
         results=results,
+        coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )
 
 

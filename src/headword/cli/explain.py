@@ -1,0 +1,76 @@
+"""`headword explain`: what words are made of, and whether the head knows enough to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headword.cli.app import app
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, TemplateOption
+
+if TYPE_CHECKING:
+    from headword.explaining import Explanation
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
+    words: Annotated[list[str], typer.Argument(help="Any words; several are explained one by one.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
+    template: TemplateOption = None,
+    device: DeviceOption = Device.auto,
+    quiet: QuietOption = False,
+    json_to: JsonOption = None,
+) -> None:
+    """Show which class prototypes make up words, with what weight, and how well the head covers them."""
+    output = Output(quiet, json_to)
+    from headword.encoders.prompts import check_labels
+
+    check_labels(words)
+    from headword.saved_model import load
+
+    encoder = load(model, device=device.value)
+    templates = template or ["{}"]
+    explained = encoder.explain(words, k=k, template=templates)
+    fit = encoder.coverage_fit
+    covered = None if fit is None else encoder.coverage(words, template=templates).tolist()
+    results = []
+    for n, (text, explanation) in enumerate(zip(words, explained, strict=True)):
+        coverage = None if covered is None else covered[n]
+        far = None if fit is None or coverage is None else coverage < fit.low
+        output.table(title(text, coverage, bool(far)), *cells(explanation))
+        results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
+    output.result(
+        "explain",
+        model=encoder.provenance(),
+        protocol={"templates": templates, "k": k, "coverage": None if fit is None else fit.as_json()},
+        results=results,
+    )
+
+
+def title(text: str, coverage: float | None, far: bool) -> str:
+    """The words, their coverage, and whether they are out of the head's depth."""
+    if coverage is None:
+        return text
+    return f"{text} (coverage {coverage:.2f}{': out of its depth' if far else ''})"
+
+
+def cells(explanation: Explanation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of an explanation's table."""
+    rows: list[tuple[str, ...]] = []
+    for part in explanation.prototypes:
+        said = part.name if part.words == part.name else f"{part.name} (as {part.words})"
+        rows.append((said, f"{part.weight:+.3f}", "" if part.share is None else f"{part.share:+.1%}"))
+    if explanation.kind == "cosines":
+        return ("prototype", "cosine"), [row[:2] for row in rows]
+    if explanation.others:
+        rows.append(
+            (
+                f"{explanation.others:,} others",
+                f"{explanation.others_weight:+.3f}",
+                f"{explanation.others_share:+.1%}",
+            )
+        )
+    return ("prototype", "weight", "share"), rows
