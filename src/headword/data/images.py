@@ -92,7 +92,7 @@ def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Im
 
 
 def load_image_bytes(
-    data: bytes, name: str, *, shrink_to: int | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes, name: str, *, shrink_to: int | None = None, max_pixels: int | None = None
 ) -> Image.Image:
     """One image as 8-bit RGB, as `load_image`, of the bytes of an image file.
 
@@ -100,7 +100,7 @@ def load_image_bytes(
         data: the file's content.
         name: what to call it in errors; its ending helps with formats that have no signature.
         shrink_to: as for `load_image`.
-        max_pixels: more are refused, before any is decoded.
+        max_pixels: more are refused, before any is decoded; `MAX_PIXELS` when not given.
     """
     return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
 
@@ -145,7 +145,11 @@ def _load_file(path: Path, shrink_to: int | None) -> Image.Image:
         raise HeadwordError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _load(file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _load(
+    file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int | None = None
+) -> Image.Image:
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS
     image = _open(file, path)
     width, height = image.size
     if width * height > max_pixels:
