@@ -21,6 +21,7 @@ class Colours:
         self.name = name
         self.templates = ("{}",)
         self.kinds = 0.0
+        self.scale = 20.0
         self.image_key = self.text_key = name
         self.seen: list[int] = []
         self.read: list[str] = []
