@@ -221,7 +221,7 @@ def test_cached_gradients_equal_those_of_the_whole_batch() -> None:
         out = pieces(images[h], texts[h])
         torch.autograd.backward([getattr(out, n) for n in names], [cache[n].grad[h] for n in names])
     for (name, p), q in zip(whole.named_parameters(), pieces.parameters(), strict=True):
-        assert torch.allclose(p.grad, q.grad, atol=1e-6, rtol=1e-4), name
+        assert (p.grad - q.grad).norm() <= 1e-5 * p.grad.norm() + 1e-6, name
 
 
 def test_text_towers_from_transformers_are_wrapped_too(tmp_path: Path) -> None:
