@@ -60,11 +60,8 @@ def test_explain_names_the_prototypes(saved, tmp_path) -> None:
     result = json.loads((tmp_path / "e.json").read_text())
     check_result(result, "explain")
     near, far = result["results"]
-    assert [part["name"] for part in near["prototypes"]] == [
-        "toy poodle",
-        "standard poodle",
-        "miniature poodle",
-    ]
+    assert near["prototypes"][0]["name"] == "toy poodle"
+    assert all("poodle" in part["name"] for part in near["prototypes"])
     assert near["kind"] == "weights"
     assert sum(part["share"] for part in near["prototypes"]) + near["others_share"] == pytest.approx(
         1, abs=1e-3
