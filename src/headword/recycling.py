@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from headword.aligners import Aligner, make_aligner
+from headword.aligners.joint import for_parts
 from headword.data.captions import Captioned, read_captions
 from headword.dual_encoder import Centre, DualEncoder, Pool
-from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates, embed_names
+from headword.encoders.vision import Vision
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.names import class_names as read_names
@@ -26,7 +28,7 @@ from headword.scoring import fit_scores
 
 
 def recycle(
-    vision: str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder = "embedded",
+    vision: Vision = "embedded",
     text: str | os.PathLike[str] | TextEncoder = "embedded",
     *,
     aligner: str | Aligner = "kernel-ridge",
@@ -45,7 +47,7 @@ def recycle(
     aligner.
 
     Args:
-        vision: a classifier, as in `load_vision`.
+        vision: a classifier, or a list of them to join, as in `load_vision`.
         text: a text encoder, as in `load_text`.
         aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of
             yours.
@@ -78,6 +80,8 @@ def recycle(
     step = _stopwatch(timings)
     with step("load vision encoder"):
         eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
+    if eyes.head.widths:
+        mapping = for_parts(mapping, eyes.head.weight, eyes.head.widths)
     with step("load text encoder"):
         words = load_text(text, device=device)
     with step("embed class names"):

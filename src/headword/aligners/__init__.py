@@ -12,6 +12,7 @@ from typing import Any
 from headword.aligners.attention import PrototypeAttention
 from headword.aligners.base import Aligner
 from headword.aligners.cca import CCA
+from headword.aligners.joint import JointKernelRidge
 from headword.aligners.kernel import KernelRidge
 from headword.aligners.leave_out import HeldOut, held_out
 from headword.aligners.linear import Linear
@@ -26,6 +27,7 @@ __all__ = [
     "MLP",
     "Aligner",
     "HeldOut",
+    "JointKernelRidge",
     "KernelRidge",
     "Linear",
     "Procrustes",
@@ -37,7 +39,7 @@ __all__ = [
 
 ALIGNERS: dict[str, type[Aligner]] = {
     aligner.name: aligner
-    for aligner in (KernelRidge, PrototypeAttention, Ridge, Procrustes, CCA, Linear, MLP)
+    for aligner in (KernelRidge, PrototypeAttention, Ridge, Procrustes, CCA, Linear, MLP, JointKernelRidge)
 }
 """Every mapping by its name; the first is the default."""
 

@@ -81,7 +81,8 @@ def _vision_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     head, settings, twice = said["head"], said["transform"], said["labels"]["duplicates"]
     shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
     height, width = said["input_size"]
-    by = f"{settings['library']}'s own transform" if settings["library"] != "user" else "your transform"
+    library = "each part" if settings["library"] == "joint" else settings["library"]
+    by = f"{library}'s own transform" if library != "user" else "your transform"
     how = f"{settings['interpolation']} ({by})" if "interpolation" in settings else by
     return [
         ("classifier", f"{said['kind']}:{said['id']}"),
