@@ -340,6 +340,7 @@ def test_make_aligner_takes_any_spelling(asked: str) -> None:
 def test_the_registry_has_every_mapping_once_under_its_name() -> None:
     assert set(ALIGNERS) == {
         "kernel-ridge", "prototype-attention", "ridge", "procrustes", "cca", "linear", "mlp",
+        "joint-kernel-ridge",
     }  # fmt: skip
     assert all(
         made.name == name and getattr(aligners, made.__name__) is made for name, made in ALIGNERS.items()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,16 +24,20 @@ class RunningCentre:
     Args:
         prior: `[d]`, c₀.
         strength: κ > 0, how many images the prior counts as; at 0 the first image would be its own centre.
+        unit: brings features to unit norm as the aligner does; as a whole when not given.
 
     Raises:
         HeadwordError: for a κ that is not positive.
     """
 
-    def __init__(self, prior: Tensor, strength: float) -> None:
+    def __init__(
+        self, prior: Tensor, strength: float, unit: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         if not strength > 0:
             raise HeadwordError(f"the prior centre must count as more than 0 images, got {strength}")
         self.prior = prior.double()
         self.strength = strength
+        self._unit = unit or partial(F.normalize, dim=1)
         self.images = 0
         self._sum = torch.zeros_like(self.prior)
 
@@ -46,7 +53,7 @@ class RunningCentre:
             )
         if not torch.isfinite(features).all():
             raise HeadwordError("the features to centre on have a NaN or infinite value")
-        sums = self._sum + F.normalize(features.double(), dim=1).cumsum(dim=0)
+        sums = self._sum + self._unit(features.double()).cumsum(dim=0)
         seen = self.images + torch.arange(1, len(features) + 1, device=sums.device)
         self._sum, self.images = sums[-1], self.images + len(features)
         return ((self.strength * self.prior + sums) / (self.strength + seen[:, None])).to(features)

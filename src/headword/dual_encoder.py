@@ -245,7 +245,7 @@ class DualEncoder:
         Raises:
             HeadwordError: if it is not positive.
         """
-        return RunningCentre(self.aligner.centre_.cpu(), strength)
+        return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
     @torch.inference_mode()
     def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:

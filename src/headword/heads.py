@@ -51,6 +51,8 @@ class Head:
     """Largest difference between features @ weight.T + bias and the model's output, over how far the features
     move the output from what the bias alone gives.
     """
+    widths: tuple[int, ...] = ()
+    """Where several classifiers are joined (`encoders/joint_vision.py`), the widths of their features."""
 
     @property
     def n_classes(self) -> int:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from headword.aligners import Aligner, make_aligner
+from headword.aligners.joint import for_parts
 from headword.coverage import fit_coverage
 from headword.data.captions import Captioned, read_captions
 from headword.dual_encoder import Centre, DualEncoder, Pool
-from headword.encoders import TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates, embed_names
+from headword.encoders.vision import Vision
 from headword.enrichment import Enrichment, enriched_pairs, make_enrichment
 from headword.extract import Progress, image_features
 from headword.names import ClassName
@@ -28,7 +30,7 @@ from headword.scoring import leave_classes_out, scores_from
 
 
 def recycle(
-    vision: str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder = "embedded",
+    vision: Vision = "embedded",
     text: str | os.PathLike[str] | TextEncoder = "embedded",
     *,
     aligner: str | Aligner = "kernel-ridge",
@@ -48,7 +50,7 @@ def recycle(
     aligner.
 
     Args:
-        vision: a classifier, as in `load_vision`.
+        vision: a classifier, or a list of them to join, as in `load_vision`.
         text: a text encoder, as in `load_text`.
         aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of
             yours.
@@ -90,10 +92,12 @@ def recycle(
     step = _stopwatch(timings)
     with step("load vision encoder"):
         eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
+    head, labels = eyes.classifier()
+    if head.widths:
+        mapping = for_parts(mapping, head.weight, head.widths)
     with step("load text encoder"):
         speech = load_text(text, device=device)
     with step("embed class names"):
-        head, labels = eyes.classifier()
         rows = head.weight.float().cpu()
         learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment)
     if captioned is not None:

@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 import headword
 from headword.aligners import ALIGNERS, Aligner, Identity
@@ -33,6 +32,7 @@ from headword.coverage import Coverage
 from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sha256
 from headword.names import ClassName, read_class_names
@@ -123,7 +123,7 @@ def _copied_files(root: Path) -> list[str]:
 def load(
     folder: str | os.PathLike[str],
     *,
-    vision: nn.Module | VisionSource | VisionEncoder | str | None = None,
+    vision: Vision | None = None,
     text: TextEncoder | str | None = None,
     device: str | torch.device = "auto",
     dtype: str | None = None,
@@ -238,7 +238,7 @@ def _load_vision(
     root: Path,
     said: Mapping[str, Any],
     classes: tuple[ClassName, ...],
-    given: nn.Module | VisionSource | VisionEncoder | str | None,
+    given: Vision | None,
     device: str | torch.device,
     dtype: str | None,
     options: Mapping[str, Any],

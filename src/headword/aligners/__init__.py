@@ -13,6 +13,7 @@ from headword.aligners.attention import PrototypeAttention
 from headword.aligners.base import Aligner
 from headword.aligners.cca import CCA
 from headword.aligners.identity import Identity
+from headword.aligners.joint import JointKernelRidge
 from headword.aligners.kernel import KernelRidge
 from headword.aligners.leave_out import HeldOut, held_out
 from headword.aligners.linear import Linear
@@ -28,6 +29,7 @@ __all__ = [
     "Aligner",
     "HeldOut",
     "Identity",
+    "JointKernelRidge",
     "KernelRidge",
     "Linear",
     "Procrustes",
@@ -39,7 +41,7 @@ __all__ = [
 
 ALIGNERS: dict[str, type[Aligner]] = {
     aligner.name: aligner
-    for aligner in (KernelRidge, PrototypeAttention, Ridge, Procrustes, CCA, Linear, MLP)
+    for aligner in (KernelRidge, PrototypeAttention, Ridge, Procrustes, CCA, Linear, MLP, JointKernelRidge)
 }
 """Every mapping by its name; the first is the default."""
 

@@ -82,6 +82,10 @@ class Aligner(nn.Module, ABC):
         """Map centred unit-norm image features `[M, d]` to the shared space; the image space by default."""
         return centred
 
+    def unit(self, features: Tensor) -> Tensor:
+        """Image features `[M, d]` on the scale that centres have: of unit norm."""
+        return F.normalize(features, dim=1)
+
     def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
         """Image features `[M, d]` → unit-norm `[M, D]` in the shared space.
 

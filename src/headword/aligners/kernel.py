@@ -77,16 +77,23 @@ class KernelRidge(Aligner):
         return self._width("text_", 1)
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+        self._check_settings()
+        self._learn("alpha_", self._solved(image, text, weight))
+        self._learn("text_", text)
+        self._learn("centre_", torch.zeros_like(image[0]))
+
+    def _check_settings(self) -> None:
         self._require(self.tau > 0, "tau", "must be positive")
         self._require(self.penalty > 0, "penalty", "must be positive")
         self._require(self.n_landmarks > 0, "n_landmarks", "must be positive")
         self._require(
             self.landmarks in ("sampled", "farthest"), "landmarks", "must be 'sampled' or 'farthest'"
         )
+
+    def _solved(self, image: Tensor, text: Tensor, weight: Tensor) -> Tensor:
+        """α `[N, d]`."""
         target = image - weighted_mean(image, weight)
-        self._learn("alpha_", self._solve(target, text, weight).to(image))
-        self._learn("text_", text)
-        self._learn("centre_", torch.zeros_like(image[0]))
+        return self._solve(target, text, weight).to(image)
 
     def _solve(self, right: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         return (self._exact if len(text) <= self.max_exact else self._nystrom)(right, text, weight)

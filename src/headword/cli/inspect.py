@@ -82,7 +82,8 @@ def _vision_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the provenance of an image encoder says."""
     settings = said["transform"]
     height, width = said["input_size"]
-    by = f"{settings['library']}'s own transform" if settings["library"] != "user" else "your transform"
+    library = "each part" if settings["library"] == "joint" else settings["library"]
+    by = f"{library}'s own transform" if library != "user" else "your transform"
     how = f"{settings['interpolation']} ({by})" if "interpolation" in settings else by
     return [
         ("classifier" if said["head"] else "image tower", f"{said['kind']}:{said['id']}"),

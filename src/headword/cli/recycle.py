@@ -26,12 +26,12 @@ from headword.errors import HeadwordError
 def recycle(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     vision: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="The classifier: embedded[:lite1|:lite2], a timm id, torchvision:NAME, transformers:ID, "
-            "or a folder."
+            help="The classifier: embedded[:lite1|:lite2] (the default), a timm id, torchvision:NAME, "
+            "transformers:ID, or a folder; several are joined."
         ),
-    ] = "embedded",
+    ] = None,
     text: Annotated[
         str,
         typer.Option(
@@ -90,7 +90,7 @@ def recycle(
     options: dict[str, Any] = {"head": head} if head else {}
     with output.progress("images") as progress:
         model = run(
-            vision,
+            vision[0] if vision and len(vision) == 1 else vision or "embedded",
             text,
             aligner=mapping,
             class_names=class_names,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from PIL import Image
@@ -22,6 +22,11 @@ from headword.heads import Head, HeadReader, find_head
 from headword.names import ClassName, class_names, duplicate_names, placeholders
 
 Transform = Callable[[Image.Image], Tensor]
+Vision: TypeAlias = (
+    "str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder "
+    "| Sequence[str | os.PathLike[str] | VisionSource | VisionEncoder]"
+)
+"""What `load_vision` takes."""
 
 Reader = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Transformed images `[N, 3, H, W]` → features `[N, d]`, and what the model itself gives."""
@@ -150,7 +155,7 @@ class VisionEncoder:
 
 
 def load_vision(
-    vision: str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder = "embedded",
+    vision: Vision = "embedded",
     *,
     names: str | Path | Sequence[str | ClassName] | None = None,
     head: str | Sequence[str] | None = None,
@@ -165,7 +170,8 @@ def load_vision(
         vision: "embedded" (also "embedded:lite1", "embedded:lite2"); a timm id, "hf-hub:ID" or
             "local-dir:FOLDER"; "torchvision:NAME" or "torchvision:NAME/WEIGHTS"; "transformers:ID"; a folder
             with a timm or transformers model; or your own `nn.Module`, which also needs `transform` and of
-            which a copy is taken. A loaded encoder comes back, under new `names` where they are given.
+            which a copy is taken. A loaded encoder comes back, under new `names` where they are given. A list
+            of classifiers is joined into one (docs/joint.md).
         names: class names (a file or a list), in the order of the head's rows; else the model's own are used.
         head: dotted name(s) of the last linear layer, where it is not found by itself.
         transform: for a module: one RGB image → float `[3, H, W]`.
@@ -179,6 +185,12 @@ def load_vision(
         HeadwordError: if the model cannot be had, its head is not linear, zero or not finite, or the names
             do not fit.
     """
+    if is_joint(vision):
+        if transform is not None or input_size is not None:
+            raise HeadwordError("transform and input_size go with one module; load it by itself, then join")
+        from headword.encoders.joint_vision import load_joint
+
+        return load_joint(vision, names=names, head=head, device=device, dtype=dtype)
     if isinstance(vision, VisionEncoder):
         if any(option is not None for option in (head, transform, input_size)):
             raise HeadwordError(
@@ -188,7 +200,7 @@ def load_vision(
             return vision
         labels = Labels(class_names(names), "class_names")
         found, _ = vision.classifier()
-        return dataclasses.replace(vision, labels=_check_labels(labels, found, vision.source))
+        return dataclasses.replace(vision, labels=check_labels(labels, found, vision.source))
     where = resolve_device(device)
     source = vision if isinstance(vision, VisionSource) else _open(vision, transform, input_size)
     source.model.eval().requires_grad_(False)
@@ -200,7 +212,7 @@ def load_vision(
     return VisionEncoder(
         source=source,
         head=found,
-        labels=_check_labels(said, found, source),
+        labels=check_labels(said, found, source),
         device=where,
         dtype=resolve_dtype(dtype),
         auto_dtype=dtype == "auto",
@@ -231,6 +243,11 @@ def _open_tower(source: VisionSource, device: torch.device, dtype: str, *, given
         reader=read,
         dim=read(_example(source, device))[0].shape[1],
     )
+
+
+def is_joint(vision: object) -> TypeGuard[str | Sequence[Any]]:
+    """Whether several classifiers are meant: a list, or a name "joint:A + B"."""
+    return isinstance(vision, list | tuple) or (isinstance(vision, str) and vision.startswith("joint:"))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -277,7 +294,7 @@ def near(name: str, known: Iterable[str], n: int = 3) -> str:
 
 
 def _open(
-    vision: str | os.PathLike[str] | nn.Module,
+    vision: object,
     transform: Transform | None,
     input_size: int | tuple[int, int] | None,
 ) -> VisionSource:
@@ -328,7 +345,12 @@ def _example(source: VisionSource, device: torch.device) -> Tensor:
     return noise.to(device, memory_format=torch.channels_last)
 
 
-def _check_labels(labels: Labels | None, head: Head, source: VisionSource) -> Labels:
+def check_labels(labels: Labels | None, head: Head, source: VisionSource) -> Labels:
+    """The labels, if they name each of the head's rows.
+
+    Raises:
+        HeadwordError: if there are none, too few or many, or placeholders.
+    """
     name = f"{source.kind}:{source.id}"
     if labels is None:
         raise HeadwordError(

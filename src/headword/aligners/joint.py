@@ -1,0 +1,192 @@
+"""Kernel ridge onto several backbones' features at once, side by side in one shared space."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Self
+
+from headword.aligners._linalg import row_chunks
+from headword.aligners.base import Aligner
+from headword.aligners.kernel import KernelRidge
+from headword.errors import HeadwordError
+
+_NEAREST = 5  # class names that say how well a part knows a text
+
+
+class JointKernelRidge(KernelRidge):
+    """Kernel ridge with a block for each of several backbones, whose cosines add up.
+
+    Image features are the backbones' own side by side, x = (x₁ … x_n). Each block is brought to unit norm,
+    centred and mapped by itself as `KernelRidge` does; with weights w_i the shared vectors are
+
+        image: normalise(√w₁ x₁, …, √w_n x_n);  text: normalise(√w₁ g₁ t₁, …, √w_n g_n t_n)
+
+    so that a cosine is Σ w_i g_i cos(x_i, t_i) over the norms. A pair whose block of a part is zero (a row of
+    another part's head) does not belong to that part. Parts that all pairs belong to share one solve, and
+    their gates g are 1. Otherwise each part speaks where it knows: g = softmax_i(m_i/gate), m_i the mean
+    cosine of the text with its five nearest among the part's own texts.
+
+    Args:
+        widths: width of each part's features, in order; none means one part, which is `KernelRidge`.
+        part_weights: w_i; ones when not given.
+        gate: the gate's temperature, chosen by leaving classes out (docs/joint.md).
+        tau: as in `KernelRidge`, like all that follow.
+        penalty: the ridge penalty.
+        max_exact: the most pairs solved exactly.
+        n_landmarks: how many texts serve as landmarks past that.
+        landmarks: how they are chosen.
+        seed: of the draw.
+    """
+
+    name = "joint-kernel-ridge"
+
+    member_: Tensor
+    """`[N, n]` 1 where a pair belongs to a part, else 0."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (),
+        part_weights: tuple[float, ...] = (),
+        gate: float = 0.1,
+        tau: float = 0.15,
+        penalty: float = 0.3,
+        max_exact: int = 8192,
+        n_landmarks: int = 2048,
+        landmarks: str = "sampled",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tau, penalty, max_exact, n_landmarks, landmarks, seed)
+        self.widths = tuple(widths)
+        self.part_weights = tuple(part_weights)
+        self.gate = gate
+
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+        self._check_settings()
+        self._require(self.gate > 0, "gate", "must be positive")
+        self._require(all(width > 0 for width in self.widths), "widths", "must be positive")
+        self._require(all(w > 0 for w in self.part_weights), "part_weights", "must be positive")
+        self._require(
+            len(self.part_weights) in (0, max(1, len(self.widths))),
+            "part_weights",
+            "must be one for each part",
+        )
+        if self.widths and sum(self.widths) != image.shape[1]:
+            raise HeadwordError(
+                f"{self.name}: the parts' widths {list(self.widths)} do not add up to the image side's "
+                f"{image.shape[1]}"
+            )
+        blocks = self._unit_blocks(image)
+        member = torch.stack([_there(block) for block in blocks], dim=1)
+        if len(blocks) == 1:
+            member = torch.ones_like(member)
+        if not member.any(dim=0).all():
+            part = int((~member.any(dim=0)).nonzero()[0]) + 1
+            raise HeadwordError(f"{self.name}: no pair has an image side for part {part} of {len(blocks)}")
+        alpha = [block.new_zeros(block.shape) for block in blocks]
+        # Parts with the same pairs are the targets of one solve.
+        for rows in torch.unique(member, dim=1).T:
+            parts = [i for i in range(len(blocks)) if bool((member[:, i] == rows).all())]
+            target = torch.cat([blocks[i][rows] for i in parts], dim=1)
+            share = weight[rows] / weight[rows].mean()
+            fitted = self._solved(target, text[rows], share)
+            sizes = [blocks[i].shape[1] for i in parts]
+            for i, coefficients in zip(parts, torch.split(fitted, sizes, dim=1), strict=True):
+                alpha[i][rows] = coefficients
+        self._learn("alpha_", torch.cat(alpha, dim=1))
+        self._learn("text_", text)
+        self._learn("member_", member.to(image))
+        self._learn("centre_", torch.zeros_like(image[0]))
+
+    def unit(self, features: Tensor) -> Tensor:
+        """Image features `[M, Σd]`, each block of unit norm."""
+        return torch.cat(self._unit_blocks(features), dim=1)
+
+    def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
+        """Image features `[M, Σd]` → unit-norm `[M, Σd]`; a block that is zero stays zero.
+
+        Args:
+            features: of the images.
+            centre: `[Σd]`, or `[M, Σd]` with one for each image, in place of `centre_`.
+        """
+        blocks = self._unit_blocks(self._checked(features, "image_dim"))
+        centres = torch.split(self.centre_ if centre is None else centre, self._sizes(), dim=-1)
+        several = len(blocks) > 1
+        mapped = [
+            root * F.normalize((block - centre) * (_there(block)[:, None] if several else 1), dim=1)
+            for root, block, centre in zip(self._roots(), blocks, centres, strict=True)
+        ]
+        return F.normalize(torch.cat(mapped, dim=1), dim=1)
+
+    def calibrate(self, features: Tensor, strength: float = 0.0) -> Self:
+        """As `Aligner.calibrate`, block by block, each over the images that have it."""
+        if len(self.widths) < 2:
+            return super().calibrate(features, strength)
+        before = self.centre_
+        Aligner.calibrate(self, features)  # refuses what it must
+        sums, seen = [], []
+        for block in self._unit_blocks(self._checked(features, "image_dim")):
+            sums.append(block.sum(dim=0))
+            seen.append(_there(block).sum().clamp_min(1).expand(block.shape[1]))
+        self._learn("centre_", (strength * before + torch.cat(sums)) / (strength + torch.cat(seen)))
+        return self
+
+    def gates(self, text: Tensor) -> Tensor:
+        """Unit-norm texts `[M, k]` → how much each part has to say of each, `[M, n]`; rows sum to 1 unless
+        all parts have the same pairs, where all are 1.
+        """
+        if bool(self.member_.all()):
+            return text.new_ones(len(text), self.member_.shape[1])
+        near = []
+        for part in self.member_.T.bool():
+            own = self.text_[part]
+            cosines = [rows @ own.T for rows in row_chunks(text, len(own))]
+            best = [rows.topk(min(_NEAREST, len(own)), dim=1).values.mean(dim=1) for rows in cosines]
+            near.append(torch.cat(best))
+        return (torch.stack(near, dim=1) / self.gate).softmax(dim=1)
+
+    def _map_text(self, text: Tensor) -> Tensor:
+        blocks = torch.split(super()._map_text(text), self._sizes(), dim=1)
+        gates = self.gates(text).T[:, :, None]
+        parts = zip(self._roots(), gates, blocks, strict=True)
+        return torch.cat([root * gate * F.normalize(block, dim=1) for root, gate, block in parts], dim=1)
+
+    def _sizes(self) -> list[int]:
+        return list(self.widths) or [self.image_dim]
+
+    def _roots(self) -> list[float]:
+        """√w_i."""
+        return [w**0.5 for w in self.part_weights] or [1.0] * len(self._sizes())
+
+    def _unit_blocks(self, image: Tensor) -> list[Tensor]:
+        sizes = list(self.widths) or [image.shape[1]]
+        return [F.normalize(block, dim=1) for block in torch.split(image, sizes, dim=1)]
+
+
+def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligner:
+    """The aligner for features of several backbones side by side.
+
+    Kernel ridge becomes its joint form. Any other takes the concatenation as if it were one backbone's.
+
+    Args:
+        aligner: as for one backbone.
+        rows: the joint head's `[C, Σd]`, where other parts' blocks are zero.
+        widths: the backbones' feature widths.
+
+    Raises:
+        HeadwordError: if the parts have different classes, which only kernel ridge can tell apart.
+    """
+    if type(aligner) is KernelRidge:
+        return JointKernelRidge(widths=widths, **aligner.settings)
+    same_classes = all(bool(_there(block).all()) for block in torch.split(rows, list(widths), dim=1))
+    if not same_classes and not isinstance(aligner, JointKernelRidge):
+        raise HeadwordError(
+            f"classifiers of different classes cannot be joined by {aligner.name}; use kernel-ridge"
+        )
+    return aligner
+
+
+def _there(block: Tensor) -> Tensor:
+    """`[N]` whether a row has this block at all."""
+    return block.ne(0).any(dim=1)
