@@ -168,7 +168,7 @@ def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligne
     """
     if type(aligner) is KernelRidge:
         return JointKernelRidge(widths=widths, **aligner.settings)
-    same_classes = all(bool(_there(block).all()) for block in torch.split(rows, widths, dim=1))
+    same_classes = all(bool(_there(block).all()) for block in torch.split(rows, list(widths), dim=1))
     if not same_classes and not isinstance(aligner, JointKernelRidge):
         raise HeadwordError(
             f"classifiers of different classes cannot be joined by {aligner.name}; use kernel-ridge"
