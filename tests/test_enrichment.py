@@ -46,7 +46,7 @@ def test_cats_and_dogs():
     assert "feline" in nouns.kinds("cat")
 
 
-@pytest.mark.parametrize("name", ["airplane", "Airplane", "airplanes", " airplane "])
+@pytest.mark.parametrize("name", ["airplane", "Airplane", "an airplane", "airplanes", " airplane "])
 def test_names_are_found_in_any_case_and_number(name):
     assert [synset.names[0] for synset in wordnet().senses(name)] == ["airplane"]
 

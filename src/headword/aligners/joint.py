@@ -178,7 +178,10 @@ def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligne
         HeadwordError: if the parts have different classes, which only kernel ridge can tell apart.
     """
     if type(aligner) is KernelRidge:
-        return JointKernelRidge(widths=widths, **aligner.settings)
+        settings = dict(aligner.settings)
+        if settings.pop("centre_by_source"):
+            raise HeadwordError("centre_by_source is for one classifier; several have a gap each")
+        return JointKernelRidge(widths=widths, **settings)
     same_classes = all(bool(_there(block).all()) for block in torch.split(rows, list(widths), dim=1))
     if not same_classes and not isinstance(aligner, JointKernelRidge):
         raise HeadwordError(

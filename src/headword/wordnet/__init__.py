@@ -52,8 +52,12 @@ class WordNet(Mapping[str, Synset]):
         return len(self._synsets)
 
     def senses(self, name: str) -> tuple[Synset, ...]:
-        """The synsets a name may mean, in WordNet's order of ids; a plural in -s or -es is looked up too."""
-        said = " ".join(name.lower().replace("_", " ").split())
+        """The synsets a name may mean, in WordNet's order of ids.
+
+        Case and a leading article do not count; a plural in -s or -es is looked up as its singular too.
+        """
+        words = name.lower().replace("_", " ").split()
+        said = " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
         for form in (said, said.removesuffix("s"), said.removesuffix("es")):
             if form in self._by_name:
                 return tuple(self._synsets[wnid] for wnid in dict.fromkeys(self._by_name[form]))
