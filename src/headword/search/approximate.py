@@ -210,12 +210,12 @@ def _timed(
 
 
 def _batches(values: Floats, slots: NDArray[np.int64], space: Space) -> Iterator[pa.RecordBatch]:
-    """Slots and their vectors in the shared space, in half precision: they serve as candidates only."""
+    """Slots and their vectors in the shared space."""
     import pyarrow as pa
 
     for start in range(0, len(slots), _ROWS):
         part = slots[start : start + _ROWS]
-        vectors = _padded(space.image(values[part])).astype(np.float16)
+        vectors = _padded(space.image(values[part]))
         flat = pa.array(vectors.reshape(-1))
         lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         yield pa.record_batch({"slot": pa.array(part), "vector": lists})
