@@ -458,3 +458,19 @@ def test_progress_reaches_the_end(embedded, four):
     seen = []
     embedded.encode_image(four, batch_size=3, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(3, 4), (4, 4)]
+
+
+def test_many_captions_have_a_centre_and_settings_of_their_own(embedded, four, monkeypatch):
+    monkeypatch.setattr("headword.recycling.CAPTIONS_FROM", 4)
+    captions = [Captioned(path, (label,)) for path, label in zip(four, LABELS, strict=True)]
+    model = headword.recycle(embedded.vision, embedded.text, captions=captions, words="plain")
+    assert (model.aligner.tau, model.aligner.penalty, model.aligner.centre_by_source) == (0.6, 1.0, True)
+    shown = torch.tensor([source == "caption" for source in model.pairs.source])
+    torch.testing.assert_close(model.pairs.weight[shown], torch.full((4,), 0.1))
+    assert (model.centre.kind, model.centre.images) == ("pool", 4)
+    mean = normalize(embedded.image_features(four), dim=1).mean(dim=0)
+    torch.testing.assert_close(model.aligner.centre_, mean, atol=1e-5, rtol=0)
+    own = headword.recycle(
+        embedded.vision, embedded.text, captions=captions, words="plain", aligner=make_aligner("kernel-ridge")
+    )
+    assert own.aligner.tau == 0.15

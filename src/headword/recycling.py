@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headword.aligners import Aligner, make_aligner
+from headword.aligners import Aligner, KernelRidge, make_aligner
 from headword.aligners.joint import for_parts
 from headword.coverage import fit_coverage
 from headword.data.captions import Captioned, read_captions
@@ -27,6 +28,15 @@ from headword.names import ClassName
 from headword.names import class_names as read_names
 from headword.pairs import Pairs
 from headword.scoring import leave_classes_out, scores_from
+
+CAPTIONS_FROM = 50
+"""Captioned images from which their mean is a centre worth having, and rows and images are centred each."""
+
+CAPTION_WEIGHT = 0.1
+"""Of a caption beside a row's 1; chosen on flickr8k's validation split with 100 images (docs/beyond.md)."""
+
+BESIDE_CAPTIONS = partial(KernelRidge, tau=0.6, penalty=1.0, centre_by_source=True)
+"""Kernel ridge for rows beside captions, chosen likewise."""
 
 
 def recycle(
@@ -55,7 +65,9 @@ def recycle(
         aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of
             yours.
         class_names: a file or list, in the order of the head's rows; the model's own when not given.
-        captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries.
+        captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries. From 50
+            images on a caption weighs a tenth of a row, and "kernel-ridge" means settings chosen for rows
+            beside captions (`BESIDE_CAPTIONS`).
         pairs: further pairs of your own, in the encoders' spaces.
         calibrate: an unlabelled pool to centre images on: a folder, images or features.
         words: what the rows are paired with: "plain" for the class names alone, as in the paper; "rich" for
@@ -77,7 +89,9 @@ def recycle(
         HeadwordError: if an input is wrong, in one line that says which and how to mend it.
     """
     # Everything that can be wrong without a model is read before one is loaded.
-    mapping = make_aligner(aligner)
+    captioned = read_captions(captions) if isinstance(captions, str | Path) else captions
+    many = captioned is not None and len(captioned) >= CAPTIONS_FROM
+    mapping = BESIDE_CAPTIONS() if many and aligner == KernelRidge.name else make_aligner(aligner)
     if mapping is aligner:  # the model owns its aligner; one instance may make many models
         mapping = copy.deepcopy(mapping)
     if words is None:
@@ -86,7 +100,6 @@ def recycle(
     templates = check_templates(DEFAULT_TEMPLATE if template is None else template)
     rich_use = template is None and enrichment.kinds_at_use > 0
     names = None if class_names is None else read_names(class_names)
-    captioned = read_captions(captions) if isinstance(captions, str | Path) else captions
     pool = None if calibrate is None else Pool.of(calibrate)
     timings: dict[str, float] = {}
     step = _stopwatch(timings)
@@ -102,7 +115,8 @@ def recycle(
         learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment)
     if captioned is not None:
         with step("embed captioned images"):
-            learnt_from = learnt_from + caption_pairs(eyes, speech, captioned, progress=progress)
+            shown = caption_pairs(eyes, speech, captioned, progress=progress)
+            learnt_from = learnt_from + (shown.weighted(CAPTION_WEIGHT) if many else shown)
     if pairs is not None:
         learnt_from = learnt_from + pairs
     learnt_from = learnt_from.to(device=eyes.device)
@@ -121,7 +135,7 @@ def recycle(
         template=FOUR_TEMPLATES if rich_use else templates,
         kinds=enrichment.kinds_at_use,
         scores=scores,
-        centre=Centre("default"),
+        centre=_centre(mapping, captioned),
         timings=timings,
         coverage_fit=coverage_fit,
     )
@@ -129,6 +143,13 @@ def recycle(
         with step("calibrate"):
             model.calibrate(pool, progress=progress)
     return model
+
+
+def _centre(mapping: Aligner, captioned: Sequence[Captioned] | None) -> Centre:
+    """What the fit has centred images on."""
+    if captioned and mapping.centre_by_source:
+        return Centre("pool", len(captioned), "the captioned images")
+    return Centre("default")
 
 
 def head_pairs(

@@ -56,8 +56,10 @@ def search(
 
         opened = Index.open(index, device=device.value)
         hits, about, environment = opened.search(query, k=k, where=where, exact=exact), opened.about(), None
+        known = None if words is None else opened.coverage(words)
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
+        known = answer.coverage
     show_hits(
         output,
         index,
@@ -67,7 +69,8 @@ def search(
         where=where,
         about=about,
         environment=environment,
-        engine="exact" if exact or where else about["engine"],
+        engine="exact" if exact or where else about.get("engine", ""),
+        coverage=known,
     )
 
 
@@ -81,6 +84,7 @@ def show_hits(
     where: str | None,
     about: Mapping[str, Any],
     engine: str,
+    coverage: tuple[float, bool] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> None:
     """Print hits, and write them as JSON where asked, with the environment if it is not this process's."""
@@ -92,6 +96,10 @@ def show_hits(
     output.table(f"Found in {index}", ("", "image", "cosine", *(["tag"] if tagged else [])), rows)
     if not hits:
         output.say("No image satisfies the condition.")
+    if coverage is not None and coverage[1]:
+        output.say(
+            f"Out of the head's depth (coverage {coverage[0]:.2f}), take with care. More: headword explain"
+        )
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
@@ -108,5 +116,7 @@ def show_hits(
         results=[
             {"path": hit.path, "score": hit.score, "tag": hit.tag, "tag_score": hit.tag_score} for hit in hits
         ],
+        coverage=None if coverage is None else coverage[0],
+        out_of_depth=coverage is not None and coverage[1],
         **({} if environment is None else {"environment": environment}),
     )

@@ -97,11 +97,13 @@ def _add_searching(app: FastAPI, service: Service) -> None:
         asked = query.Query(text=text, like=request.like, negative=negative)
         where = _condition(request.tag, request.where)
         hits = await service.search(asked, k=request.k, where=where, upload=request.image)
+        known = await service.coverage(text)
         return schemas.SearchResponse(
             text=text,
             negative=list(negative),
             hits=[_hit(hit, asked=True) for hit in hits],
-            coverage=None,
+            coverage=None if known is None else known[0],
+            out_of_depth=known is not None and known[1],
             seconds=time.perf_counter() - start,
             index_version=service.index.version,
         )

@@ -31,6 +31,8 @@ class Answer:
     """What the index says of itself; empty unless it was asked for."""
     environment: dict[str, Any]
     """The server's, likewise."""
+    coverage: tuple[float, bool] | None
+    """As `Index.coverage`."""
 
 
 def ask_server(
@@ -56,10 +58,12 @@ def ask_server(
         if said is None or said["index_version"] != version:
             return None
         hits = [Hit(**hit) for hit in said["hits"]]
+        known = said["coverage"]
+        coverage = None if known is None else (float(known), bool(said["out_of_depth"]))
         if not about:
-            return Answer(hits, {}, {})
+            return Answer(hits, {}, {}, coverage)
         facts = _ask(running, "GET", "/about")
-        return None if facts is None else Answer(hits, facts["index"], facts["environment"])
+        return None if facts is None else Answer(hits, facts["index"], facts["environment"], coverage)
     except (OSError, ValueError, KeyError, TypeError, HeadwordError):
         return None
 

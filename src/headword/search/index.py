@@ -219,6 +219,17 @@ class Index:
         """
         return self.nearest(self.encode([query]), k=k, where=where, exact=exact)[0]
 
+    def coverage(self, text: str) -> tuple[float, bool] | None:
+        """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
+
+        None for a model that cannot tell; see `headword.coverage`.
+        """
+        fit = self.model.coverage_fit
+        if fit is None:
+            return None
+        known = float(self.model.coverage([text])[0])
+        return known, known < fit.low
+
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
 

@@ -87,8 +87,9 @@ class SearchResponse(BaseModel):
     hits: list[Hit]
     coverage: float | None = Field(
         default=None,
-        description="Share of the query that the head knows, 0 … 1; null if not judged.",
+        description="How well the head knows the words, 0 … 1; null if not judged.",
     )
+    out_of_depth: bool = Field(default=False, description="Whether that is too little to be relied on.")
     seconds: float = Field(description="From the request to the answer, on the server.")
     index_version: str
 

@@ -34,6 +34,7 @@ from headword.search.text_vectors import TextVectors
 T = TypeVar("T")
 
 _TEXTS_AT_ONCE = 32
+_COVERED = 8192  # texts whose coverage is kept
 _DECODED_AT_ONCE = 4  # pictures that were sent and are in memory whole, up to 192 MB each
 
 
@@ -64,6 +65,7 @@ class Service:
         self._pictures = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._tagging = asyncio.Lock()
         self._said: dict[str, dict[str, Any]] = {}
+        self._covered: dict[str, tuple[float, bool] | None] = {}
         self._thread: ModelThread[Asked, list[Hit]] = ModelThread(self._answer)
 
     @property
@@ -106,6 +108,16 @@ class Service:
             query = replace(query, image=await in_thread(partial(decoded, upload)))
             query.check()
             return await asyncio.wrap_future(self._thread.ask(Asked(query, k, where)))
+
+    async def coverage(self, text: str | None) -> tuple[float, bool] | None:
+        """See `Index.coverage`; None without a text."""
+        if text is None:
+            return None
+        if text not in self._covered:
+            if len(self._covered) >= _COVERED:
+                self._covered.clear()
+            self._covered[text] = await self._run(partial(self.index.coverage, text))
+        return self._covered[text]
 
     async def browse(self, *, k: int, offset: int, where: str | None) -> tuple[list[Hit], int]:
         """Pictures in the order of their paths from the `offset`-th on, and how many there are."""

@@ -68,7 +68,7 @@ function draw(said, milliseconds) {
   $("more").hidden = asked.k >= MOST || shown.length < asked.k || shown.length >= total;
   $("status").classList.remove("problem");
   $("status").textContent = sentence(said, total, milliseconds);
-  const covered = said.coverage === undefined || said.coverage === null || said.coverage >= 0.5;
+  const covered = !said.out_of_depth;
   $("mark").hidden = covered;
   if (!covered)
     $("mark").textContent = `Far from what the head knows (coverage ${Math.round(100 * said.coverage)} %): take these with care.`;
