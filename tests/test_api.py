@@ -39,7 +39,10 @@ def test_words_find_their_picture_first(live: Live):
     scores = [hit["score"] for hit in reply.json["hits"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
-    assert reply.json["coverage"] is None
+    assert reply.json["coverage"] == pytest.approx(live.index.coverage("a cup of coffee")[0], abs=1e-5)
+    assert reply.json["out_of_depth"] is False
+    assert live.post("/search", {"text": "quarterly accounting regulations"}).json["out_of_depth"] is True
+    assert live.post("/search", {"like": "cat.png"}).json["coverage"] is None
     assert reply.json["index_version"] == live.index.version
     assert paths(live.get("/search?q=a+cup+of+coffee&k=3")) == paths(reply)
 

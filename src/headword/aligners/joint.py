@@ -11,6 +11,7 @@ from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner
 from headword.aligners.kernel import KernelRidge
 from headword.errors import HeadwordError
+from headword.pairs import Pairs
 
 _NEAREST = 5  # class names that say how well a part knows a text
 
@@ -145,6 +146,9 @@ class JointKernelRidge(KernelRidge):
             best = [rows.topk(min(_NEAREST, len(own)), dim=1).values.mean(dim=1) for rows in cosines]
             near.append(torch.cat(best))
         return (torch.stack(near, dim=1) / self.gate).softmax(dim=1)
+
+    def weights(self, embeddings: Tensor, pairs: Pairs) -> None:  # type: ignore[override]
+        """None: each part's vector is a sum of its own, and they are normalised one by one."""
 
     def _map_text(self, text: Tensor) -> Tensor:
         blocks = torch.split(super()._map_text(text), self._sizes(), dim=1)
