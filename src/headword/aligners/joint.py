@@ -13,7 +13,8 @@ from headword.aligners.kernel import KernelRidge
 from headword.errors import HeadwordError
 from headword.pairs import Pairs
 
-_NEAREST = 5  # class names that say how well a part knows a text
+_NEAREST = 5  # texts that say how well a part knows another
+_SAMPLE = 2048  # of a part's texts, at least, tell what is usual among them
 
 
 class JointKernelRidge(KernelRidge):
@@ -26,8 +27,9 @@ class JointKernelRidge(KernelRidge):
 
     so that a cosine is Σ w_i g_i cos(x_i, t_i) over the norms. A pair whose block of a part is zero (a row of
     another part's head) does not belong to that part. Parts that all pairs belong to share one solve, and
-    their gates g are 1. Otherwise each part speaks where it knows: g = softmax_i(m_i/gate), m_i the mean
-    cosine of the text with its five nearest among the part's own texts.
+    their gates g are 1. Otherwise each part speaks where it knows: g = softmax_i((m_i − m̄_i)/gate), m_i the
+    mean cosine of the text with its five nearest among the part's own texts, and m̄_i the mean of that over
+    those texts themselves: a specialist's names lie close together, and only what lies as close is its own.
 
     Args:
         widths: width of each part's features, in order; none means one part, which is `KernelRidge`.
@@ -45,12 +47,14 @@ class JointKernelRidge(KernelRidge):
 
     member_: Tensor
     """`[N, n]` 1 where a pair belongs to a part, else 0."""
+    usual_: Tensor
+    """`[n]` m̄, zeros where all parts have the same pairs."""
 
     def __init__(
         self,
         widths: tuple[int, ...] = (),
         part_weights: tuple[float, ...] = (),
-        gate: float = 0.1,
+        gate: float = 0.05,
         tau: float = 0.15,
         penalty: float = 0.3,
         max_exact: int = 8192,
@@ -98,6 +102,8 @@ class JointKernelRidge(KernelRidge):
         self._learn("alpha_", torch.cat(alpha, dim=1))
         self._learn("text_", text)
         self._learn("member_", member.to(image))
+        usual = [image.new_zeros(()) if bool(member.all()) else _usual(text[part]) for part in member.T]
+        self._learn("usual_", torch.stack(usual))
         self._learn("centre_", torch.zeros_like(image[0]))
 
     def unit(self, features: Tensor) -> Tensor:
@@ -145,7 +151,7 @@ class JointKernelRidge(KernelRidge):
             cosines = [rows @ own.T for rows in row_chunks(text, len(own))]
             best = [rows.topk(min(_NEAREST, len(own)), dim=1).values.mean(dim=1) for rows in cosines]
             near.append(torch.cat(best))
-        return (torch.stack(near, dim=1) / self.gate).softmax(dim=1)
+        return ((torch.stack(near, dim=1) - self.usual_) / self.gate).softmax(dim=1)
 
     def weights(self, embeddings: Tensor, pairs: Pairs) -> None:  # type: ignore[override]
         """None: each part's vector is a sum of its own, and they are normalised one by one."""
@@ -192,6 +198,16 @@ def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligne
             f"classifiers of different classes cannot be joined by {aligner.name}; use kernel-ridge"
         )
     return aligner
+
+
+def _usual(own: Tensor) -> Tensor:
+    """The mean cosine of unit-norm texts `[N, k]`, or a sample of them, with their five nearest others."""
+    if len(own) == 1:
+        return own.new_ones(())
+    parts = row_chunks(own[:: max(1, len(own) // _SAMPLE)], len(own))
+    # The first of each is the text itself.
+    near = [(part @ own.T).topk(min(_NEAREST + 1, len(own)), dim=1).values[:, 1:] for part in parts]
+    return torch.cat(near).mean()
 
 
 def _there(block: Tensor) -> Tensor:
