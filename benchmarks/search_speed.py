@@ -2,9 +2,9 @@
 
 The vectors are sentence embeddings of flickr8k captions (MiniLM, 384-d) with noise around them; the queries
 are 200 captions that are left out. Without HEADWORD_DATA both are made of 2,000 random clusters. The arms
-take turns, each query by itself, then all at once; medians.
+take turns of five queries, each by itself, then all at once; medians.
 
-Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--repeats 15] [--no-approximate]
+Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--turns 8] [--no-approximate]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from headword.search.space import Space
 from synthetic_index import NOISE, noisy
 
 DIM, HELD_OUT, K, SEED = 384, 200, 10, 0
+TURN = 5
+"""Queries of an arm in a row."""
 
 
 def vectors(count: int) -> tuple[Tensor, Tensor, str]:
@@ -65,13 +68,15 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def one_by_one(arms: dict[str, Callable[[slice], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of one query, the arms in turns."""
+def one_by_one(arms: dict[str, Callable[[slice], Any]], turns: int) -> dict[str, float]:
+    """Median milliseconds of one query; the arms take turns of some queries, the first of which warms up."""
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for n in range(repeats + 2):
+    for turn in range(turns):
         for name, search in arms.items():
-            took = seconds(lambda search=search, n=n: search(slice(n, n + 1)))  # type: ignore[misc]
-            times[name] += [took] if n >= 2 else []  # the first two warm up
+            for n in range(TURN):
+                place = (turn * TURN + n) % HELD_OUT
+                took = seconds(partial(search, slice(place, place + 1)))
+                times[name] += [took] if n else []
     return {name: 1000 * statistics.median(took) for name, took in times.items()}
 
 
@@ -79,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--approximate", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -107,7 +112,7 @@ def main() -> None:
             near = ApproximateSearch(Path(folder), built, ours, np.ones(given.rows, np.bool_))
             arms["headword_approximate"] = lambda part: near.top(queries[part], a[part], b[part], K)
             result["approximate"] = {**built.as_json(), "build_seconds": time.perf_counter() - begin}
-        result["one_query_ms"] = one = one_by_one(arms, given.repeats)
+        result["one_query_ms"] = one = one_by_one(arms, given.turns)
         right = [set(rows.tolist()) for rows, _ in ours.top(a[:100], b[:100], K)]
         agree = [
             len(set(found.tolist()) & best)
