@@ -181,7 +181,9 @@ class Aligner(nn.Module, ABC):
             raise HeadwordError(f"a saved {cls.name} has the tensors {wants}, got {got}")
         aligner = cls(**settings)
         for name, tensor in tensors.items():
-            aligner._learn(name, tensor)
+            # A copy, since those read from a file lie where they lay in it: sums of unaligned rows differ in
+            # the last bit.
+            aligner._learn(name, tensor.clone())
         return aligner
 
     def unfitted(self, n_pairs: int) -> Self:  # noqa: ARG002 - iterative aligners spend by the number of pairs
