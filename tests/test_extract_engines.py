@@ -344,3 +344,12 @@ def test_openvino_is_not_imported_for_short_calls():
     )
     env = {**__import__("os").environ, "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_openvino_reports_nothing_to_its_makers():
+    from headword.extract.openvino_engine import _openvino
+
+    _openvino()
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__.endswith("telemetry_stub")

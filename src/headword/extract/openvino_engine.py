@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 import uuid
 import warnings
@@ -99,9 +100,17 @@ class OpenVinoEngine:
                 request.wait()
 
 
+def _openvino() -> Any:
+    """The library without its telemetry, which would report every conversion over the network, unasked."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openvino.CompiledModel:
     """From this process, else from disk, else from the torch module."""
-    import openvino
+    openvino = _openvino()
 
     size = plan.crop if plan is not None else vision.source.input_size
     depends_on = {
@@ -154,7 +163,7 @@ class _Normalised(torch.nn.Module):
 
 
 def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int]) -> openvino.Model:
-    import openvino
+    openvino = _openvino()
 
     features = FeatureModule(vision)
     module = features if plan is None else _Normalised(features, plan)
@@ -170,7 +179,7 @@ def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int
 
 def _save(model: openvino.Model, folder: Path) -> None:
     """Whole or not there, whoever else is saving it."""
-    import openvino
+    openvino = _openvino()
 
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir(parents=True)
