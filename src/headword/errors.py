@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class HeadwordError(Exception):
     """The user's mistake, in one line: what is wrong, where, and how to mend it."""
@@ -18,3 +21,9 @@ class MissingExtraError(HeadwordError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed; install it with: pip install 'headword[{extra}]'")
         self.extra = extra
+
+
+def near(name: str, known: Iterable[str], n: int = 3) -> str:
+    """A hint that names the nearest of the known names, or nothing: "; did you mean 'a' or 'b'?"."""
+    matches = difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

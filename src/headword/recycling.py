@@ -20,9 +20,9 @@ from headword.coverage import fit_coverage
 from headword.data.captions import Captioned, read_captions
 from headword.dual_encoder import Centre, DualEncoder, Pool
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
-from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates, embed_names
+from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates
 from headword.encoders.vision import Vision
-from headword.enrichment import Enrichment, enriched_pairs, make_enrichment
+from headword.enrichment import PLAIN, Enrichment, enriched_pairs, make_enrichment
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.names import class_names as read_names
@@ -162,13 +162,7 @@ def head_pairs(
         HeadwordError: for an image tower, which has no head.
     """
     head, labels = vision.classifier()
-    names = [c.name for c in labels.classes]
-    return Pairs(
-        image=head.weight.float().cpu(),
-        text=embed_names(text, names, template),
-        names=tuple(names),
-        source=("head",) * len(names),
-    )
+    return enriched_pairs(head.weight.float().cpu(), labels.classes, text, template, PLAIN)
 
 
 def caption_pairs(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from headword.cache import VectorCache, key_of
-from headword.encoders.vision import fingerprint, near, resolve_device
-from headword.errors import HeadwordError
+from headword.encoders.vision import fingerprint, resolve_device
+from headword.errors import HeadwordError, near
 
 CACHE_FROM = 256
 """Texts from which a call is worth looking up: fewer are encoded in about the time that takes."""

@@ -21,8 +21,7 @@ from headword.encoders._hub import (
     token_fingerprint,
 )
 from headword.encoders.text import TextSource
-from headword.encoders.vision import near
-from headword.errors import HeadwordError, MissingExtraError
+from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -285,12 +284,6 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def near(name: str, known: Iterable[str], n: int = 3) -> str:
-    """A hint that names the nearest of the known names, or nothing: "; did you mean 'a' or 'b'?"."""
-    matches = difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def _open(

@@ -22,8 +22,8 @@ from headword.encoders._hub import (
     silent,
     split_revision,
 )
-from headword.encoders.vision import Labels, Transform, VisionSource, near
-from headword.errors import HeadwordError, MissingExtraError
+from headword.encoders.vision import Labels, Transform, VisionSource
+from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
 from headword.names import imagenet_classes, parse_labels, placeholders
 

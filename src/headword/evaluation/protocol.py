@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from typing_extensions import Self
 
 from headword.collection import OFF, check_method
 from headword.encoders.prompts import check_templates
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.results import result_json
 
 TASKS = ("classification", "retrieval", "probe", "few-shot")
@@ -70,7 +69,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise HeadwordError(f"there is no task {self.task!r}{_near(self.task, TASKS)}; {_one_of(TASKS)}")
+            hint = near(self.task, TASKS, n=1)
+            raise HeadwordError(f"there is no task {self.task!r}{hint}; {_one_of(TASKS)}")
         if self.missing not in ("error", "skip"):
             raise HeadwordError(f"missing must be error or skip, got {self.missing!r}")
         check_method(self.collection, self.prior is not None)
@@ -104,7 +104,7 @@ class Protocol:
         for key in values:
             if key not in known:
                 raise HeadwordError(
-                    f"a protocol has no {key!r}{_near(key, known)}; it has {', '.join(known)}"
+                    f"a protocol has no {key!r}{near(key, known, n=1)}; it has {', '.join(known)}"
                 )
         for key in ("task", "data"):
             if key not in values:
@@ -204,11 +204,6 @@ def _typed(key: str, kind: str, value: Any) -> Any:
             f"the protocol's {key} must be {'a string' if 'str' in kind else 'a whole number'}, got {value!r}"
         )
     return value
-
-
-def _near(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _one_of(known: tuple[str, ...]) -> str:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from headword.data.images import ImageSource, load_image
 from headword.encoders._hub import loading
-from headword.encoders.vision import fingerprint, near, resolve_device
-from headword.errors import HeadwordError
+from headword.encoders.vision import fingerprint, resolve_device
+from headword.errors import HeadwordError, near
 from headword.extract import Progress
 from headword.pairs import Pairs
 

@@ -12,9 +12,7 @@ To add a recipe, write a file with a `RECIPE` and name it in `RECIPES`.
 
 from __future__ import annotations
 
-import difflib
-
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.recipes import (
     beyond,
     cosine_classifier,
@@ -54,7 +52,6 @@ def recipe_of(name: str) -> Recipe:
         HeadwordError: if there is none, with the nearest.
     """
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = near(name, RECIPES, n=1)
         raise HeadwordError(f"there is no recipe {name!r}{hint} The recipes are {', '.join(RECIPES)}")
     return RECIPES[name]

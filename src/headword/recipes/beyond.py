@@ -26,7 +26,7 @@ from headword.recipes.beyond_retrieval import (
 )
 from headword.recipes.beyond_words import Speech, Words, left_out, stages
 from headword.recipes.ladder import Rung, accuracy_rung, steps
-from headword.recipes.measure import PHOTO
+from headword.recipes.measure import PHOTO, centred
 from headword.recipes.recipe import Cell, Claim, Findings, Recipe, Table, judge
 from headword.scoring import fit_scores
 
@@ -39,12 +39,13 @@ def run(bench: Bench) -> Findings:
     """Climb: words, centre, whole collections, retrieval, captions."""
     head, speech = bench.head(), Speech(bench)
     words = stages()
-    fitted = {one: KernelRidge().fit(speech.pairs(head, one)) for one in words}
+    pairs = {one: speech.pairs(head, one) for one in words}
+    fitted = {one: KernelRidge().fit(pairs[one]) for one in words}
     paper = _paper(bench)
-    climb = _inductive(bench, speech, fitted, paper)
-    pool = _pooled(bench, speech, fitted, paper)
-    best = fitted[words[-1]]
-    scale = fit_scores(best, speech.pairs(head, words[-1])).scale
+    climb = _climb(bench, speech, fitted, paper, pool=False)
+    pool = _climb(bench, speech, fitted, paper, pool=True)
+    best, rich = fitted[words[-1]], pairs[words[-1]]
+    scale = fit_scores(best, rich).scale
     centres = _centres(bench, speech, words[-1], best)
     whole = _whole(bench, speech, words[-1], best, scale)
     backbones = by_backbone(bench, speech, words[-1], scale)
@@ -53,9 +54,9 @@ def run(bench: Bench) -> Findings:
     reference = Reference.of(bench.captions("train"))
     test = bench.captions("test")
     before = recall(paper, test, bench.seed)
-    rows_only = by_rows(_copy(best), test, reference, bench.seed)
+    rows_only = by_rows(best, test, reference, bench.seed)
     few = [
-        with_captions(bench, speech.pairs(head, words[-1]), number, reference)
+        with_captions(bench, rich, number, reference)
         for number in NUMBERS
         if number <= len(reference.features)
     ]
@@ -174,18 +175,6 @@ def _paper(bench: Bench) -> Aligner:
     return fit_once(mlp, bench.head().pairs)[0]
 
 
-def _inductive(
-    bench: Bench, speech: Speech, fitted: dict[Words, KernelRidge], paper: Aligner
-) -> dict[str, Rung]:
-    return _climb(bench, speech, fitted, paper, pool=False)
-
-
-def _pooled(
-    bench: Bench, speech: Speech, fitted: dict[Words, KernelRidge], paper: Aligner
-) -> dict[str, Rung]:
-    return _climb(bench, speech, fitted, paper, pool=True)
-
-
 def _climb(
     bench: Bench, speech: Speech, fitted: dict[Words, KernelRidge], paper: Aligner, *, pool: bool
 ) -> dict[str, Rung]:
@@ -205,12 +194,12 @@ def _climb(
 
 @torch.inference_mode()
 def _embed(aligner: Aligner, features: Tensor, words: Tensor, *, pool: bool) -> tuple[Tensor, Tensor]:
-    mapping = _copy(aligner).calibrate(features) if pool else aligner
+    mapping = centred(aligner, features) if pool else aligner
     return mapping.image(features), mapping.text(words)
 
 
 def _centres(bench: Bench, speech: Speech, words: Words, aligner: Aligner) -> dict[str, Rung]:
-    """No centre, the first n images shrunk towards none, a running one, and the whole collection."""
+    """No centre, the first n images shrunk towards none, and a running one."""
     ways: dict[str, int | None] = {"nothing: no image seen": 0}
     ways |= {f"the first {n}" if n > 1 else "the first image": n for n in SEEN}
     ways["all so far, as they arrive"] = None
@@ -249,10 +238,6 @@ def _whole(bench: Bench, speech: Speech, words: Words, aligner: Aligner, scale: 
 
 def _labels(bench: Bench) -> dict[str, Tensor]:
     return {name: bench.labelled(name).labels for name in CLASSIFICATION}
-
-
-def _copy(aligner: Aligner) -> Aligner:
-    return type(aligner).restore(aligner.settings, aligner.tensors)
 
 
 def _said(rung: Rung, base: Rung) -> str:

@@ -13,7 +13,7 @@ from headword.collection import Hubs
 from headword.pairs import Pairs
 from headword.recipes.bench import Bench, Captions
 from headword.recipes.ladder import Rung, recall_rungs
-from headword.recipes.measure import first_ten
+from headword.recipes.measure import centred, first_ten
 
 NUMBERS = (100, 1000)
 """Images with captions beside the rows."""
@@ -63,9 +63,9 @@ def recall(aligner: Aligner, data: Captions, seed: int, *, hubs: Reference | Non
 def by_rows(aligner: Aligner, data: Captions, reference: Reference, seed: int) -> dict[str, Recalls]:
     """A mapping fitted on rows alone: as it is, centred, and with hubs."""
     found = {"as it is": recall(aligner, data, seed)}
-    aligner.calibrate(reference.features)
-    found["images centred on the reference"] = recall(aligner, data, seed)
-    found["texts centred too, and hubs"] = recall(aligner, data, seed, hubs=reference)
+    mapping = centred(aligner, reference.features)
+    found["images centred on the reference"] = recall(mapping, data, seed)
+    found["texts centred too, and hubs"] = recall(mapping, data, seed, hubs=reference)
     return found
 
 

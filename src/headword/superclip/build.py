@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from headword.encoders.vision import near
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.superclip.config import TrainConfig
 from headword.superclip.model import SuperCLIP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import types
@@ -15,7 +14,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from headword.errors import HeadwordError, MissingExtraError
+from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_text
 
 CHOICES = {
@@ -170,7 +169,7 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise HeadwordError(
                     f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                    f"{_near(str(getattr(self, name)), known)}"
+                    f"{near(str(getattr(self, name)), known, n=1)}"
                 )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -274,7 +273,7 @@ def _read(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     kinds = typing.get_type_hints(TrainConfig)
     for name in values:
         if name not in kinds:
-            raise HeadwordError(f"{where}: there is no option {name!r}{_near(str(name), kinds)}")
+            raise HeadwordError(f"{where}: there is no option {name!r}{near(str(name), kinds, n=1)}")
     return {name: _typed(name, value, kinds[name]) for name, value in values.items()}
 
 
@@ -324,8 +323,3 @@ def _yaml() -> Any:
     except ModuleNotFoundError:
         raise MissingExtraError("reading and writing YAML", "train") from None
     return yaml
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from headword.data.shapes import Shapes
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.superclip.data.base import Sample
 
 _SETTINGS = ("images", "size", "seed")
@@ -45,8 +43,7 @@ def open_shapes(settings: str, *, split: str | None = None, seed: int = 0) -> Sh
     for entry in filter(None, settings.split(",")):
         name, _, value = entry.partition("=")
         if name not in _SETTINGS:
-            near = difflib.get_close_matches(name, _SETTINGS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = near(name, _SETTINGS, n=1)
             raise HeadwordError(f"shapes has no setting {name!r}{hint} It has {', '.join(_SETTINGS)}")
         if not value.isdecimal():
             raise HeadwordError(f"shapes: {name} must be a whole number, got {value!r}")
