@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import statistics
 import time
@@ -82,7 +83,7 @@ class Scaled:
         self._pixels = np.load(self._file, mmap_mode="r")
 
     def _write(self) -> None:
-        partial = self._file.with_suffix(".partial.npy")
+        partial = self._file.with_name(f"{self._file.stem}.{os.getpid()}.partial.npy")
         shape = (len(self._data), self._side, self._side, 3)
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         for index in range(len(self._data)):
@@ -122,10 +123,14 @@ def lr_runs(device: str) -> Iterator[Run]:
 
 
 def flickr_runs(device: str) -> Iterator[Run]:
+    """Every run sees as many pairs; the learning rate goes with the root of the batch."""
     for seed in FLICKR_SEEDS:
         for method in ARMS:
             config = replace(FLICKR, method=method, seed=seed, device=device)
             yield Run(f"flickr8k-{method}-s{seed}", config)
+            size = config.batch_size // 2
+            half = replace(config, batch_size=size, lr=config.lr / math.sqrt(2), warmup=2 * config.warmup)
+            yield Run(f"flickr8k-{method}-b{size}-s{seed}", half)
     config = replace(FLICKR, method="superclip", seed=0, device=device, token_init="prototypes")
     yield Run("flickr8k-superclip-prototypes-s0", config)
 
@@ -213,7 +218,8 @@ def summary() -> None:
         f"shapes, batch {b}": [r for r in shapes_runs(best_lr(), "auto") if f"-b{b}-" in r.name]
         for b in BATCHES
     }
-    groups["flickr8k"] = list(flickr_runs("auto"))
+    for run in flickr_runs("auto"):
+        groups.setdefault(f"flickr8k, batch {run.config.batch_size}", []).append(run)
     for group, runs in groups.items():
         done = {run: said for run in runs if (said := finished(run)) is not None}
         arms: dict[str, dict[int, dict[str, float]]] = {}
