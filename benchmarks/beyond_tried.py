@@ -1,4 +1,4 @@
-"""Ideas for the mapping that did not become the default, each against it, by leaving classes out and on images.
+"""Ideas for the mapping that are not the default, against it: by leaving classes out, and on images.
 
     python benchmarks/beyond_tried.py
     pip install --target /tmp/wl --no-deps wordllama && \\
@@ -22,6 +22,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Network(KernelRidge):
         optimiser = torch.optim.Adam([alpha], lr=self.rate * float(start.std()))
         with torch.enable_grad():
             for _ in range(epochs):
-                for rows in torch.randperm(len(text), generator=order).split(BATCH):
+                for rows in torch.split(torch.randperm(len(text), generator=order), BATCH):
                     mapped = name_kernel(text[rows], text, self.tau) @ alpha
                     optimiser.zero_grad()
                     self._loss(mapped, image[rows], text[rows], weight[rows]).backward()  # type: ignore[no-untyped-call]
@@ -140,6 +141,7 @@ class Second(Speech):
         self.dim += self._table.shape[1]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm `[N, k₁ + k₂]`."""
         if not texts:
             return torch.zeros(0, self.dim)
         tokens = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -174,7 +176,7 @@ def ideas(bench: Bench, wordllama: Path | None) -> Iterator[tuple[str, str, Call
     speech = Speech(bench)
 
     def of(aligner: Aligner) -> Callable[[], dict[str, Any]]:
-        return lambda: measured(bench, speech, aligner)
+        return partial(measured, bench, speech, aligner)
 
     yield "default", "τ 0.15, λ 0.3", of(KernelRidge())
     for share in (0.1, 0.25, 0.5):
@@ -189,10 +191,7 @@ def ideas(bench: Bench, wordllama: Path | None) -> Iterator[tuple[str, str, Call
             yield "width", f"τ {tau:g}, λ {penalty:g}", of(KernelRidge(tau=tau, penalty=penalty))
     for share in (0.1, 0.25, 0.5, 1.0) if wordllama else ():
         joined = Second(bench, wordllama, share)  # type: ignore[arg-type]
-        yield (
-            "words", f"share {share:g}",
-            lambda joined=joined: measured(bench, joined, KernelRidge(), captions=False),
-        )  # fmt: skip
+        yield "words", f"share {share:g}", partial(measured, bench, joined, KernelRidge(), captions=False)
 
 
 def main() -> None:
