@@ -47,6 +47,7 @@ LR_STEPS = 500
 LRS = (1e-3, 2e-3, 4e-3)
 BATCHES, SEEDS, FLICKR_SEEDS = (32, 64, 128), (0, 1, 2), (0, 1)
 ARMS = ("clip", "superclip")
+ATTRIBUTES = ("overall", "colour", "shape", "size", "count", "relation")
 SHAPES = TrainConfig(
     model="timm:test_resnet", text_width=64, text_layers=2, embed_dim=64, context_length=24, eval_every=0,
     tensorboard=False,
@@ -244,9 +245,12 @@ def summary() -> None:
 def table(cells: Mapping[str, Any]) -> str:
     """The means and deviations as Markdown."""
     names = {
-        "shapes": ("overall", "colour", "shape", "size", "count", "relation", "i2t_r1", "t2i_r1"),
-        "flickr8k": ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"),
-    }
+        "shapes": (
+            *(f"test/{name}" for name in (*ATTRIBUTES, "i2t_r1", "t2i_r1")),
+            "val/overall", "val/shape", "val/t2i_r1",
+        ),
+        "flickr8k": tuple(f"test/{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)),
+    }  # fmt: skip
     lines: list[str] = []
     for kind, columns in names.items():
         lines += ["", f"| {kind} | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
@@ -254,7 +258,7 @@ def table(cells: Mapping[str, Any]) -> str:
             if not group.startswith(kind):
                 continue
             for arm, said in arms.items():
-                known = (said[f"test/{name}"] for name in columns)
+                known = (said[name] for name in columns)
                 shown = (
                     f"{v['mean']:.1f}" + (f" ± {v['sd']:.1f}" if v["sd"] is not None else "") for v in known
                 )
@@ -274,25 +278,33 @@ def spread(values: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def figure(cells: Mapping[str, Any]) -> None:
-    """SuperCLIP's advantage on held-out combinations, attribute by attribute, against the batch size."""
+    """SuperCLIP's advantage attribute by attribute against the batch size, mean and deviation over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = ("overall", "colour", "shape", "size", "count", "relation")
-    drawn, axes = pyplot.subplots(1, len(names), figsize=(14, 2.8), sharey=True, layout="constrained")
-    for name, axis in zip(names, axes, strict=True):
-        for arm, colour in (("clip", "#767676"), ("superclip", "#c8502f")):
-            said = [cells[f"shapes, batch {b}"].get(arm, {}).get(f"test/{name}") for b in BATCHES]
-            points = [(b, s["mean"], s["sd"] or 0) for b, s in zip(BATCHES, said, strict=True) if s]
+    drawn, axes = pyplot.subplots(1, len(ATTRIBUTES), figsize=(12, 2.6), sharey=True, layout="constrained")
+    splits = (
+        ("val", "seen combinations", "#767676", 0.97),
+        ("test", "held-out combinations", "#c8502f", 1.03),
+    )
+    for name, axis in zip(ATTRIBUTES, axes, strict=True):
+        axis.axhline(0, color="black", linewidth=0.8)
+        for split, label, colour, beside in splits:
+            said = [cells[f"shapes, batch {b}"].get("superclip - clip") for b in BATCHES]
+            points = [
+                (b * beside, one[f"{split}/{name}"]["mean"], one[f"{split}/{name}"]["sd"] or 0)
+                for b, one in zip(BATCHES, said, strict=True)
+                if one
+            ]
             if points:
                 x, y, error = zip(*points, strict=True)
-                axis.errorbar(x, y, yerr=error, color=colour, marker="o", capsize=3, label=arm)
+                axis.errorbar(x, y, yerr=error, color=colour, marker="o", capsize=3, label=label)
         axis.set(title=name, xscale="log", xticks=BATCHES, xticklabels=BATCHES, xlabel="batch")
         axis.minorticks_off()
-    axes[0].set(ylabel="accuracy, held-out\ncombinations, %")
-    axes[0].legend(frameon=False)
+    axes[0].set(ylabel="SuperCLIP − CLIP,\npoints")
+    axes[3].legend(frameon=False, fontsize="small")
     drawn.savefig(RESULTS / f"{NAME}.png", dpi=150)
 
 
