@@ -182,6 +182,7 @@ def ideas(bench: Bench, wordllama: Path | None) -> Iterator[tuple[str, str, Call
     for share in (0.1, 0.25, 0.5):
         yield "mixture", f"linear {share:g}", of(Mixture(share=share))
         yield "mixture", f"τ 0.6 {share:g}", of(Mixture(share=share, other=0.6))
+    yield "network", "cosine, a tenth of the rate", of(Network("cosine", rate=0.003))
     for loss in ("cosine", "contrast"):
         yield "network", loss, of(Network(loss))
         yield "structure", f"{loss}, 1", of(Network(loss, structure=1.0))
