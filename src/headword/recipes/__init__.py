@@ -53,5 +53,5 @@ def recipe_of(name: str) -> Recipe:
     """
     if name not in RECIPES:
         hint = near(name, RECIPES, n=1)
-        raise HeadwordError(f"there is no recipe {name!r}{hint} The recipes are {', '.join(RECIPES)}")
+        raise HeadwordError(f"there is no recipe {name!r}{hint or '.'} The recipes are {', '.join(RECIPES)}")
     return RECIPES[name]
