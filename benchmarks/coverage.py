@@ -74,7 +74,7 @@ def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
     """Scores and accuracy of each class that has images: `[C]` each."""
     data, features = features_of(model.vision, name)
     labels = torch.tensor(data.labels)
-    said = model.calibrate(features).cosines(features, data.names).argmax(dim=1)
+    said = model.centre_on(features).cosines(features, data.names).argmax(dim=1)
     there = [c for c in range(len(data.names)) if (labels == c).any()]
     names = [data.names[c] for c in there]
     texts = F.normalize(embed_names(model.text, names), dim=1)

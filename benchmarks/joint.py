@@ -102,7 +102,7 @@ def on_the_sets(
     for name, by_part in sets.items():
         data = by_part[parts[0]][0]
         features = torch.cat([by_part[part][1] for part in parts], dim=1)
-        aligner.calibrate(features) if pool else aligner._learn("centre_", torch.zeros_like(features[0]))
+        aligner.centre_on(features) if pool else aligner._learn("centre_", torch.zeros_like(features[0]))
         found[name] = top1(aligner, text, features, (torch.tensor(data.labels), list(data.names)), templates)
     return {**found, "mean": statistics.mean(found.values())}
 
@@ -139,7 +139,7 @@ def gates(eyes: Mapping[str, VisionEncoder], text: TextEncoder, parts: Sequence[
     widths = tuple(eyes[part].dim for part in parts)
     result = {}
     for gate in GATES:
-        out = held_out(JointKernelRidge(widths=widths, gate=gate), whole, calibrated=True)
+        out = held_out(JointKernelRidge(widths=widths, gate=gate), whole, centred=True)
         rank = torch.zeros(len(whole), dtype=torch.long)
         for fold in range(int(out.fold.max()) + 1):
             rows = (out.fold == fold).nonzero().flatten()
@@ -166,7 +166,7 @@ def beside(eyes: Mapping[str, VisionEncoder], text: TextEncoder, sets: Mapping[s
         tested = on_the_sets(model, text, sets, parts, FOUR, True)
         files = [entry.image for entry in captions]
         images = torch.cat([image_features(eyes[part], files) for part in parts], dim=1)
-        model.calibrate(images)
+        model.centre_on(images)
         best = (model.text(said) @ model.image(images).T).topk(10, dim=1).indices
         recall = 100 * float((best == own[:, None]).any(dim=1).float().mean())
         result[" + ".join(parts)] = {"top1": tested, "flickr8k_val_t2i_r10": recall}
@@ -189,7 +189,7 @@ def birds(eyes: Mapping[str, VisionEncoder], text: TextEncoder) -> dict[str, dic
         model = JointKernelRidge(widths=tuple(eyes[part].dim for part in parts))
         model.fit(joint_pairs([pairs[part] for part in parts], shared=False))
         images = torch.cat([features[part] for part in parts], dim=1)
-        model.calibrate(images)
+        model.centre_on(images)
         scores = model.image(images[BIRDS]) @ model.text(embed_names(text, names, FOUR)).T
         result[" + ".join(parts)] = dict(classification_metrics(scores, torch.arange(len(BIRDS)), ks=(1, 5)))
     return result

@@ -97,7 +97,7 @@ def accuracies(
     """Mean per-class top-1 in percent on each set, centred on it, and the mean over the sets."""
     found = {}
     for name, (features, labels, classes) in sets.items():
-        aligner.calibrate(features)
+        aligner.centre_on(features)
         scores = aligner.image(features) @ aligner.text(embed_names(text, classes, prompt)).T
         found[name] = classification_metrics(scores, labels, ks=(1,))["mean_per_class"]
     return {**found, "mean": statistics.mean(found.values())}

@@ -23,7 +23,7 @@ def main() -> None:
     for name in CLASSIFICATION:
         data, features = features_of(model.vision, name)
         labels = torch.tensor(data.labels)
-        cosines = model.calibrate(features).cosines(features, data.names)
+        cosines = model.centre_on(features).cosines(features, data.names)
         confidence, said = model.scores.probabilities(cosines).max(dim=1)
         metrics[name] = {
             "top1": 100 * float((said == labels).float().mean()),

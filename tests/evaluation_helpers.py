@@ -51,7 +51,7 @@ class Colours:
     def text_embeds(self, features):
         return F.normalize(features, dim=1)
 
-    def calibrated(self, features, source):  # noqa: ARG002
+    def centred_on(self, features, source):  # noqa: ARG002
         copy = Colours(self.name)
         copy.centre = features.mean(dim=0)
         return copy

@@ -42,7 +42,7 @@ def test_kernel_ridge_is_the_formula(tau: float, penalty: float) -> None:
     torch.testing.assert_close(aligner.text(t * 2), expected)
     x = unit(11, 9, seed=5)
     torch.testing.assert_close(aligner.image(x * 2), x)
-    torch.testing.assert_close(aligner.calibrate(pairs.image).image(x), F.normalize(x - X.mean(dim=0), dim=1))
+    torch.testing.assert_close(aligner.centre_on(pairs.image).image(x), F.normalize(x - X.mean(dim=0), dim=1))
 
 
 def test_kernel_ridge_of_two_pairs_by_hand() -> None:

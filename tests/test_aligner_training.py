@@ -156,7 +156,7 @@ def test_progress_is_reported_and_not_saved(made: type[Linear | MLP]) -> None:
 @pytest.mark.parametrize("made", [Linear, MLP])
 def test_continue_fit_goes_on_from_the_learnt_weights(made: type[Linear | MLP]) -> None:
     first, second = some_pairs(), some_pairs(seed=1)
-    aligner = made(epochs=30).fit(first).calibrate(first.image)
+    aligner = made(epochs=30).fit(first).centre_on(first.image)
     before, centre = aligner.text(second.text), aligner.centre_.clone()
     aligner.continue_fit(second, epochs=1, lr=1e-12)
     torch.testing.assert_close(aligner.text(second.text), before, atol=1e-8, rtol=0)

@@ -69,7 +69,7 @@ def test_learns_something(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs(200)
     # The iterative ones start from nothing and need more than three epochs for it.
     aligner = make() if not make().iterative else type(make())(epochs=40)
-    cosines = similarity(aligner.fit(pairs).calibrate(pairs.image), pairs)
+    cosines = similarity(aligner.fit(pairs).centre_on(pairs.image), pairs)
     assert cosines.diagonal().mean() > cosines.mean() + 0.2
 
 
@@ -107,7 +107,7 @@ def test_no_rows_give_no_rows(make: Callable[[], Aligner]) -> None:
 @every
 def test_restored_is_bit_equal(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs()
-    aligner = make().fit(pairs).calibrate(pairs.image[:5])
+    aligner = make().fit(pairs).centre_on(pairs.image[:5])
     again = type(aligner).restore(aligner.settings, {k: v.clone() for k, v in aligner.tensors.items()})
     assert again.settings == aligner.settings
     assert again.fitted
@@ -145,7 +145,7 @@ def test_same_pairs_same_fit(make: Callable[[], Aligner]) -> None:
 @every
 def test_refitting_forgets(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs(seed=1)
-    aligner = make().fit(random_pairs(seed=2)).calibrate(pairs.image).fit(pairs)
+    aligner = make().fit(random_pairs(seed=2)).centre_on(pairs.image).fit(pairs)
     fresh = make().fit(pairs)
     for name, tensor in fresh.tensors.items():
         assert torch.equal(tensor, aligner.tensors[name]), name
@@ -261,7 +261,7 @@ def test_copies_are_independent(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs()
     aligner = make().fit(pairs)
     before = aligner.image(pairs.image)
-    copy.deepcopy(aligner).calibrate(pairs.image)
+    copy.deepcopy(aligner).centre_on(pairs.image)
     assert torch.equal(aligner.image(pairs.image), before)
 
 
@@ -269,7 +269,7 @@ def test_copies_are_independent(make: Callable[[], Aligner]) -> None:
 def test_unfitted_says_so(make: Callable[[], Aligner]) -> None:
     aligner = make()
     said = f"this {type(aligner).__name__} is not fitted; call fit"
-    for use in (aligner.image, aligner.text, aligner.calibrate):
+    for use in (aligner.image, aligner.text, aligner.centre_on):
         with pytest.raises(HeadwordError, match=said):
             use(torch.zeros(1, 3))
     with pytest.raises(HeadwordError, match=said):
@@ -282,18 +282,18 @@ def test_wrong_width_says_so(make: Callable[[], Aligner]) -> None:
     with pytest.raises(HeadwordError, match=r"image vectors must have shape \[N, 12\], got \[1, 8\]"):
         aligner.image(torch.zeros(1, K))
     with pytest.raises(HeadwordError, match=r"image vectors must have shape \[N, 12\], got \[1, 8\]"):
-        aligner.calibrate(torch.zeros(1, K))
+        aligner.centre_on(torch.zeros(1, K))
     with pytest.raises(HeadwordError, match=r"text vectors must have shape \[N, 8\], got \[8\]"):
         aligner.text(torch.zeros(K))
 
 
 @every
-def test_calibrate_replaces_the_centre_and_only_it(make: Callable[[], Aligner]) -> None:
+def test_centre_on_replaces_the_centre_and_only_it(make: Callable[[], Aligner]) -> None:
     pairs = random_pairs()
     aligner = make().fit(pairs)
     pool = random_pairs(7, seed=3).image
     texts = aligner.text(pairs.text)
-    assert aligner.calibrate(pairs.image).calibrate(pool * 5) is aligner
+    assert aligner.centre_on(pairs.image).centre_on(pool * 5) is aligner
     torch.testing.assert_close(aligner.centre_, F.normalize(pool, dim=1).mean(dim=0))
     assert torch.equal(aligner.text(pairs.text), texts)
     # An image equal to the centre's direction and length has nothing left.
@@ -311,12 +311,12 @@ def test_default_centre(make: Callable[[], Aligner]) -> None:
     torch.testing.assert_close(aligner.centre_, expected)
 
 
-def test_calibrate_refuses_nothing_and_nan() -> None:
+def test_centre_on_refuses_nothing_and_nan() -> None:
     aligner = Ridge().fit(random_pairs())
     with pytest.raises(HeadwordError, match="at least one image"):
-        aligner.calibrate(torch.zeros(0, D))
+        aligner.centre_on(torch.zeros(0, D))
     with pytest.raises(HeadwordError, match="NaN or infinite"):
-        aligner.calibrate(torch.full((2, D), torch.nan))
+        aligner.centre_on(torch.full((2, D), torch.nan))
     assert aligner.centre_.abs().sum() == 0
 
 

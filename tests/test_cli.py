@@ -49,7 +49,7 @@ def check_result(result: dict, command: str) -> None:
 
 
 def test_recycle_then_classify(photos, tmp_path):
-    shown = run("recycle", "--out", tmp_path / "m", "--calibrate", photos, "--json", tmp_path / "r.json")
+    shown = run("recycle", "--out", tmp_path / "m", "--centre-on", photos, "--json", tmp_path / "r.json")
     assert "kernel-ridge" in shown
     assert "1,000 from head" in shown
     result = json.loads((tmp_path / "r.json").read_text())
@@ -115,7 +115,7 @@ def test_classify_table_and_options(saved, photos, tmp_path):
             f"{photos}/*.png",
             "--labels-file",
             words,
-            "--calibrate",
+            "--centre-on",
             photos,
             "--none-of-these",
         ),
@@ -142,7 +142,7 @@ def test_inspect_classifier_and_model(saved, tmp_path):
     check_result(result, "inspect")
     assert result["classes"][0]["name"] == "tench"
     shown = " ".join(run("inspect", saved).split())
-    for words in ("kernel-ridge", "tau=0.15", "not calibrated", "held-out classes"):
+    for words in ("kernel-ridge", "tau=0.15", "not centred", "held-out classes"):
         assert words in shown
 
 
@@ -222,7 +222,7 @@ def test_missing_image(saved, tmp_path):
         (["--labels", "a,b", "--template", "photo"], 'must have exactly one "{}"'),
         (["--labels", "a,b", "--multi-label", "--none-of-these"], "exclude each other"),
         (["--labels-file", "/nope.txt"], "/nope.txt"),
-        (["--labels", "a,b", "--calibrate", "/nope"], "/nope"),
+        (["--labels", "a,b", "--centre-on", "/nope"], "/nope"),
         (["--labels", "a,b", "--json", "/"], "is a folder"),
     ],
 )
@@ -247,7 +247,7 @@ def test_no_model(tmp_path, photos):
         (["--vision", "resnt50"], "did you mean"),
         (["--class-names", "/nope.txt"], "/nope.txt"),
         (["--captions", "/nope.jsonl"], "/nope.jsonl"),
-        (["--calibrate", "/nope"], "/nope"),
+        (["--centre-on", "/nope"], "/nope"),
         (["--template", "x"], "template"),
         (["--device", "cuda"], "not available")
         if not torch.cuda.is_available()

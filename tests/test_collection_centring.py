@@ -43,15 +43,15 @@ def test_batches_do_not_matter(cuts, seed):
     assert running.images == len(features)
 
 
-def test_strength_shrinks_a_calibration():
+def test_strength_shrinks_a_centre():
     aligner = KernelRidge().fit(Pairs(rows(9), rows(9, 4)))
     pool, old = rows(4, seed=3), rows(30, seed=2)
-    aligner.calibrate(old)
+    aligner.centre_on(old)
     centre = aligner.centre_
-    aligner.calibrate(pool, strength=2.0)
+    aligner.centre_on(pool, strength=2.0)
     naive = (2 * centre + F.normalize(pool, dim=1).sum(dim=0)) / 6
     torch.testing.assert_close(aligner.centre_, naive)
-    torch.testing.assert_close(aligner.calibrate(pool).centre_, F.normalize(pool, dim=1).mean(dim=0))
+    torch.testing.assert_close(aligner.centre_on(pool).centre_, F.normalize(pool, dim=1).mean(dim=0))
 
 
 def test_a_centre_for_each_image():

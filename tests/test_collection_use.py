@@ -67,7 +67,7 @@ def test_images_as_they_arrive(model, features):
     by_hand = model.aligner.image(features, centres)
     torch.testing.assert_close(parts, by_hand)
     assert not torch.allclose(parts, model.encode_image(features), atol=1e-2)
-    model.calibrate(features)
+    model.centre_on(features)
     torch.testing.assert_close(model.running_centre().prior, model.aligner.centre_.double())
     chances = model.classify(features, LABELS, centre=model.running_centre(5.0))
     assert chances.shape == (8, 3)
@@ -106,11 +106,11 @@ def test_by_source_is_kept(embedded, features):
 def test_classify_command(saved, pictures, tmp_path):
     shown = [pictures[name] for name in ("cat", "coffee", "rocket")]
     line = ("classify", saved, *shown, "--labels", ",".join(LABELS), "--json", tmp_path / "c.json")
-    text = run(*line, "--collection", "adapt", "--calibrate", "online")
+    text = run(*line, "--collection", "adapt", "--centre-on", "online")
     assert "transductive: adapt labels the whole collection at once" in " ".join(text.split())
     said = json.loads((tmp_path / "c.json").read_text())
     assert said["protocol"]["collection"] == "adapt"
-    assert said["protocol"]["calibrate"] == "online"
+    assert said["protocol"]["centre_on"] == "online"
     assert len(said["notes"]) == 2
     (tmp_path / "prior.json").write_text(json.dumps(dict(zip(LABELS, (1, 1, 2), strict=True))))
     run(*line, "--collection", "sinkhorn", "--prior", tmp_path / "prior.json")
@@ -128,7 +128,7 @@ def test_classify_command(saved, pictures, tmp_path):
         (["--collection", "sinkhorn", "--prior", "/nope.json"], "no file /nope.json"),
         (["--collection", "sinkhorn", "--prior", "LIST"], "must hold an object"),
         (["--collection", "csls", "--multi-label"], "judge each image by itself"),
-        (["--calibrate", "/nope"], "/nope"),
+        (["--centre-on", "/nope"], "/nope"),
     ],
 )
 def test_classify_command_mistakes(saved, pictures, tmp_path, options, said):
@@ -139,14 +139,14 @@ def test_classify_command_mistakes(saved, pictures, tmp_path, options, said):
 
 def test_evaluate_command(saved, tmp_path):
     line = ("evaluate", saved, "--task", "classification", "--data", painted(tmp_path / "d"), "--json", "-")
-    options = ("--collection", "sinkhorn", "--prior", "uniform", "--calibrate", "first:4", "--seed", 1)
+    options = ("--collection", "sinkhorn", "--prior", "uniform", "--centre-on", "first:4", "--seed", 1)
     said = json.loads(run(*line, *options))
-    assert (said["protocol"]["collection"], said["protocol"]["calibrate"]) == ("sinkhorn", "first:4")
+    assert (said["protocol"]["collection"], said["protocol"]["centre_on"]) == ("sinkhorn", "first:4")
     assert said["data"]["prior"] == pytest.approx([1 / 3] * 3)
     assert len(said["notes"]) == 2
 
 
-@pytest.mark.parametrize("values", [{"collection": "csls"}, {"collection": "adapt"}, {"calibrate": "online"}])
+@pytest.mark.parametrize("values", [{"collection": "csls"}, {"collection": "adapt"}, {"centre_on": "online"}])
 def test_evaluate(model, tmp_path, values):
     data = str(painted(tmp_path / "d"))
     plain = evaluate(model, Protocol(task="classification", data=data))
@@ -164,7 +164,7 @@ def test_evaluate_retrieval_with_hubness(saved, tmp_path):
             lines.append(f"{colour}{number}.png,a {colour} wall,{split}")
     (tmp_path / "c.csv").write_text("\n".join(lines))
     line = ("evaluate", saved, "--task", "retrieval", "--data", tmp_path / "c.csv", "--split", "test")
-    said = json.loads(run(*line, "--hubness", "train", "--calibrate", "reference", "--json", "-"))
+    said = json.loads(run(*line, "--hubness", "train", "--centre-on", "reference", "--json", "-"))
     assert said["protocol"]["hubness"] == "train"
     assert said["model"]["centre"]["images"] == 4
     assert any("4 images and 4 texts of the split train" in note for note in said["notes"])
@@ -181,7 +181,7 @@ def test_online_and_first_protocols(model, features, tmp_path):
     embeds = subject.online(3).image_embeds(features)
     by_hand = model.encode_image(features[order], centre=model.running_centre())
     torch.testing.assert_close(embeds[order], by_hand)
-    protocol = Protocol(task="classification", data=str(painted(tmp_path / "d")), calibrate="first:2", seed=5)
+    protocol = Protocol(task="classification", data=str(painted(tmp_path / "d")), centre_on="first:2", seed=5)
     result = evaluate(model, protocol)
     assert result.model["centre"]["images"] == 2
     assert "2 of the tested images" in result.notes[0]
@@ -193,9 +193,9 @@ def test_online_and_first_protocols(model, features, tmp_path):
         ({"collection": "nope"}, "no collection method"),
         ({"collection": "adapt", "task": "retrieval"}, "collection is for the task classification"),
         ({"hubness": "train"}, "hubness is for the task retrieval"),
-        ({"calibrate": "reference"}, "give hubness a split"),
-        ({"calibrate": "first:none"}, "needs a positive number"),
-        ({"calibrate": "first:0"}, "needs a positive number"),
+        ({"centre_on": "reference"}, "give hubness a split"),
+        ({"centre_on": "first:none"}, "needs a positive number"),
+        ({"centre_on": "first:0"}, "needs a positive number"),
         ({"prior": "uniform"}, "goes with the collection method sinkhorn"),
     ],
 )

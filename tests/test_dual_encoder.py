@@ -1,4 +1,4 @@
-"""The product: recycle, encode, classify, search, calibrate, save and load."""
+"""The product: recycle, encode, classify, search, centre_on, save and load."""
 
 from __future__ import annotations
 
@@ -126,16 +126,16 @@ def test_search_orders_by_cosine(embedded, four):
     assert embedded.search(features, ["x"], k=9)[0].shape == (1, 4)
 
 
-def test_calibrate_sets_the_centre_and_says_so(model, four, tmp_path):
+def test_centre_on_sets_the_centre_and_says_so(model, four, tmp_path):
     features = model.image_features(four)
     assert model.centre.kind == "default"
-    assert model.calibrate(four) is model
+    assert model.centre_on(four) is model
     torch.testing.assert_close(model.aligner.centre_, normalize(features, dim=1).mean(dim=0))
     assert (model.centre.kind, model.centre.images, model.centre.source) == ("pool", 4, None)
-    by_features = model.calibrate(features).encode_image(features)
+    by_features = model.centre_on(features).encode_image(features)
     for n, path in enumerate(four):
         Image.open(path).convert("RGB").save(tmp_path / f"{n}.png")
-    torch.testing.assert_close(model.calibrate(tmp_path).encode_image(features), by_features)
+    torch.testing.assert_close(model.centre_on(tmp_path).encode_image(features), by_features)
     assert model.centre.source == str(tmp_path)
     assert model.centre.images == 4
 
@@ -144,7 +144,7 @@ def test_pool_of_one_picture_is_refused(model, four):
     features = model.image_features(four)
     for pool in (features[:1], features[[0, 0, 0]]):
         with pytest.raises(HeadwordError, match="at least two different images"):
-            model.calibrate(pool)
+            model.centre_on(pool)
     assert model.centre.kind == "default"
 
 
@@ -152,7 +152,7 @@ def test_pool_leaves_out_what_cannot_be_read_and_says_so(model, four, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     for n, path in enumerate(four):
         Image.open(path).convert("RGB").save(tmp_path / f"{n}.png")
-    model.calibrate(tmp_path)
+    model.centre_on(tmp_path)
     assert (model.centre.images, model.centre.unreadable) == (4, 1)
     assert "1 unreadable" in str(model.centre)
 
@@ -162,7 +162,7 @@ def test_pool_from_a_file_of_features(model, four, tmp_path):
 
     features = model.image_features(four)
     np.savez(tmp_path / "pool.npz", features.numpy())
-    model.calibrate(tmp_path / "pool.npz")
+    model.centre_on(tmp_path / "pool.npz")
     torch.testing.assert_close(model.aligner.centre_, normalize(features, dim=1).mean(dim=0))
     torch.testing.assert_close(model.encode_image(features.numpy()), model.encode_image(features))
 
@@ -294,8 +294,8 @@ def test_folder_holds_or_names_everything(saved):
     assert len((saved / "classes.jsonl").read_text().splitlines()) == 1000
 
 
-def test_calibrated_model_keeps_its_centre(model, four, tmp_path):
-    model.calibrate(four)
+def test_centred_model_keeps_its_centre(model, four, tmp_path):
+    model.centre_on(four)
     loaded = headword.load(model.save(tmp_path / "m"))
     assert loaded.centre == model.centre
     assert torch.equal(loaded.encode_image(four), model.encode_image(four))
@@ -340,7 +340,7 @@ def test_existing_folder_is_left_alone(embedded, tmp_path):
 
 def test_overwrite_replaces_a_saved_model(embedded, model, four, tmp_path):
     embedded.save(tmp_path / "m")
-    model.calibrate(four).save(tmp_path / "m", overwrite=True)
+    model.centre_on(four).save(tmp_path / "m", overwrite=True)
     assert headword.load(tmp_path / "m").centre.kind == "pool"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 

@@ -180,18 +180,18 @@ def test_few_shot_adds_class_means(tmp_path):
     assert result.protocol.templates == ("{}",)
 
 
-def test_calibration(tmp_path):
+def test_centring(tmp_path):
     root = painted(tmp_path / "data")
-    pool = evaluate(Colours(), Protocol(task="classification", data=str(root), calibrate="pool"))
+    pool = evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on="collection"))
     assert sum(pool.model["centre"]) > 0
     assert "tested images" in pool.notes[0]
     bad = painted(tmp_path / "pool", colours=("red",))
     (bad / "red" / "0.png").write_bytes(b"no picture")
-    other = evaluate(Colours(), Protocol(task="classification", data=str(root), calibrate=str(bad)))
+    other = evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on=str(bad)))
     assert other.model["centre"][0] > 0.9
     assert "1 images of the pool could not be read" in other.notes[0]
     with pytest.raises(HeadwordError, match="no folder"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root), calibrate="/nope"))
+        evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on="/nope"))
 
 
 def test_metric_must_be_the_tasks(tmp_path):
@@ -230,7 +230,7 @@ def test_aligners_on_one_set_of_features(embedded, pictures, tmp_path):
     entries = [{"image": str(pictures[name]), "caption": f"a {name}"} for name in ("cat", "coffee", "rocket")]
     path = captions(tmp_path, entries)
     subject = headword.evaluation.Recycled(embedded, "m")
-    protocol = Protocol(task="retrieval", data=str(path), calibrate="pool")
+    protocol = Protocol(task="retrieval", data=str(path), centre_on="collection")
     results = compare(with_aligners(subject, ["kernel-ridge", "ridge"]), protocol)
     assert [r.name for r in results] == ["kernel-ridge", "ridge"]
     assert [r.model["aligner"]["name"] for r in results] == ["kernel-ridge", "ridge"]
@@ -239,7 +239,7 @@ def test_aligners_on_one_set_of_features(embedded, pictures, tmp_path):
     assert direct.metrics["t2i_map"] == results[0].metrics["t2i_map"]
     assert embedded.centre.kind == "default"  # the model itself stays as it was
     assert not torch.equal(
-        subject.calibrated(torch.rand(2, 1280), "x").model.aligner.centre_, embedded.aligner.centre_
+        subject.centred_on(torch.rand(2, 1280), "x").model.aligner.centre_, embedded.aligner.centre_
     )
     with pytest.raises(HeadwordError, match="no aligner 'cats'"):
         with_aligners(subject, ["cats"])

@@ -18,7 +18,7 @@ def _own_cache(tmp_path, monkeypatch):
 def test_evaluate_then_compare(saved, tmp_path):
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
-    line = ("--task", "classification", "--data", root, "--calibrate", "pool")
+    line = ("--task", "classification", "--data", root, "--centre-on", "collection")
     shown = run("evaluate", saved, *line, "--template", "a {} wall", "--json", tmp_path / "e.json")
     for words in ("mean_per_class", "1 unreadable images were left out", "red/1.png", "tested images"):
         assert words in " ".join(shown.split())
@@ -73,7 +73,7 @@ def test_probe(saved, tmp_path):
         (["--task", "classification", "--data", "DATA", "--split", "val"], "no split 'val'; its subfolders"),
         (["--task", "classification", "--data", "DATA", "--k", "9"], "k = 9 does not fit a set of 3 classes"),
         (["--task", "classification", "--data", "DATA", "--template", "x"], 'must have exactly one "{}"'),
-        (["--task", "classification", "--data", "DATA", "--calibrate", "/nope"], "/nope"),
+        (["--task", "classification", "--data", "DATA", "--centre-on", "/nope"], "/nope"),
         (["--task", "classification", "--data", "DATA", "--class-names", "NAMES"], "2 class names for the 3"),
         (["--task", "classification", "--data", "DATA/red"], "has no class folders"),
         (["--task", "classification", "--data", "EMPTY"], "no images in"),
@@ -116,7 +116,7 @@ def test_flowers(headword_data):
     said = json.loads(
         run(
             *("evaluate", "embedded", "--task", "classification", "--data", root),
-            *("--calibrate", "pool", "--json", "-"),
+            *("--centre-on", "collection", "--json", "-"),
         )
     )
     assert said["data"]["images"] == 600

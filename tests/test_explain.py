@@ -103,7 +103,7 @@ def test_other_mappings_show_the_nearest_prototypes(name: str) -> None:
     assert aligner.weights(queries(), pairs) is None
     for text, said in zip(aligner.text(queries()), explain(aligner, pairs, queries(), k=3), strict=True):
         assert (said.kind, said.others, said.others_weight) == ("cosines", 17, None)
-        centred = make_aligner(name, **aligner.settings).fit(pairs).calibrate(pairs.image[:20])
+        centred = make_aligner(name, **aligner.settings).fit(pairs).centre_on(pairs.image[:20])
         naive = centred.image(pairs.image[:20]) @ text
         assert [part.weight for part in said.prototypes] == pytest.approx(
             naive.topk(3).values.tolist(), abs=1e-5

@@ -30,9 +30,9 @@ def test_every_pair_is_mapped_by_the_fit_on_the_other_folds() -> None:
         torch.testing.assert_close(out.image[inside], model.image(pairs.image[inside]))
 
 
-def test_calibrated_centres_each_fold_on_its_own_rows() -> None:
+def test_centred_centres_each_fold_on_its_own_rows() -> None:
     pairs = some_pairs()
-    out = held_out(KernelRidge(), pairs, calibrated=True)
+    out = held_out(KernelRidge(), pairs, centred=True)
     for fold in range(5):
         inside = out.fold == fold
         unit = F.normalize(pairs.image, dim=1)

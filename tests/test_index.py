@@ -83,7 +83,7 @@ def test_scores_are_the_models(tiny, photos, tmp_path):
     index = open_index(tmp_path / "ix", tiny)
     hits = index.browse(k=100)
     features = tiny.image_features([index.file(hit.path) for hit in hits])
-    aligner = tiny_model().aligner.calibrate(features)
+    aligner = tiny_model().aligner.centre_on(features)
     texts = tiny.encode_text([query.text for query in QUERIES])
     cosines = (aligner.image(features) @ texts.T).numpy()
     for query, right in zip(QUERIES, cosines.T, strict=True):
@@ -91,8 +91,8 @@ def test_scores_are_the_models(tiny, photos, tmp_path):
         np.testing.assert_allclose([got[hit.path] for hit in hits], right, atol=1e-5)
 
 
-def test_calibrate_none_takes_the_models_centre(tiny, photos, tmp_path):
-    build_index(tiny, photos, tmp_path / "ix", calibrate="none")
+def test_centre_on_none_takes_the_models_centre(tiny, photos, tmp_path):
+    build_index(tiny, photos, tmp_path / "ix", centre_on="none")
     index = open_index(tmp_path / "ix", tiny)
     assert index.about()["centre"] == {"kind": "none", "images": 21}
     hits = index.search(QUERIES[0], k=100)
@@ -101,7 +101,7 @@ def test_calibrate_none_takes_the_models_centre(tiny, photos, tmp_path):
     draw(photos / "new.jpg", 7)
     build_index(tiny, photos, tmp_path / "ix")  # goes on as it began
     assert Index.open(tmp_path / "ix").about()["centre"]["kind"] == "none"
-    build_index(tiny, photos, tmp_path / "ix", calibrate="collection")
+    build_index(tiny, photos, tmp_path / "ix", centre_on="collection")
     assert Index.open(tmp_path / "ix").about()["centre"] == {"kind": "collection", "images": 22}
 
 
@@ -304,7 +304,7 @@ def test_mistakes(tiny, photos, tmp_path):
     refused("there is no folder", tiny, tmp_path / "none", tmp_path / "ix")
     refused("nothing to index", tiny, (tmp_path / "empty").mkdir() or tmp_path / "empty", tmp_path / "ix0")
     refused("holds the images", tiny, photos, photos)
-    refused("unknown centre", tiny, photos, tmp_path / "ix", calibrate="pool")
+    refused("unknown centre", tiny, photos, tmp_path / "ix", centre_on="mean")
     (tmp_path / "file").touch()
     refused("is a file", tiny, photos, tmp_path / "file")
     refused("holds something that is no index", tiny, photos, tmp_path)

@@ -87,7 +87,7 @@ def test_cosines_of_a_joint_model_are_the_mean_of_the_parts(twins, embedded, pic
 
 def test_a_joint_model_saves_and_loads(twins, pictures, tmp_path) -> None:
     features = twins.image_features(list(pictures.values())[:4])
-    twins.calibrate(features)
+    twins.centre_on(features)
     again = headword.load(twins.save(tmp_path / "model"), device="cpu")
     assert isinstance(again.aligner, JointKernelRidge)
     same = {"rtol": 0, "atol": 1e-6}

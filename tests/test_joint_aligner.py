@@ -50,10 +50,10 @@ def test_cosines_are_the_weighted_mean_of_the_parts(weights: tuple[float, float]
     for weight, block, own in zip(weights, blocks, alone, strict=True):
         single = KernelRidge().fit(own)
         if centred:
-            single.calibrate(block)
+            single.centre_on(block)
         expected += weight * single.image(block) @ single.text(texts).T
     if centred:
-        joint.calibrate(images)
+        joint.centre_on(images)
     torch.testing.assert_close(joint.image(images) @ joint.text(texts).T, expected / sum(weights))
 
 
@@ -62,7 +62,7 @@ def test_one_part_is_kernel_ridge(settings: dict[str, int]) -> None:
     pairs, _ = same_classes()
     one, plain = JointKernelRidge(**settings).fit(pairs), KernelRidge(**settings).fit(pairs)
     for aligner in (one, plain):
-        aligner.calibrate(pairs.image)
+        aligner.centre_on(pairs.image)
     torch.testing.assert_close(one.image(pairs.image), plain.image(pairs.image))
     torch.testing.assert_close(one.text(pairs.text), plain.text(pairs.text))
 
@@ -93,7 +93,7 @@ def test_each_part_speaks_of_what_it_knows() -> None:
 
 def test_a_block_that_is_not_there_stays_silent() -> None:
     pairs, _ = specialist()
-    joint = JointKernelRidge(widths=(5, 7)).fit(pairs).calibrate(pairs.image)
+    joint = JointKernelRidge(widths=(5, 7)).fit(pairs).centre_on(pairs.image)
     images = joint.image(pairs.image)
     assert not images[:10, 5:].any()
     assert not images[10:, :5].any()
@@ -102,7 +102,7 @@ def test_a_block_that_is_not_there_stays_silent() -> None:
 
 def test_batches_do_not_matter_and_restoring_is_equal() -> None:
     pairs, _ = specialist()
-    joint = JointKernelRidge(widths=(5, 7), part_weights=(1.0, 2.0)).fit(pairs).calibrate(pairs.image)
+    joint = JointKernelRidge(widths=(5, 7), part_weights=(1.0, 2.0)).fit(pairs).centre_on(pairs.image)
     again = JointKernelRidge.restore(
         {**joint.settings, "widths": list(joint.widths)},  # as JSON has it
         joint.tensors,
@@ -116,7 +116,7 @@ def test_batches_do_not_matter_and_restoring_is_equal() -> None:
 
 def test_leaving_classes_out_keeps_the_parts() -> None:
     pairs, _ = specialist()
-    out = held_out(JointKernelRidge(widths=(5, 7)), pairs, calibrated=True)
+    out = held_out(JointKernelRidge(widths=(5, 7)), pairs, centred=True)
     assert len(out.rows) == len(pairs)
     assert torch.isfinite(out.text).all()
     assert not out.image[:10, 5:].any()

@@ -44,7 +44,7 @@ def test_open_clip_checkpoint(tiny_open_clip, tmp_path):
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
     subject = open_subject(name)
-    result = evaluate(subject, Protocol(task="classification", data=str(root), calibrate="pool"))
+    result = evaluate(subject, Protocol(task="classification", data=str(root), centre_on="collection"))
     assert result.protocol.templates == ("a photo of a {}",)
     assert result.data["images"] == 8
     assert result.model["weights_sha256"]

@@ -182,7 +182,7 @@ def test_scores_are_the_aligners_cosines(name):
     )
     aligner = make_aligner(name).fit(pairs)
     features = torch.from_numpy(unit(rng, 200, 12) + 0.4)
-    aligner.calibrate(features)
+    aligner.centre_on(features)
     texts = torch.from_numpy(unit(rng, 5, 9))
     space = Space.of(aligner)
     assert (space.matrix is None) == (name == "kernel-ridge")

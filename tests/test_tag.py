@@ -32,7 +32,7 @@ def classified(tiny, index: Index, labels, **options):
     paths = [index.file(hit.path) for hit in index.browse(k=1000)]
     features = tiny.image_features(paths)
     own = tiny.aligner.centre_.clone()
-    tiny.aligner.calibrate(features)
+    tiny.aligner.centre_on(features)
     chances = tiny.classify(features, labels, **options)
     tiny.aligner._learn("centre_", own)
     return chances

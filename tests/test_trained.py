@@ -103,7 +103,7 @@ def test_it_has_no_head_no_classes_and_no_pairs(trained, folder):
 
 def test_saved_again_it_is_the_same(trained, images, tmp_path):
     trained = headword.load(trained.save(tmp_path / "one"))
-    trained.calibrate(images)
+    trained.centre_on(images)
     again = headword.load(trained.save(tmp_path / "two", with_encoders=True))
     assert torch.equal(again.encode_image(images), trained.encode_image(images))
     assert torch.equal(again.encode_text(["a"]), trained.encode_text(["a"]))
@@ -177,7 +177,7 @@ def test_commands_take_it(folder, images, tmp_path):
         assert words in shown, words
     assert "classes" not in json.loads(run("inspect", folder, "--json", "-"))["model"]["vision"]
     said = json.loads(
-        run("evaluate", folder, "--task", "classification", "--data", tmp_path / "set", "--calibrate", "pool",
+        run("evaluate", folder, "--task", "classification", "--data", tmp_path / "set", "--centre-on", "collection",
             "--json", "-")
     )  # fmt: skip
     assert said["data"]["images"] == 6
@@ -230,7 +230,7 @@ def test_identity_changes_directions_by_its_centre_alone():
     aligner = Identity.of(8)
     assert torch.allclose(aligner.image(x), unit(x))
     assert torch.allclose(aligner.text(t), unit(t))
-    aligner.calibrate(x)
+    aligner.centre_on(x)
     assert torch.allclose(aligner.image(x), unit(unit(x) - unit(x).mean(dim=0)))
     assert torch.allclose(aligner.text(t), unit(t))
     assert torch.equal(Identity().fit(Pairs(x[:4], t)).centre_, torch.zeros(8))

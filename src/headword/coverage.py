@@ -145,7 +145,7 @@ def fit_coverage(aligner: Aligner, left_out: LeftOut | None) -> Coverage | None:
     labels = list(dict.fromkeys(known.names))
     place = {label: n for n, label in enumerate(labels)}
     first = [known.names.index(label) for label in labels]
-    fitted = copy.deepcopy(aligner).calibrate(known.image)
+    fitted = copy.deepcopy(aligner).centre_on(known.image)
     cosines = fitted.image(known.image) @ fitted.text(known.text[first]).T
     right = torch.tensor([place[name] for name in known.names], device=cosines.device)
     evidence.append(Taught(known, local=local).evidence(known.text))

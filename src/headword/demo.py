@@ -85,7 +85,7 @@ def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> Dem
         features = model.image_features([picture.path for picture in pictures])
         seconds["embed pictures"] = time.perf_counter() - start
         start = time.perf_counter()
-        model.calibrate(features)
+        model.centre_on(features)
         labels = list(WORDS.values())
         labelled = _label(model, features, pictures, labels)
         found = _search(model, features, pictures)

@@ -46,7 +46,7 @@ class Centre:
 
     def __str__(self) -> str:
         if self.kind == "default":
-            return "not calibrated (the aligner's default centre)"
+            return "not centred (the aligner's default centre)"
         where = f" from {self.source}" if self.source else ""
         left_out = f" ({self.unreadable:,} unreadable ones left out)" if self.unreadable else ""
         return f"mean of {self.images:,} images{where}{left_out}"
@@ -62,7 +62,7 @@ class Pool:
 
     @classmethod
     def of(cls, source: object) -> Pool:
-        """A pool from what `DualEncoder.calibrate` accepts; a folder is listed, no image is opened yet.
+        """A pool from what `DualEncoder.centre_on` accepts; a folder is listed, no image is opened yet.
 
         Raises:
             HeadwordError: if the folder is missing or has no images.
@@ -229,7 +229,7 @@ class DualEncoder:
     def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
         """What is near to everything, by unlabelled images and texts like the ones to be searched with.
 
-        They need not belong together. Take new ones after `calibrate`.
+        They need not belong together. Take new ones after `centre_on`.
 
         Raises:
             HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
@@ -297,7 +297,7 @@ class DualEncoder:
             )
         return self.pairs
 
-    def calibrate(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
+    def centre_on(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
         """Centre the image side on an unlabelled pool, in place; returns the model.
 
         Args:
@@ -317,10 +317,10 @@ class DualEncoder:
         )
         if len(features) < 2 or bool((features == features[0]).all()):
             raise HeadwordError(
-                "calibration needs at least two different images, better some dozens: centred on itself, a "
+                "centring needs at least two different images, better some dozens: centred on itself, a "
                 "picture says nothing"
             )
-        self.aligner.calibrate(features.to(self._device))
+        self.aligner.centre_on(features.to(self._device))
         self.centre = Centre("pool", len(features), pool.folder, len(skipped))
         return self
 

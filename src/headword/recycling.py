@@ -47,7 +47,7 @@ def recycle(
     class_names: str | Path | Sequence[str | ClassName] | None = None,
     captions: str | Path | Sequence[Captioned] | None = None,
     pairs: Pairs | None = None,
-    calibrate: object = None,
+    centre_on: object = None,
     words: str | Enrichment | None = None,
     template: str | Sequence[str] | None = None,
     device: str | torch.device = "auto",
@@ -69,7 +69,7 @@ def recycle(
             images on a caption weighs a tenth of a row, and "kernel-ridge" means settings chosen for rows
             beside captions (`BESIDE_CAPTIONS`).
         pairs: further pairs of your own, in the encoders' spaces.
-        calibrate: an unlabelled pool to centre images on: a folder, images or features.
+        centre_on: an unlabelled pool to centre images on: a folder, images or features.
         words: what the rows are paired with: "plain" for the class names alone, as in the paper; "rich" for
             synonyms, definitions, kinds and hypernyms too; or an `Enrichment`. Rich when not given, but
             plain for the paper's mappings that gradient descent learns.
@@ -100,7 +100,7 @@ def recycle(
     templates = check_templates(DEFAULT_TEMPLATE if template is None else template)
     rich_use = template is None and enrichment.kinds_at_use > 0
     names = None if class_names is None else read_names(class_names)
-    pool = None if calibrate is None else Pool.of(calibrate)
+    pool = None if centre_on is None else Pool.of(centre_on)
     timings: dict[str, float] = {}
     step = _stopwatch(timings)
     with step("load vision encoder"):
@@ -140,8 +140,8 @@ def recycle(
         coverage_fit=coverage_fit,
     )
     if pool is not None:
-        with step("calibrate"):
-            model.calibrate(pool, progress=progress)
+        with step("centre_on"):
+            model.centre_on(pool, progress=progress)
     return model
 
 

@@ -96,7 +96,7 @@ def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftO
     known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
     if len(set(known.names)) < 10:
         return None
-    out = held_out(aligner, known, seed=seed, calibrated=True)
+    out = held_out(aligner, known, seed=seed, centred=True)
     names = [known.names[row] for row in out.rows.tolist()]
     found = LeftOut(known, [], [], [])
     for fold in sorted(set(out.fold.tolist())):

@@ -24,7 +24,7 @@ class GradientAligner(Aligner):
 
     Every epoch shuffles the pairs; the learning rate of epoch e of E is lr · (1 + cos(πe/E))/2, constant
     within the epoch; no weight decay; the last epoch is kept. A batch's loss is the mean of its pairs' losses
-    weighted by ω. Images are unit norm but not centred, and the centre is zero until calibrated.
+    weighted by ω. Images are unit norm but not centred, and the centre is zero until centred.
 
     A seed gives one result on a CPU. All randomness is drawn from generators of its own: the global one is
     neither read nor moved.

@@ -16,7 +16,7 @@ class PrototypeAttention(Aligner):
 
         text map: normalise(softmax_i(t·t_i/τ + log ω_i) X − μ);   image map: normalise(x − centre)
 
-    with the weighted mean row μ (Nadaraya–Watson regression). The centre is zero until calibrated. Use it
+    with the weighted mean row μ (Nadaraya–Watson regression). The centre is zero until centred. Use it
     when the pairs are too many for `KernelRidge` or when a text's neighbours should be readable from its
     weights.
 

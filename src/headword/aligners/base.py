@@ -24,7 +24,7 @@ class Aligner(nn.Module, ABC):
     that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
-    otherwise, and replaced by `calibrate` with the mean of any unlabelled pool.
+    otherwise, and replaced by `centre_on` with the mean of any unlabelled pool.
 
     Inputs of any floating-point type are taken and brought to the precision of the fit, at least float32. A
     row that says nothing (a zero vector, an image equal to the centre) comes out as a zero vector, never as
@@ -109,7 +109,7 @@ class Aligner(nn.Module, ABC):
         """
         return None
 
-    def calibrate(self, features: Tensor, strength: float = 0.0) -> Self:
+    def centre_on(self, features: Tensor, strength: float = 0.0) -> Self:
         """Set the centre to the mean of the unit-norm `features` `[M, d]` of an unlabelled pool, in place.
 
         Calling it again replaces the centre, and `fit` puts the default one back. With a `strength` κ above
@@ -120,10 +120,10 @@ class Aligner(nn.Module, ABC):
         """
         features = self._checked(features, "image_dim")
         if len(features) == 0:
-            raise HeadwordError("calibration needs at least one image")
+            raise HeadwordError("centring needs at least one image")
         mean = F.normalize(features, dim=1).mean(dim=0)
         if not torch.isfinite(mean).all():
-            raise HeadwordError("the features to calibrate on have a NaN or infinite value")
+            raise HeadwordError("the features to centre on have a NaN or infinite value")
         share = strength / (strength + len(features))
         self._learn("centre_", mean + share * (self.centre_ - mean))
         return self

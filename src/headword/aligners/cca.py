@@ -23,7 +23,7 @@ class CCA(Aligner):
     ones. `penalty=0, weighted=False` is what the "Weight recycling" paper (ICML 2026) ran under this name:
     unregularised, plain cosine; it needs many more pairs than dimensions.
 
-    The centre starts as the fit's weighted mean image; `calibrate` replaces it. Directions beyond the rank of
+    The centre starts as the fit's weighted mean image; `centre_on` replaces it. Directions beyond the rank of
     a side are dropped, so the shared space may be narrower than `dim`. The signs of the directions are fixed
     by making the largest entry of the image side's positive.
 

@@ -13,7 +13,7 @@ from headword.errors import HeadwordError
 class Identity(Aligner):
     """Both sides as they are, normalised: image map normalise(x/‖x‖ − centre), text map t/‖t‖.
 
-    The centre is zero until calibrated. Nothing is learnt from pairs, so it is not one of `ALIGNERS`.
+    The centre is zero until centred. Nothing is learnt from pairs, so it is not one of `ALIGNERS`.
     """
 
     name = "identity"

@@ -126,12 +126,12 @@ class JointKernelRidge(KernelRidge):
         ]
         return F.normalize(torch.cat(mapped, dim=1), dim=1)
 
-    def calibrate(self, features: Tensor, strength: float = 0.0) -> Self:
-        """As `Aligner.calibrate`, block by block, each over the images that have it."""
+    def centre_on(self, features: Tensor, strength: float = 0.0) -> Self:
+        """As `Aligner.centre_on`, block by block, each over the images that have it."""
         if len(self.widths) < 2:
-            return super().calibrate(features, strength)
+            return super().centre_on(features, strength)
         before = self.centre_
-        Aligner.calibrate(self, features)  # refuses what it must
+        Aligner.centre_on(self, features)  # refuses what it must
         sums, seen = [], []
         for block in self._unit_blocks(self._checked(features, "image_dim")):
             sums.append(block.sum(dim=0))

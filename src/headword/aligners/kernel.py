@@ -21,7 +21,7 @@ class KernelRidge(Aligner):
 
         α = (K + λ diag(1/ω))⁻¹ (X − μ);  text map: normalise(k(t, T) α);  image map: normalise(x − centre)
 
-    λ is not scaled by the number of pairs. The centre is zero until calibrated. A single pair has no
+    λ is not scaled by the number of pairs. The centre is zero until centred. A single pair has no
     direction from its own mean: every text then maps to zero.
 
     Past `max_exact` pairs only the solve for α is approximate: K is taken for its Nyström approximation

@@ -32,7 +32,7 @@ class HeldOut:
 
 
 def held_out(
-    aligner: Aligner, pairs: Pairs, *, folds: int = 5, seed: int = 0, calibrated: bool = False
+    aligner: Aligner, pairs: Pairs, *, folds: int = 5, seed: int = 0, centred: bool = False
 ) -> HeldOut:
     """Each pair's embeddings by the aligner's settings fitted without the pair's class.
 
@@ -45,8 +45,8 @@ def held_out(
         pairs: what to hold out from.
         folds: how many parts to split the classes into; no more than there are classes.
         seed: of the split.
-        calibrated: set each fold's centre to the mean of the image rows it is fitted on, as a user's
-            calibration would, instead of keeping the aligner's default.
+        centred: set each fold's centre to the mean of the image rows it is fitted on, as a user's
+            centring would, instead of keeping the aligner's default.
 
     Raises:
         HeadwordError: if there are fewer than two classes or folds.
@@ -56,8 +56,8 @@ def held_out(
     for fold in range(1 if aligner.iterative else int(fold_of.max()) + 1):
         rest = pairs[fold_of != fold]
         model = aligner.unfitted(len(rest)).fit(rest)
-        if calibrated:
-            model.calibrate(rest.image)
+        if centred:
+            model.centre_on(rest.image)
         rows = (fold_of == fold).nonzero().flatten()
         out = pairs[rows]
         parts.append((rows, model.image(out.image), model.text(out.text)))

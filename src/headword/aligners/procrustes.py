@@ -18,7 +18,7 @@ class Procrustes(Aligner):
 
     For k ≠ d, R has orthonormal rows or columns, whichever fit. Directions of which the pairs say nothing
     (singular value zero, as with fewer pairs than dimensions) map to zero instead of somewhere arbitrary. The
-    centre is zero until calibrated.
+    centre is zero until centred.
     """
 
     name = "procrustes"

@@ -21,7 +21,7 @@ class Ridge(Aligner):
         W = (TᵀΩT + λ I)⁻¹ TᵀΩX;   text map: normalise((t − t̄) W);   image map: normalise(x − centre)
 
     λ is not scaled by the number of pairs, as in `KernelRidge`, whose linear special case this is. The centre
-    is zero until calibrated.
+    is zero until centred.
 
     Args:
         penalty: λ.

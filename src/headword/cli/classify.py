@@ -37,13 +37,13 @@ def classify(
     top: Annotated[int, typer.Option(min=1, help="How many labels to show for each image.")] = 3,
     multi_label: Annotated[bool, typer.Option(help="Judge each label by itself.")] = False,
     none_of_these: Annotated[bool, typer.Option(help='Let "none of these" be an answer.')] = False,
-    calibrate: Annotated[
+    centre_on: Annotated[
         str,
         typer.Option(
             metavar="FOLDER|online|none|auto",
             help="A folder of unlabelled images to centre on, for this run only; online centres each image "
             "on those up to it; none takes the model's own centre. auto is online where the model was not "
-            "calibrated.",
+            "centred.",
         ),
     ] = AUTO,
     collection: Annotated[
@@ -80,11 +80,11 @@ def classify(
 
     encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
     with output.progress("images") as progress:
-        if calibrate == AUTO:
-            calibrate = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
-        running = encoder.running_centre() if calibrate == ONLINE else None
-        if calibrate not in (NONE, ONLINE):
-            encoder.calibrate(calibrate, batch_size=batch_size, progress=progress)
+        if centre_on == AUTO:
+            centre_on = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
+        running = encoder.running_centre() if centre_on == ONLINE else None
+        if centre_on not in (NONE, ONLINE):
+            encoder.centre_on(centre_on, batch_size=batch_size, progress=progress)
         embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
@@ -118,7 +118,7 @@ def classify(
         notes.append(f"transductive: {collection} labels the whole collection at once")
     if running is not None:
         notes.append(
-            "each image is centred on the mean of those up to it; --calibrate none takes it as it is"
+            "each image is centred on the mean of those up to it; --centre-on none takes it as it is"
         )
     for note in notes:
         output.say(note)
@@ -132,7 +132,7 @@ def classify(
             "none_of_these": none_of_these,
             "collection": collection,
             "prior": None if shares is None else dict(zip(words, shares.tolist(), strict=True)),
-            "calibrate": calibrate,
+            "centre_on": centre_on,
         },
         notes=notes,
         results=results,

@@ -38,10 +38,10 @@ TrainSplitOption = Annotated[
 NamesOption = Annotated[
     Path | None, typer.Option(help="Class names, one a line, in the order of the data's own.")
 ]
-CalibrateOption = Annotated[
+CentreOption = Annotated[
     str,
     typer.Option(
-        help="Centre on: pool (the tested images), online (each on those before it), first:N, reference (the "
+        help="Centre on: collection (the tested images), online (each on those before it), first:N, reference (the "
         "images of --hubness), a FOLDER, or none (as the model is)."
     ),
 ]
@@ -79,7 +79,7 @@ def evaluate(
     train_split: TrainSplitOption = None,
     class_names: NamesOption = None,
     template: TemplateOption = None,
-    calibrate: CalibrateOption = "none",
+    centre_on: CentreOption = "none",
     collection: CollectionOption = "off",
     prior: PriorOption = None,
     hubness: HubnessOption = None,
@@ -96,7 +96,7 @@ def evaluate(
     """Measure a model by a named protocol."""
     output = Output(quiet, json_to)
     protocol = _protocol(
-        task, data, split, train_split, class_names, template, calibrate, collection, prior, hubness, k,
+        task, data, split, train_split, class_names, template, centre_on, collection, prior, hubness, k,
         shots, draws, missing, seed,
     )  # fmt: skip
     from headword.evaluation import evaluate as run
@@ -125,7 +125,7 @@ def compare(
     train_split: TrainSplitOption = None,
     class_names: NamesOption = None,
     template: TemplateOption = None,
-    calibrate: CalibrateOption = "none",
+    centre_on: CentreOption = "none",
     collection: CollectionOption = "off",
     prior: PriorOption = None,
     hubness: HubnessOption = None,
@@ -146,7 +146,7 @@ def compare(
     if aligners is None and len(models) < 2:
         raise HeadwordError("give two models or more, or --aligners with one")
     protocol = _protocol(
-        task, data, split, train_split, class_names, template, calibrate, collection, prior, hubness, k,
+        task, data, split, train_split, class_names, template, centre_on, collection, prior, hubness, k,
         shots, draws, missing, seed,
     )  # fmt: skip
     from headword.evaluation import compare as run
@@ -182,7 +182,7 @@ def _protocol(
     train_split: str | None,
     class_names: Path | None,
     template: list[str] | None,
-    calibrate: str,
+    centre_on: str,
     collection: str,
     prior: str | None,
     hubness: str | None,
@@ -197,7 +197,7 @@ def _protocol(
 
     values: dict[str, Any] = {
         "task": task, "data": data, "split": split, "train_split": train_split, "templates": template,
-        "calibrate": calibrate, "collection": collection, "prior": prior, "hubness": hubness, "k": k,
+        "centre_on": centre_on, "collection": collection, "prior": prior, "hubness": hubness, "k": k,
         "draws": draws, "missing": missing, "seed": seed,
     }  # fmt: skip
     if shots:

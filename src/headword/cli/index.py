@@ -38,7 +38,7 @@ def index(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The index's folder; one that is there is updated.")
     ],
-    calibrate: Annotated[
+    centre_on: Annotated[
         IndexCentre | None,
         typer.Option(
             help="Centre on the mean of all images of the index (collection, the default), or as the model "
@@ -67,7 +67,7 @@ def index(
             model,
             folder,
             out,
-            calibrate=None if calibrate is None else calibrate.value,
+            centre_on=None if centre_on is None else centre_on.value,
             engine=engine.value,
             dtype=dtype.value,
             batch_size=batch_size,

@@ -52,7 +52,7 @@ def recycle(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated."),
     ] = None,
-    calibrate: Annotated[
+    centre_on: Annotated[
         Path | None,
         typer.Option(
             help="A folder of unlabelled images to centre on: best the ones to be labelled or searched."
@@ -95,7 +95,7 @@ def recycle(
             aligner=mapping,
             class_names=class_names,
             captions=captions,
-            calibrate=calibrate,
+            centre_on=centre_on,
             words=words,
             template=template,
             device=device.value,

@@ -24,20 +24,20 @@ def centred(
 
     Args:
         subject: the model.
-        protocol: its `calibrate` says which centre.
-        found: the tested images, which are the pool of "pool".
+        protocol: its `centre_on` says which centre.
+        found: the tested images, which are the pool of "collection".
         reference: features `[R, d]` of the images of `Protocol.hubness`.
         progress: called with (done, all) while a folder's images are embedded.
 
     Raises:
         HeadwordError: if the folder is not there or has no images.
     """
-    if protocol.calibrate == "none":
+    if protocol.centre_on == "none":
         return subject, ()
-    if protocol.calibrate == "pool":
+    if protocol.centre_on == "collection":
         notes = ("centred on the mean of the tested images themselves, without their labels",)
-        return subject.calibrated(found.features, "the tested images"), notes
-    if protocol.calibrate == "online":
+        return subject.centred_on(found.features, "the tested images"), notes
+    if protocol.centre_on == "online":
         notes = (
             "each image is centred on the ones before it, without their labels, in an order drawn with the "
             "seed",
@@ -46,11 +46,11 @@ def centred(
     if protocol.first is not None:
         first = arrival(len(found.features), protocol.seed)[: protocol.first]
         notes = (f"centred on {len(first)} of the tested images, drawn with the seed, without their labels",)
-        return subject.calibrated(found.features[first], "tested images", STRENGTH), notes
-    if protocol.calibrate == "reference":
+        return subject.centred_on(found.features[first], "tested images", STRENGTH), notes
+    if protocol.centre_on == "reference":
         assert reference is not None
         notes = (f"centred on the images of the split {protocol.hubness}",)
-        return subject.calibrated(reference, f"split {protocol.hubness}"), notes
-    pool = extract(subject, list_images(protocol.calibrate), progress=progress)
+        return subject.centred_on(reference, f"split {protocol.hubness}"), notes
+    pool = extract(subject, list_images(protocol.centre_on), progress=progress)
     unread = (f"{len(pool.skipped)} images of the pool could not be read",) if pool.skipped else ()
-    return subject.calibrated(pool.features, protocol.calibrate), unread
+    return subject.centred_on(pool.features, protocol.centre_on), unread

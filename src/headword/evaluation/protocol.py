@@ -41,8 +41,8 @@ class Protocol:
     """What the classes are called, in the order of the data's own names."""
     templates: tuple[str, ...] | None = None
     """With "{}" for the class name; the data set's own when None, else the model's."""
-    calibrate: str = "none"
-    """"none" (the centre the model has), "pool" (the mean of the tested images), "online" (each image on the
+    centre_on: str = "none"
+    """"none" (the centre the model has), "collection" (the mean of the tested images), "online" (each image on the
     ones before it, in an order drawn with the seed), "first:N" (the first N of that order), "reference" (the
     images of `hubness`) or a folder of images.
     """
@@ -80,8 +80,8 @@ class Protocol:
         ):
             if value and self.task != task:
                 raise HeadwordError(f"{key} is for the task {task}, not for {self.task}")
-        if self.calibrate == "reference" and self.hubness is None:
-            raise HeadwordError("calibrate reference centres on the images of hubness; give hubness a split")
+        if self.centre_on == "reference" and self.hubness is None:
+            raise HeadwordError("centre_on reference centres on the images of hubness; give hubness a split")
         self.first  # noqa: B018 - refuses a number that is none
         if self.templates is not None:
             check_templates(self.templates)
@@ -114,18 +114,18 @@ class Protocol:
     @property
     def first(self) -> int | None:
         """N where the protocol centres on the "first:N" images."""
-        if not self.calibrate.startswith("first:"):
+        if not self.centre_on.startswith("first:"):
             return None
-        number = self.calibrate.removeprefix("first:")
+        number = self.centre_on.removeprefix("first:")
         if not number.isdecimal() or int(number) < 1:
-            raise HeadwordError(f"calibrate first:N needs a positive number, got {self.calibrate!r}")
+            raise HeadwordError(f"centre_on first:N needs a positive number, got {self.centre_on!r}")
         return int(number)
 
     @property
     def pool_folder(self) -> str | None:
         """The folder of images that the protocol centres on, where it is one."""
-        words = ("none", "pool", "online", "reference")
-        return None if self.calibrate in words or self.first is not None else self.calibrate
+        words = ("none", "collection", "online", "reference")
+        return None if self.centre_on in words or self.first is not None else self.centre_on
 
     @property
     def title(self) -> str:

@@ -111,7 +111,7 @@ class Reference:
         learnt = getattr(self.model, "logit_scale", None)
         return float(learnt.exp()) if isinstance(learnt, Tensor) else 100.0
 
-    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Reference:  # noqa: ARG002
+    def centred_on(self, features: Tensor, source: str, strength: float = 0.0) -> Reference:  # noqa: ARG002
         """Itself: a CLIP model's two sides are trained against each other as they are."""
         return self
 

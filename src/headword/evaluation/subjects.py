@@ -61,7 +61,7 @@ class Subject(Protocol):
     def scale(self) -> float:
         """Of the softmax over labels: probabilities are softmax(scale · cosine)."""
 
-    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Self:
+    def centred_on(self, features: Tensor, source: str, strength: float = 0.0) -> Self:
         """A copy centred on a pool of features `[N, d]`, where the model has a centre; the one it has counts
         as `strength` images of the pool.
         """
@@ -154,11 +154,11 @@ class Recycled:
         """The one the model's probabilities have."""
         return self.model.scores.scale
 
-    def calibrated(self, features: Tensor, source: str, strength: float = 0.0) -> Recycled:
+    def centred_on(self, features: Tensor, source: str, strength: float = 0.0) -> Recycled:
         """A copy whose centre is the mean of the pool's unit-norm features, shrunk towards the one it has."""
         aligner = type(self.model.aligner).restore(self.model.aligner.settings, self.model.aligner.tensors)
         aligner.to(self.model.aligner.centre_.device)
-        aligner.calibrate(features.to(aligner.centre_.device), strength)
+        aligner.centre_on(features.to(aligner.centre_.device), strength)
         centre = Centre("pool", len(features), source)
         return Recycled(replace(self.model, aligner=aligner, centre=centre), self.name)
 

@@ -37,7 +37,7 @@ def by_backbone(bench: Bench, speech: Speech, words: Words, scale: float) -> dic
         scores: dict[str, dict[str, Tensor]] = {method: {} for method in METHODS}
         for data in CLASSIFICATION:
             features = torch.cat([bench.labelled(data, name).features for name in names], dim=1)
-            images = aligner.calibrate(features).image(features)
+            images = aligner.centre_on(features).image(features)
             texts = aligner.text(speech.labels(bench.labelled(data).names, words))
             for method in METHODS:
                 scores[method][data] = collective_scores(images, texts, method=method, scale=scale)

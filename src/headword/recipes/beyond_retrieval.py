@@ -97,7 +97,7 @@ def with_captions(
                 best = (reached, aligner, tau, weight)
     assert best is not None
     _, chosen, tau, weight = best
-    chosen.calibrate(reference.features)
+    chosen.centre_on(reference.features)
     return WithCaptions(
         number,
         tau,

@@ -88,7 +88,7 @@ def left_out(
     for out in parts[:MEASURED]:
         kept = torch.cat([part for part in parts if part is not out]).sort().values
         pairs = speech.pairs(head, words, kept)
-        mapping = settings.unfitted(len(pairs)).fit(pairs).calibrate(head.rows[kept])
+        mapping = settings.unfitted(len(pairs)).fit(pairs).centre_on(head.rows[kept])
         names = [head.names[row] for row in out.tolist()]
         scores = mapping.image(head.rows[out]) @ mapping.text(speech.labels(names, words)).T
         right += int((scores.argmax(dim=1) == torch.arange(len(out))).sum())

@@ -58,7 +58,7 @@ def recalls(aligner: Aligner, data: Captions, *, pool: bool = True) -> dict[str,
 
 def centred(aligner: Aligner, features: Tensor) -> Aligner:
     """The aligner with its image side centred on the mean of these features; the given one is not changed."""
-    return type(aligner).restore(aligner.settings, aligner.tensors).calibrate(features)
+    return type(aligner).restore(aligner.settings, aligner.tensors).centre_on(features)
 
 
 def each_centred(*kinds: Pairs) -> Pairs:

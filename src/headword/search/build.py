@@ -53,7 +53,7 @@ def build_index(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    calibrate: str | None = None,
+    centre_on: str | None = None,
     engine: str = "auto",
     dtype: str = "auto",
     batch_size: int = 32,
@@ -73,7 +73,7 @@ def build_index(
         model: a saved model's folder, or a model.
         folder: the images, subfolders included.
         out: the index's folder; may lie in `folder`.
-        calibrate: "collection" centres on the mean of all images of the index, "none" takes the model's own
+        centre_on: "collection" centres on the mean of all images of the index, "none" takes the model's own
             centre; when not given, as the index was made, or "collection".
         engine: "auto", "torch" or "openvino"; an index goes on as it began.
         dtype: "auto", "float32" or "bfloat16"; likewise.
@@ -90,8 +90,8 @@ def build_index(
             read are counted, not raised.
     """
     root, target = expand(folder).resolve(), expand(out).resolve()
-    if calibrate not in (None, *CENTRES):
-        raise HeadwordError(f"unknown centre {calibrate!r}; choose {' or '.join(CENTRES)}")
+    if centre_on not in (None, *CENTRES):
+        raise HeadwordError(f"unknown centre {centre_on!r}; choose {' or '.join(CENTRES)}")
     _check_place(root, target)
     files = scan(root, leave_out=target)
     saved = None if isinstance(model, DualEncoder) else expand(model).resolve()
@@ -143,7 +143,7 @@ def build_index(
             rows=start.rows,
             slots=embedder.slots,
             rounding=embedder.rounding,
-            centre=calibrate or ("collection" if before is None else before.centre["kind"]),
+            centre=centre_on or ("collection" if before is None else before.centre["kind"]),
             approximate=approximate,
         )
         if fresh or start.journal.entries or changes.removed or draft.differs():

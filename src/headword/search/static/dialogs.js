@@ -136,7 +136,7 @@ export function fillAbout({ headword, images, index, model, classes }) {
     ["Text encoder's licence", text.licence || unknown],
     ["Learnt from", `${count.format(pairs.number)} pairs: ${sources.join(", ")}`],
     ["Mapping", `${aligner.name} (${settings.join(", ")})`],
-    ["Calibrated", calibration(index, centre)],
+    ["Centred on", centredOn(index, centre)],
     ["Pictures", count.format(images)],
     ["Search", index.engine],
     ["Index last changed", new Date(index.updated).toLocaleString()],
@@ -155,9 +155,9 @@ export function fillAbout({ headword, images, index, model, classes }) {
   );
 }
 
-function calibration(index, centre) {
-  if (index.centre.kind === "collection") return `on the ${count.format(index.centre.images)} pictures of this folder`;
-  return centre.kind === "pool" ? `on ${count.format(centre.images)} other pictures` : "no";
+function centredOn(index, centre) {
+  if (index.centre.kind === "collection") return `the ${count.format(index.centre.images)} pictures of this folder`;
+  return centre.kind === "pool" ? `${count.format(centre.images)} other pictures` : "nothing";
 }
 
 let finding = null;
