@@ -177,8 +177,8 @@ def test_commands_take_it(folder, images, tmp_path):
         assert words in shown, words
     assert "classes" not in json.loads(run("inspect", folder, "--json", "-"))["model"]["vision"]
     said = json.loads(
-        run("evaluate", folder, "--task", "classification", "--data", tmp_path / "set", "--centre-on", "collection",
-            "--json", "-")
+        run("evaluate", folder, "--task", "classification", "--data", tmp_path / "set",
+            "--centre-on", "collection", "--json", "-")
     )  # fmt: skip
     assert said["data"]["images"] == 6
     for space in ("features", "shared"):
