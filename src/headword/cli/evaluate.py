@@ -41,8 +41,8 @@ NamesOption = Annotated[
 CentreOption = Annotated[
     str,
     typer.Option(
-        help="Centre on: collection (the tested images), online (each on those before it), first:N, reference "
-        "(the images of --hubness), a FOLDER, or none (as the model is)."
+        help="Centre on: collection (the tested images), online (each on those before it), first:N, "
+        "reference (the images of --hubness), a FOLDER, or none (as the model is)."
     ),
 ]
 CollectionOption = Annotated[

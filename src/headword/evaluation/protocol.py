@@ -42,9 +42,9 @@ class Protocol:
     templates: tuple[str, ...] | None = None
     """With "{}" for the class name; the data set's own when None, else the model's."""
     centre_on: str = "none"
-    """"none" (the centre the model has), "collection" (the mean of the tested images), "online" (each image on
-    the ones before it, in an order drawn with the seed), "first:N" (the first N of that order), "reference"
-    (the images of `hubness`) or a folder of images.
+    """"none" (the centre the model has), "collection" (the mean of the tested images), "online" (each image
+    on the ones before it, in an order drawn with the seed), "first:N" (the first N of that order),
+    "reference" (the images of `hubness`) or a folder of images.
     """
     collection: str = "off"
     """How classification labels the tested images at once, a method of `headword.collection`."""
