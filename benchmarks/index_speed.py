@@ -43,15 +43,6 @@ def seconds(work: Callable[[], Any]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
 
 
-def imports() -> dict[str, float]:
-    """Seconds of the imports that an index takes besides the model's."""
-
-    def load() -> None:
-        import lancedb  # noqa: F401
-
-    return seconds(load)
-
-
 def images(model: DualEncoder) -> dict[str, Any]:
     """The first index of 8,000 images, nothing new, 100 new ones, tags."""
     source = list_images(data_root() / "flickr8k" / "images")
@@ -90,7 +81,7 @@ def queries(model: DualEncoder, base: Tensor, sizes: list[int], k: int = 10) -> 
     for size in sizes:
         with tempfile.TemporaryDirectory() as parent:
             out = Path(parent) / "index"
-            made = seconds(partial(make_index, model, out, size, base, approximate=False))
+            made = seconds(partial(make_index, model, out, size, base))
             index = Index.open(out, model=model)
             took: list[dict[str, float]] = []
             for n in range(QUERIES + 3):
@@ -152,7 +143,6 @@ def main() -> None:
     begin = time.perf_counter()
     model = headword.recycle(device="cpu")
     result: dict[str, Any] = {"threads": given.threads, "model_seconds": time.perf_counter() - begin}
-    result["import_lancedb"] = imports()
     base = model.image_features(list_images(data_root() / "flickr8k" / "images"))
     if "images" in given.parts:
         result["images"] = images(model)

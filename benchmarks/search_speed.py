@@ -1,10 +1,10 @@
-"""Exact and approximate search of 1,000,000 × 384 vectors, beside faiss' flat index, in one run.
+"""Exact search of 1,000,000 × 384 vectors, beside faiss' flat index, in one run.
 
 The vectors are sentence embeddings of flickr8k captions (MiniLM, 384-d) with noise around them; the queries
 are 200 captions that are left out. Without HEADWORD_DATA both are made of 2,000 random clusters. The arms
 take turns of five queries, each by itself, then all at once; medians.
 
-Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--turns 8] [--no-approximate]
+Run: python benchmarks/search_speed.py [--rows 1000000] [--threads 2] [--turns 8]
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -26,10 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common import data_root, write
-from headword.search.approximate import ApproximateSearch, build_neighbours
 from headword.search.exact import ExactSearch
 from headword.search.rows import Rows
-from headword.search.space import Space
 from synthetic_index import NOISE, noisy
 
 DIM, HELD_OUT, K, SEED = 384, 200, 10, 0
@@ -85,7 +81,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--approximate", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     faiss.omp_set_num_threads(given.threads)
@@ -102,30 +97,11 @@ def main() -> None:
         "rows": given.rows, "dim": DIM, "k": K, "seed": SEED, "data": what, "threads": given.threads,
         "first_pass": "bfloat16" if ours.half else "float32",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        if given.approximate:
-            space = Space(None, np.zeros(DIM, np.float32))
-            begin = time.perf_counter()
-            built = build_neighbours(
-                Path(folder), "neighbours-000001", ours, np.arange(given.rows), space, queries[100:]
-            )
-            near = ApproximateSearch(Path(folder), built, ours, np.ones(given.rows, np.bool_))
-            arms["headword_approximate"] = lambda part: near.top(queries[part], a[part], b[part], K)
-            result["approximate"] = {**built.as_json(), "build_seconds": time.perf_counter() - begin}
-        result["one_query_ms"] = one = one_by_one(arms, given.turns)
-        right = [set(rows.tolist()) for rows, _ in ours.top(a[:100], b[:100], K)]
-        agree = [
-            len(set(found.tolist()) & best)
-            for found, best in zip(flat.search(a[:100], K)[1], right, strict=True)
-        ]
-        result["agreement_with_faiss"] = sum(agree) / (100 * K)
-        if given.approximate:
-            hits = [
-                len(set(rows.tolist()) & best)
-                for (rows, _), best in zip(near.top(queries[:100], a[:100], b[:100], K), right, strict=True)
-            ]
-            result["approximate_recall_on_other_queries"] = sum(hits) / (100 * K)
-            result["approximate_over_exact"] = one["headword_exact"] / one["headword_approximate"]
+    result["one_query_ms"] = one = one_by_one(arms, given.turns)
+    right = [set(rows.tolist()) for rows, _ in ours.top(a[:100], b[:100], K)]
+    found = flat.search(a[:100], K)[1]
+    agree = [len(set(rows.tolist()) & best) for rows, best in zip(found, right, strict=True)]
+    result["agreement_with_faiss"] = sum(agree) / (100 * K)
     every = slice(0, HELD_OUT)
     batch = {
         name: statistics.median(seconds(lambda arm=arms[name]: arm(every)) for _ in range(times))  # type: ignore[misc]

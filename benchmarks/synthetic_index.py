@@ -41,7 +41,6 @@ def make_index(
     *,
     saved: Path | None = None,
     seed: int = 0,
-    approximate: bool | None = None,
 ) -> None:
     """Write an index of `count` images that do not exist.
 
@@ -52,17 +51,15 @@ def make_index(
         base: features `[n, d]` of real images, to which noise is added.
         saved: the model's folder.
         seed: of the noise.
-        approximate: as in `build_index`.
     """
     out.mkdir(parents=True)
     out = out.resolve()
     root = out.parent / f"{out.name}-images"
     root.mkdir(exist_ok=True)
-    rounding, slots = 0.0, 0
+    sums: list[int] = []
     for start in range(0, count, _ROWS):
         units = noisy(base, min(_ROWS, count - start), seed=seed + start)
-        rounding = max(rounding, append_rows(out, "rows-000001", slots, units.numpy()))
-        slots += len(units)
+        sums += append_rows(out, "rows-000001", len(sums), units.numpy())
     entries = [
         Entry(
             path=f"{n // 1000:05d}/{n % 1000:03d}.jpg",
@@ -72,6 +69,7 @@ def make_index(
             content=n.to_bytes(16, "little"),
             slot=n,
             status=OK,
+            sum=sums[n],
         )
         for n in range(count)
     ]
@@ -86,9 +84,8 @@ def make_index(
             before=None,
             entries=entries,
             rows="rows-000001",
-            slots=slots,
-            rounding=rounding,
+            slots=count,
+            halves=None,
             centre="collection",
-            approximate=approximate,
         )
     )

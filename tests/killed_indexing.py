@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lance_namespace  # noqa: F401 - most of importing LanceDB, which itself must not be forked
-import pandas  # noqa: F401
 import torch
 
 torch.set_num_threads(1)  # no threads of OpenMP before the fork

@@ -1,4 +1,4 @@
-"""Searching an index: queries, conditions, the approximate index, and the commands."""
+"""Searching an index: queries, conditions, and the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from extraction import draw, draw_many
 from headword.cli import app
 from headword.errors import HeadwordError
-from headword.search import Hit, Index, Query, approximate, build_index, exact
+from headword.search import Hit, Index, Query, build_index
 from indexing import QUERIES, tiny_model
 
 COUNT = 40
@@ -182,72 +182,6 @@ def test_searches_in_threads_while_tags_change(index, tiny, folder):
     assert failed == []
 
 
-# ---- approximate
-
-
-@pytest.fixture(scope="module")
-def near(tiny, tmp_path_factory) -> Path:
-    """An index with an approximate one, of images that do not exist."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-    from synthetic_index import make_index
-
-    generator = torch.Generator().manual_seed(0)
-    base = torch.rand(200, tiny.vision.dim, generator=generator)
-    target = tmp_path_factory.mktemp("near") / "ix"
-    make_index(tiny, target, 3000, base, approximate=True)
-    return target
-
-
-def test_the_approximate_index_says_what_it_finds(near, tiny, monkeypatch):
-    monkeypatch.setattr(exact, "DIRECT", 100)
-    index = Index.open(near, model=tiny)
-    said = index.about()["approximate"]
-    assert said["recall"] >= approximate.RECALL
-    assert said["images"] == 3000
-    assert (said["queries"], said["partitions"]) == (5, 55)
-    assert index.engine() == f"approximate (recall {said['recall']:.1%})"
-    shared = 0
-    for n in range(20):
-        query = Query(like=index.browse(k=1, offset=n)[0].path)
-        got, right = index.search(query), index.search(query, exact=True)
-        scores = {hit.path: hit.score for hit in right}
-        assert got == sorted(got, key=lambda hit: -hit.score)
-        assert all(scores.get(hit.path, hit.score) == hit.score for hit in got)  # exact ones, bit for bit
-        assert [hit for hit in got if hit.path in scores] == [h for h in right if h in got]
-        shared += len({hit.path for hit in got} & set(scores))
-    assert shared / 200 >= 0.8  # of queries that its recall was not measured on
-    filtered = index.search(QUERIES[0], where="path like '00001/%'")
-    everything = index.search(QUERIES[0], k=3000, exact=True)
-    assert filtered == [hit for hit in everything if hit.path.startswith("00001/")][:10]
-
-
-def test_what_came_later_is_found_too_and_what_went_is_not(near, tiny, tmp_path):
-    """The old approximate index stays until a tenth has changed."""
-    target = shutil.copytree(near, tmp_path / "ix")
-    root = Path(Index.open(target).root)
-    new = draw_many(tmp_path / "new", 3)
-    manifest = json.loads((target / "index.json").read_text())
-    (target / "index.json").write_text(json.dumps({**manifest, "root": str(new)}))
-    assert root != new
-    table = Index.open(target)._version.manifest.approximate["table"]
-    changes = build_index(tiny, new, target)
-    assert (changes.added, changes.removed) == (3, 3000)
-    index = Index.open(target, model=tiny)
-    assert index.about()["approximate"]["table"] != table  # all went, so it was built anew
-    assert {hit.path for hit in index.search(QUERIES[0])} == {"0000.jpg", "0001.jpg", "0002.jpg"}
-    build_index(tiny, new, target, approximate=False)
-    assert Index.open(target).engine() == "exact"
-
-
-@pytest.mark.parametrize(
-    ("known", "went", "came", "outdated"), [(100, 5, 5, False), (100, 6, 5, True), (0, 0, 0, False)]
-)
-def test_when_it_is_built_anew(known, went, came, outdated):
-    said = approximate.Neighbours("t", known, known, 1, 1, 1, 1.0, 1, 0.0, 0.0)
-    slots = np.concatenate([np.arange(known - went), known + np.arange(came)])
-    assert said.outdated(slots) is outdated
-
-
 # ---- the commands
 
 
@@ -331,9 +265,9 @@ def test_command_mistakes(gallery_index, saved, tmp_path):
 
 
 def test_importing_search_is_light():
-    """What a client needs loads neither torch, nor LanceDB, nor Arrow."""
+    """What a client needs loads neither torch, nor Arrow."""
     code = (
         "import sys, headword.search as s; s.Query, s.Hit, s.read_version; "
-        "print(sorted({'torch', 'lancedb', 'pyarrow', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'pyarrow', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -13,7 +13,7 @@ from headword.errors import HeadwordError
 from headword.pairs import Pairs
 from headword.search import exact
 from headword.search.exact import ExactSearch
-from headword.search.rows import BLOCK, Rows, append_rows, rounded
+from headword.search.rows import BLOCK, Rows, append_rows, rounded, write_halves
 from headword.search.space import UNIT, Space, exact_sum, image_matrix, mean_of
 
 
@@ -140,30 +140,39 @@ def test_rounding_of_rows_is_bounded():
 def test_rows_that_were_appended_are_the_rows_at_once(parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     values = unit(np.random.default_rng(sum(parts)), sum(parts), 6)
-    slots = 0
+    slots, sums, blocks = 0, [], []
     for part in parts:
-        append_rows(folder, "rows-1", slots, values[slots : slots + part])
-        slots += part
-    opened, whole = Rows.open(folder, "rows-1", slots, 6, 1.0), Rows.of(values)
-    assert np.array_equal(opened.values, whole.values)
-    assert torch.equal(opened.blocks, whole.blocks)
+        sums += append_rows(folder, "rows-1", slots, values[slots : slots + part])
+        first, slots = slots // BLOCK, slots + part
+        blocks = blocks[:first] + write_halves(folder, "rows-1", values[:slots], first)[0]
+    sums, blocks = np.array(sums), np.array(blocks)
+    opened, whole = Rows.open(folder, "rows-1", slots, 6, 1.0, sums, blocks), Rows.of(values)
+    opened.check(0, slots)
+    assert np.array_equal(opened[:], whole[:])
+    assert torch.equal(opened.half(slice(None)), whole.half(slice(None)))
 
 
 def test_what_was_never_counted_is_written_over(tmp_path):
     """A reader's rows stay what they are, also those in the block that is written again."""
     values = unit(np.random.default_rng(5), 500, 6)
-    append_rows(tmp_path, "rows-1", 0, values[:100])
-    reader = Rows.open(tmp_path, "rows-1", 100, 6, 1.0)
+    sums = append_rows(tmp_path, "rows-1", 0, values[:100])
+    blocks, _ = write_halves(tmp_path, "rows-1", values[:100], 0)
+    reader = Rows.open(tmp_path, "rows-1", 100, 6, 1.0, np.array(sums), np.array(blocks))
     append_rows(tmp_path, "rows-1", 100, values[:300])  # of a run that was killed before its journal
     append_rows(tmp_path, "rows-1", 100, values[100:200])
-    assert np.array_equal(reader.values, values[:100])
-    assert torch.equal(reader.blocks.float()[0, :, :100].T, torch.from_numpy(values[:100]).bfloat16().float())
+    write_halves(tmp_path, "rows-1", values[:200], 0)
+    reader.check(0, 100)
+    assert np.array_equal(reader[:], values[:100])
+    half = reader.half(slice(None)).float()[0, :, :100].T
+    assert torch.equal(half, torch.from_numpy(values[:100]).bfloat16().float())
     assert np.array_equal(Rows.open(tmp_path, "rows-1", 200, 6, 1.0).values, values[:200])
     assert (tmp_path / "rows-1.f32").stat().st_size == 200 * 6 * 4
 
 
 def test_files_that_are_cut_short_are_refused(tmp_path):
-    append_rows(tmp_path, "rows-1", 0, unit(np.random.default_rng(6), 10, 6))
+    values = unit(np.random.default_rng(6), 10, 6)
+    append_rows(tmp_path, "rows-1", 0, values)
+    write_halves(tmp_path, "rows-1", values, 0)
     with pytest.raises(HeadwordError, match="cut short"):
         Rows.open(tmp_path, "rows-1", 11, 6, 1.0)
     (tmp_path / "rows-1.bf16").unlink()

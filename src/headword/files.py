@@ -222,6 +222,13 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a sha256 of all its other entries under "sha256", so that an edit is found."""
+    kept = {name: value for name, value in content.items() if name != "sha256"}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return {**kept, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     digest = hashlib.sha256()

@@ -34,7 +34,7 @@ from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
-from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sha256
+from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.names import ClassName, read_class_names
 from headword.scoring import Scores
 
@@ -89,13 +89,6 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
             json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return folder
-
-
-def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with a sha256 of all its other entries under "sha256"."""
-    content = {name: value for name, value in config.items() if name != "sha256"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def transform_sha256(source: VisionSource) -> str:

@@ -48,10 +48,6 @@ def index(
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
-    approximate: Annotated[
-        bool | None,
-        typer.Option(help="Keep an approximate index too; by default from 1,000,000 images on."),
-    ] = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -72,7 +68,6 @@ def index(
             dtype=dtype.value,
             batch_size=batch_size,
             workers=workers,
-            approximate=approximate,
             device=device.value,
             progress=progress,
         )
@@ -114,5 +109,4 @@ def index(
         outside=changes.outside,
         index=str(out),
         search=about["engine"],
-        approximate=about["approximate"],
     )

@@ -31,11 +31,8 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
     where: Annotated[
         str | None,
-        typer.Option(help="An SQL condition on path, folder, bytes, modified, tag and tag_score."),
+        typer.Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Search exactly, also where there is an approximate index.")
-    ] = False,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -49,13 +46,13 @@ def search(
     from headword.search.client import ask_server
 
     answer = None
-    if device is Device.auto and not exact:  # a server has its own device and engine
+    if device is Device.auto:  # a server has its own
         answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
         opened = Index.open(index, device=device.value)
-        hits, about, environment = opened.search(query, k=k, where=where, exact=exact), opened.about(), None
+        hits, about, environment = opened.search(query, k=k, where=where), opened.about(), None
         known = None if words is None else opened.coverage(words)
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
@@ -69,7 +66,7 @@ def search(
         where=where,
         about=about,
         environment=environment,
-        engine="exact" if exact or where else about.get("engine", ""),
+        engine=about.get("engine", ""),
         coverage=known,
     )
 

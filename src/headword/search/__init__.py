@@ -3,11 +3,11 @@
     query.py        what is asked, and what is found
     index.py        an index, to read
     manifest.py     what an index says of itself: the version there is
-    table.py        names, contents, tags; LanceDB's table, and its filters
+    filter.py       the language of filters
+    table.py        names, contents, tags; what filters find in them
     rows.py         features on disk
     space.py        features → cosines to words: one affine map a query
     exact.py        the exact nearest rows
-    approximate.py  LanceDB's neighbours, for large collections
     build.py        making and refreshing an index
     scan.py         the files of a folder
     embedding.py    new files → rows
@@ -17,7 +17,7 @@
     identity.py     which model an index was made with
     lock.py         one writer at a time
 
-Importing this package loads neither torch nor LanceDB.
+Importing this package does not load torch.
 """
 
 from __future__ import annotations

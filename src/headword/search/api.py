@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from headword import __version__
 from headword.errors import HeadwordError
 from headword.search import page, query, schemas
+from headword.search.filter import Compare, Condition, Every, parse
 from headword.search.model_thread import Overloaded
 from headword.search.schemas import K
 from headword.search.service import BusyError, Service, in_thread
@@ -55,7 +56,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 TypedWords = Annotated[schemas.Text, FromQuery(description="-word keeps away from a word.")]
 Offset = Annotated[int, FromQuery(ge=0, le=100_000_000)]
 Tag = Annotated[schemas.Label | None, FromQuery(description="Only pictures with this tag.")]
-Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures that meet this SQL condition.")]
+Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures that meet this condition.")]
 Version = Annotated[str | None, FromQuery(max_length=100, description="The index's: an answer may be kept.")]
 InIndex = Annotated[str, FromPath(min_length=1, max_length=4096)]
 
@@ -278,11 +279,11 @@ def _content(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _condition(tag: str | None, where: str | None) -> str | None:
-    if tag is None:
-        return where
-    tagged = "tag = '" + tag.replace("'", "''") + "'"
-    return tagged if where is None else f"({where}\n) AND {tagged}"
+def _condition(tag: str | None, where: str | None) -> Condition | None:
+    conditions = [] if where is None else [parse(where)]
+    if tag is not None:
+        conditions.append(Compare("tag", "=", tag))
+    return Every(tuple(conditions)) if conditions else None
 
 
 def _hit(hit: query.Hit, *, asked: bool) -> schemas.Hit:

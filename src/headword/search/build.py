@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
 from headword.extract.job import Job
-from headword.files import expand
+from headword.files import expand, load_tensors
 from headword.search.commit import Draft, commit, is_ours
 from headword.search.embedding import Embedder, how_of, shown
 from headword.search.identity import describe, encoder_identity, plain
 from headword.search.journal import Journal
 from headword.search.lock import writing
 from headword.search.manifest import NAME, Manifest
-from headword.search.rows import Rows
+from headword.search.rows import UNKNOWN, Rows, append_rows, blank_rows, rows_there
 from headword.search.scan import Found, Scan, scan
 from headword.search.space import Floats
 from headword.search.table import Entry, entries_of, read_table
@@ -42,6 +46,8 @@ class Changes:
     """Files of the folder that cannot be read, and why."""
     outside: list[str] = field(default_factory=list)
     """Links that lead out of the folder, which were not followed."""
+    mended: int = 0
+    """Images whose features in the index were damaged, and were computed anew."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it by name."""
@@ -58,7 +64,6 @@ def build_index(
     dtype: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
-    approximate: bool | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Changes:
@@ -79,8 +84,6 @@ def build_index(
         dtype: "auto", "float32" or "bfloat16"; likewise.
         batch_size: images that go through the model together.
         workers: how many decode at once; None for as many as there are processors.
-        approximate: whether to keep an approximate index; None for large collections only, see
-            `headword.search.approximate`.
         device: where a model that is given by its folder computes.
         progress: called with (done, all) of the new and changed files.
 
@@ -100,9 +103,9 @@ def build_index(
 
         model = load(model, device=device)
     with writing(target):
-        before = Manifest.read(target) if (target / NAME).is_file() else None
+        before = Manifest.read(target, older=True) if (target / NAME).is_file() else None
         described = _described(model, saved, before)
-        old = [] if before is None else entries_of(read_table(target, before.table))
+        old = [] if before is None else _entries(target, before)
         start = _start(target, root, model, before, old, len(files.files), engine, dtype)
         job = Job.of(
             model.vision,
@@ -124,11 +127,10 @@ def build_index(
             slots=start.slots + start.journal.rows,
             old=start.old,
             values=start.values,
-            rounding=max(start.rounding, start.journal.rounding),
             progress=progress,
         )
         entries.update((entry.path, entry) for entry in embedder.run(fresh))
-        changes = _changes(files, list(entries.values()), old)
+        changes = _changes(files, list(entries.values()), old, start.damaged)
         if not changes.images:
             why = next(iter(changes.unreadable.values()), "none of its files is an image by its ending")
             raise HeadwordError(f"there is nothing to index in {root}: {why}")
@@ -142,9 +144,8 @@ def build_index(
             entries=list(entries.values()),
             rows=start.rows,
             slots=embedder.slots,
-            rounding=embedder.rounding,
+            halves=start.halves,
             centre=centre_on or ("collection" if before is None else before.centre["kind"]),
-            approximate=approximate,
         )
         if fresh or start.journal.entries or changes.removed or draft.differs():
             commit(draft)
@@ -174,9 +175,12 @@ class _Start:
     """Rows that the last version has in them."""
     values: Floats
     """These rows."""
-    rounding: float
+    halves: NDArray[np.int64] | None
+    """See `Draft`."""
     old: dict[str, Entry]
-    """Entries of these rows, by path."""
+    """Entries of these rows, by path, and of files that cannot be read."""
+    damaged: set[str]
+    """Paths whose rows are damaged."""
     journal: Journal
     like: Choice | None
     """What the rows were computed on; None if nothing was yet."""
@@ -203,16 +207,27 @@ def _start(
     outgrown = before is not None and before.space["exact"] and count >= LONG and engine == "auto"
     how: dict[str, Any] = {}
     if before is None or outgrown:
-        rows, slots, old, rounding = f"rows-{1 if before is None else before.generation + 1:06d}", 0, [], 0.0
+        rows, slots, old = f"rows-{1 if before is None else before.generation + 1:06d}", 0, []
     else:
-        rows, slots, rounding, how = before.rows, before.slots, before.rounding, before.space
+        rows, slots, how = before.rows, before.slots, before.space
         if engine not in ("auto", how["engine"]) or dtype not in ("auto", how["precision"]):
             raise HeadwordError(
                 f"{target} was made on {how['engine']} in {how['precision']}: leave out --engine and --dtype "
                 "or give another --out"
             )
     base = {"rows": rows, "slots": slots, "root": str(root), "asked": [engine, dtype], "long": count >= LONG}
-    journal = Journal(target, {**base, **identity})
+    values = rows_there(target, rows, model.vision.dim)
+    if len(values) < slots:  # cut short: what is added comes after them all the same
+        append_rows(target, rows, slots, np.empty((0, model.vision.dim), np.float32))
+
+    def sound(entry: Entry) -> bool:
+        slot = entry.slot
+        return slot < 0 or (slot < len(values) and zlib.crc32(values[slot]) == entry.sum)
+
+    damaged = [entry for entry in old if not sound(entry)]
+    if damaged:
+        blank_rows(target, rows, (entry.slot for entry in damaged), model.vision.dim)
+    journal = Journal(target, {**base, **identity}, sound)
     how = journal.how or how
     like = Choice(how["engine"], how["precision"]) if how else None
     if like is not None:
@@ -220,13 +235,43 @@ def _start(
     return _Start(
         rows=rows,
         slots=slots,
-        values=Rows.open(target, rows, slots, model.vision.dim, rounding).values,
-        rounding=rounding,
-        old={entry.path: entry for entry in old},
+        values=values,
+        halves=None if before is None or outgrown else _halves(target, before),
+        old={entry.path: entry for entry in old if sound(entry)},
+        damaged={entry.path for entry in damaged},
         journal=journal,
         like=like,
         exact=how.get("exact"),
     )
+
+
+def _entries(target: Path, before: Manifest) -> list[Entry]:
+    """The last version's entries; none if their table is damaged: then all is computed anew."""
+    try:
+        entries = entries_of(read_table(before.table_file(target)))
+    except HeadwordError:
+        return []
+    if before.format > 1:
+        return entries
+    values = rows_there(target, before.rows, before.dim)
+
+    def checksum(slot: int) -> int:
+        """That of format 1 is what there is, if it may be a feature."""
+        unit = 0 <= slot < len(values) and abs(float(np.linalg.norm(values[slot])) - 1) < 1e-3
+        return zlib.crc32(values[slot]) if unit else UNKNOWN
+
+    return [replace(entry, sum=checksum(entry.slot)) for entry in entries]
+
+
+def _halves(target: Path, before: Manifest) -> NDArray[np.int64] | None:
+    """Checksums of the last version's rounded rows; None if they are damaged, or have none."""
+    try:
+        sums = load_tensors(before.state_file(target))["block_sums"].numpy()
+        rows = Rows.open(target, before.rows, before.slots, before.dim, before.rounding, block_sums=sums)
+        rows.half(slice(None))
+    except (HeadwordError, KeyError):
+        return None
+    return sums
 
 
 def _check_same(
@@ -265,7 +310,7 @@ def _known(files: Scan, start: _Start) -> tuple[dict[str, Entry], list[Found]]:
     return entries, [file for path, file in fresh.items() if path not in entries]
 
 
-def _changes(files: Scan, entries: list[Entry], old: list[Entry]) -> Changes:
+def _changes(files: Scan, entries: list[Entry], old: list[Entry], damaged: set[str]) -> Changes:
     """What is different now, by the content of files."""
     before = {entry.path: entry for entry in old}
     now = {entry.path: entry for entry in entries}
@@ -282,4 +327,5 @@ def _changes(files: Scan, entries: list[Entry], old: list[Entry]) -> Changes:
         unchanged=same,
         unreadable={entry.path: entry.status for entry in entries if entry.slot < 0},
         outside=[shown(path) for path in files.outside],
+        mended=sum(path in now for path in damaged),
     )

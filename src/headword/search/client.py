@@ -1,7 +1,7 @@
 """Asking a running server in place of loading the model: a fraction of a second instead of several.
 
 Whatever is in the way (no server, one of another version of the index, an answer that is no success), the
-caller searches by itself, and tells what is wrong if something is. Imports neither torch nor LanceDB.
+caller searches by itself, and tells what is wrong if something is. Imports no torch.
 """
 
 from __future__ import annotations

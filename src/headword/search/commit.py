@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from headword import __version__
 from headword.dual_encoder import DualEncoder
-from headword.files import load_tensors, save_tensors
-from headword.search import journal, lock, manifest, table
-from headword.search.approximate import APPROXIMATE_FROM, Neighbours, build_neighbours
-from headword.search.exact import ExactSearch, alive_of
+from headword.errors import HeadwordError
+from headword.files import load_tensors, save_tensors, sha256
+from headword.search import journal, lock, manifest
 from headword.search.manifest import Manifest
-from headword.search.rows import Rows, append_rows
+from headword.search.rows import BLOCK, Rows, append_rows, rows_there, write_halves
 from headword.search.space import Floats, Space, exact_sum, mean_of
 from headword.search.table import Entry, table_of, with_tags, write_table
 from headword.search.tagging import Labels, label_all
@@ -30,9 +29,9 @@ _SPARE = 1024
 """Rows of removed images that may stay however few the others are."""
 
 _COPIED = 4096  # rows at a time
-_MEASURED = 200  # class names that an approximate index is measured with
 
-_KINDS = ("rows-", "images-", "state-", "neighbours-")
+_KINDS = ("rows-", "images-", "state-")
+_LANCE = "lance"  # a folder of indices of format 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,22 +47,23 @@ class Draft:
     entries: list[Entry]
     rows: str
     slots: int
-    rounding: float
+    halves: NDArray[np.int64] | None
+    """Checksums of the blocks of rounded rows that the version before has in these files; None if they are to
+    be written anew."""
     centre: str
     """"collection" or "none"."""
-    approximate: bool | None
 
     def differs(self) -> bool:
         """Whether it differs from the version that is there though the images are the same."""
         before = self.before
-        if before is None or self.approximate not in (None, before.approximate is not None):
+        if before is None or self.halves is None:
             return True
         return (before.model, before.centre["kind"]) != (self.described, self.centre)
 
 
 def is_ours(name: str) -> bool:
     """Whether a file or folder of this name may lie in an index that was never finished."""
-    known = (lock.NAME, journal.NAME, manifest.NAME, table.DATABASE)
+    known = (lock.NAME, journal.NAME, manifest.NAME, _LANCE)
     return name in known or name.startswith((*_KINDS, "."))
 
 
@@ -76,7 +76,8 @@ def commit(draft: Draft) -> Manifest:
     before, folder = draft.before, draft.target
     generation = 1 if before is None else before.generation + 1
     _compact(draft, generation)
-    rows = Rows.open(folder, draft.rows, draft.slots, draft.model.vision.dim, draft.rounding)
+    block_sums, rounding = _round(draft)
+    rows = Rows.open(folder, draft.rows, draft.slots, draft.model.vision.dim, rounding)
     slots = np.array(sorted(entry.slot for entry in draft.entries if entry.slot >= 0), np.int64)
     total = _sum(draft, rows.values, slots)
     own = draft.model.aligner.centre_.detach().cpu().float().numpy()
@@ -84,17 +85,15 @@ def commit(draft: Draft) -> Manifest:
     space = Space.of(draft.model.aligner, centre)
     r = space.inverse_norms(rows.values)
     state = f"state-{generation:06d}"
-    tensors = {"centre": centre, "sum": total, "slots": slots, "inverse_norms": r}
+    tensors = {"centre": centre, "sum": total, "slots": slots, "inverse_norms": r, "block_sums": block_sums}
     save_tensors(
         folder / f"{state}.safetensors", {name: torch.from_numpy(array) for name, array in tensors.items()}
     )
     images = table_of(draft.entries)
-    exact = ExactSearch(rows, r, alive_of(slots, draft.slots))
-    neighbours = _neighbours(draft, exact, slots, space, generation)
     tags = None
     if before is not None and before.tags is not None:
         labels = Labels(**before.tags)
-        images = with_tags(images, *label_all(draft.model, labels, images, rows.values, r, space))
+        images = with_tags(images, *label_all(draft.model, labels, images, rows, r, space))
         tags = before.tags
     name = f"images-{generation:06d}"
     write_table(folder, name, images)
@@ -111,14 +110,14 @@ def commit(draft: Draft) -> Manifest:
         dim=draft.model.vision.dim,
         rows=draft.rows,
         slots=draft.slots,
-        rounding=draft.rounding,
+        rounding=rounding,
         table=name,
         state=state,
         images=len(slots),
         unreadable=len(draft.entries) - len(slots),
         centre={"kind": draft.centre, "images": len(slots)},
         tags=tags,
-        approximate=neighbours,
+        files={f: sha256(folder / f) for f in (f"{name}.arrow", f"{state}.safetensors")},
     )
     publish(folder, fresh, before)
     return fresh
@@ -128,11 +127,11 @@ def publish(folder: Path, fresh: Manifest, before: Manifest | None) -> None:
     """Put a version in the old one's place, whose files stay until the next one for those who read them."""
     fresh.write(folder)
     kept = {name for said in (fresh, before) if said for name in (said.rows, said.table, said.state)}
-    kept |= {said.approximate["table"] for said in (fresh, before) if said and said.approximate}
-    for path in [*folder.iterdir(), *(folder / table.DATABASE).glob("*")]:
+    for path in folder.iterdir():
         if path.name.startswith(_KINDS) and path.name.partition(".")[0] not in kept:
             with suppress(OSError):  # Windows keeps what is being read; the next run removes it
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                path.unlink()
+    shutil.rmtree(folder / _LANCE, ignore_errors=True)
 
 
 def version_of(generation: int) -> str:
@@ -140,25 +139,19 @@ def version_of(generation: int) -> str:
     return f"{generation}-{uuid.uuid4().hex[:8]}"
 
 
-def _neighbours(
-    draft: Draft, exact: ExactSearch, slots: NDArray[np.int64], space: Space, generation: int
-) -> dict[str, Any] | None:
-    """The approximate index of a version: the old one's where that will do, a new one, or none."""
-    before = draft.before
-    old = None if before is None or before.approximate is None else Neighbours(**before.approximate)
-    large = len(slots) >= APPROXIMATE_FROM
-    if not (large or old is not None if draft.approximate is None else draft.approximate):
-        return None
-    if old is not None and before is not None and before.rows == draft.rows and not old.outdated(slots):
-        same = before.model["fingerprint"] == draft.described["fingerprint"]
-        if same and before.centre["kind"] == draft.centre:
-            return old.as_json()
-    names = [entry.name for entry in draft.model.classes]
-    some = names[:: max(1, len(names) // _MEASURED)][:_MEASURED]
-    queries = draft.model.encode_text(some)
-    return build_neighbours(
-        draft.target, f"neighbours-{generation:06d}", exact, slots, space, queries
-    ).as_json()
+def _round(draft: Draft) -> tuple[NDArray[np.int64], float]:
+    """Write rounded rows for those that have none yet: checksums of all blocks, and the greatest rounding."""
+    before, halves = draft.before, draft.halves
+    values = rows_there(draft.target, draft.rows, draft.model.vision.dim)[: draft.slots]
+    if before is None or halves is None:
+        halves, slots, rounding = np.empty(0, np.int64), 0, 0.0
+    else:
+        slots, rounding = before.slots, before.rounding
+        if slots == draft.slots:
+            return halves, rounding
+    first = slots // BLOCK  # the last one, if it was not full
+    sums, more = write_halves(draft.target, draft.rows, values, first)
+    return np.concatenate([halves[:first], np.array(sums, np.int64)]), max(rounding, more)
 
 
 def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -166,7 +159,10 @@ def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.i
     before = draft.before
     if before is None or before.rows != draft.rows:
         return exact_sum(values, slots)
-    state = load_tensors(draft.target / f"{before.state}.safetensors")
+    try:
+        state = load_tensors(before.state_file(draft.target))
+    except HeadwordError:
+        return exact_sum(values, slots)
     then = state["slots"].numpy()
     came, went = np.setdiff1d(slots, then), np.setdiff1d(then, slots)
     total: NDArray[np.int64] = state["sum"].numpy() + exact_sum(values, came) - exact_sum(values, went)
@@ -178,13 +174,11 @@ def _compact(draft: Draft, generation: int) -> None:
     alive = sorted((entry.slot, n) for n, entry in enumerate(draft.entries) if entry.slot >= 0)
     if draft.slots - len(alive) <= max(_SPARE, len(alive)):
         return
-    old = Rows.open(draft.target, draft.rows, draft.slots, draft.model.vision.dim, draft.rounding)
-    draft.rows, draft.slots, draft.rounding = f"rows-{generation:06d}", 0, 0.0
+    values = rows_there(draft.target, draft.rows, draft.model.vision.dim)
+    draft.rows, draft.slots, draft.halves = f"rows-{generation:06d}", 0, None
     for start in range(0, len(alive), _COPIED):
         part = alive[start : start + _COPIED]
-        units = old.values[[slot for slot, _ in part]]
-        rounding = append_rows(draft.target, draft.rows, draft.slots, units)
-        draft.rounding = max(draft.rounding, rounding)
+        append_rows(draft.target, draft.rows, draft.slots, values[[slot for slot, _ in part]])
         for place, (_, n) in enumerate(part):
             draft.entries[n] = replace(draft.entries[n], slot=draft.slots + place)
         draft.slots += len(part)

@@ -19,7 +19,7 @@ from headword.extract.job import Job
 from headword.extract.machine import available_cpus
 from headword.extract.sources import file_item
 from headword.search.journal import Journal
-from headword.search.rows import append_rows
+from headword.search.rows import UNKNOWN, append_rows
 from headword.search.scan import Found
 from headword.search.space import Floats
 from headword.search.table import OK, Entry
@@ -49,7 +49,6 @@ class Embedder:
     """What the index knew, by path."""
     values: Floats
     """The rows it had."""
-    rounding: float = 0.0
     progress: Progress | None = None
 
     def run(self, files: Sequence[Found]) -> Iterator[Entry]:
@@ -85,19 +84,16 @@ class Embedder:
                 fresh.append(n)
         failed = self._embed(files, fresh, units, tell)
         placed = sorted(units)
-        rounding = 0.0
         if placed:
-            rows = np.stack([units[n] for n in placed])
-            rounding = append_rows(self.folder, self.rows, self.slots, rows)
-        for n in placed:
-            entries[n] = _entry(files[n], contents[n], self.slots, OK, self.root)
-            self.slots += 1
+            sums = append_rows(self.folder, self.rows, self.slots, np.stack([units[n] for n in placed]))
+            for n, checksum in zip(placed, sums, strict=True):
+                entries[n] = _entry(files[n], contents[n], self.slots, OK, checksum, self.root)
+                self.slots += 1
         for n, why in failed.items():
             if (self.root / files[n].path).exists():
-                entries[n] = _entry(files[n], contents[n], -1, why, self.root)
+                entries[n] = _entry(files[n], contents[n], -1, why, UNKNOWN, self.root)
         done = [entry for entry in entries if entry is not None]
-        self.rounding = max(self.rounding, rounding)
-        self.journal.write(done, how_of(self.job), rounding)
+        self.journal.write(done, how_of(self.job))
         return done
 
     def _embed(
@@ -145,7 +141,7 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _entry(file: Found, content: bytes | None, slot: int, status: str, root: Path) -> Entry:
+def _entry(file: Found, content: bytes | None, slot: int, status: str, checksum: int, root: Path) -> Entry:
     name = shown(file.path)
     try:
         after = (root / file.path).stat()
@@ -161,6 +157,7 @@ def _entry(file: Found, content: bytes | None, slot: int, status: str, root: Pat
         content=content if steady else None,
         slot=slot,
         status=status,
+        sum=checksum,
     )
 
 

@@ -118,7 +118,7 @@ class ExactSearch:
         for start in range(0, len(places), _RESCORED):
             part = places[start : start + _RESCORED]
             # einsum adds up each row by itself, in one order; a matrix product's order depends on its size.
-            dots = np.einsum("nd,d->n", self.rows.values[part].astype(np.float64), query.astype(np.float64))
+            dots = np.einsum("nd,d->n", self.rows[part].astype(np.float64), query.astype(np.float64))
             scores[start : start + _RESCORED] = self.inverse_norms[part].astype(np.float64) * (dots - offset)
         return scores
 
@@ -150,7 +150,7 @@ class ExactSearch:
         """Computed scores `[blocks, Q, 128]`."""
         r = self.r[blocks]
         if self.half:
-            parts = self.rows.blocks[blocks]
+            parts = self.rows.half(blocks)
             dots = torch.bmm(given.expand(len(parts), *given.shape), parts).float()
         else:
             dots = self._float32(blocks, given).view(len(given), len(r), BLOCK).transpose(0, 1)
@@ -159,14 +159,13 @@ class ExactSearch:
     def _float32(self, blocks: slice | Tensor, given: Tensor) -> Tensor:
         """Products with the rows themselves, `[Q, blocks · 128]`."""
         numbers = range(self.n_blocks)[blocks] if isinstance(blocks, slice) else blocks.tolist()
-        values = self.rows.values
         dots = torch.zeros(len(given), len(numbers) * BLOCK)
         if isinstance(blocks, slice):
-            part = values[numbers[0] * BLOCK : (numbers[-1] + 1) * BLOCK]
+            part = self.rows[numbers[0] * BLOCK : (numbers[-1] + 1) * BLOCK]
             dots[:, : len(part)] = given @ torch.from_numpy(np.ascontiguousarray(part)).T
             return dots
         for n, block in enumerate(numbers):
-            part = values[block * BLOCK : (block + 1) * BLOCK]
+            part = self.rows[block * BLOCK : (block + 1) * BLOCK]
             dots[:, n * BLOCK : n * BLOCK + len(part)] = (
                 given @ torch.from_numpy(np.ascontiguousarray(part)).T
             )

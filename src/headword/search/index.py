@@ -11,27 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headword.aligners import Aligner
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors
-from headword.search.approximate import ApproximateSearch, Neighbours
 from headword.search.exact import ExactSearch, alive_of
+from headword.search.filter import Condition, parse
 from headword.search.identity import check_model
-from headword.search.manifest import Manifest
+from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space
-from headword.search.table import Filter, read_table
+from headword.search.table import columns_of, places_where, read_table, row_sums
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from headword.extract import Progress
     from headword.search.build import Changes
 
 Words = Callable[[list[str]], Tensor]
 """Texts → unit vectors `[N, D]` in the shared space."""
+
+Where = str | Condition
+"""A filter, as it is written or parsed."""
+
+_CHECKED = 8192  # rows at a time
 
 
 class Version:
@@ -40,7 +48,7 @@ class Version:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        table = read_table(folder, manifest.table)
+        table = read_table(manifest.table_file(folder))
         slots = table["slot"].to_numpy()
         readable = np.flatnonzero(slots >= 0)
         self.slots = slots[readable]  # of each place
@@ -49,9 +57,10 @@ class Version:
         self.raw = table["raw"].combine_chunks()
         self.tags = table["tag"].combine_chunks()
         self.tag_scores = table["tag_score"].combine_chunks()
-        self.filter = Filter(folder, manifest.table)
-        self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding)
-        state = load_tensors(folder / f"{manifest.state}.safetensors")
+        self.table = table
+        state = load_tensors(manifest.state_file(folder))
+        sums = row_sums(table, manifest.slots), state["block_sums"].numpy()
+        self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding, *sums)
         self.inverse_norms: Floats = state["inverse_norms"].numpy()
         self.centre: Floats = state["centre"].numpy()
         self.places = np.full(manifest.slots, -1, np.int64)  # of each slot
@@ -81,17 +90,18 @@ class Version:
         return ExactSearch(self.rows, self.inverse_norms, keep)
 
     @cached_property
-    def approximate(self) -> ApproximateSearch | None:
-        """The approximate search of all images, if there is one."""
-        said = self.manifest.approximate
-        if said is None:
-            return None
-        return ApproximateSearch(self.folder, Neighbours(**said), self.exact, self.places >= 0)
+    def columns(self) -> dict[str, pa.Array]:
+        """What a filter may name."""
+        return columns_of(self.table)
 
-    def exact_where(self, where: str) -> ExactSearch:
-        """The search of those that satisfy a condition."""
+    def places_where(self, where: Where) -> NDArray[np.int64]:
+        """The places of those that satisfy a condition, ascending."""
+        return places_where(self.columns, parse(where) if isinstance(where, str) else where)
+
+    def exact_where(self, where: Where) -> ExactSearch:
+        """The search of them."""
         keep = np.zeros(self.manifest.slots, np.bool_)
-        keep[self.slots[self.filter.places(where)]] = True
+        keep[self.slots[self.places_where(where)]] = True
         return ExactSearch(self.rows, self.inverse_norms, keep)
 
 
@@ -190,34 +200,26 @@ class Index:
             "model": said.model,
             "features": said.space,
             "centre": said.centre,
-            "engine": self.engine(),
-            "approximate": said.approximate,
+            "engine": "exact",
             "tags": said.tags and {**said.tags, "counts": self.tags()},
             "created": said.created,
             "updated": said.updated,
             "version": said.version,
         }
 
-    def engine(self) -> str:
-        """What a search without a condition runs on: "exact", or "approximate" with its recall."""
-        said = self._version.manifest.approximate
-        return "exact" if said is None else f"approximate (recall {said['recall']:.1%})"
-
-    def search(
-        self, query: Query, *, k: int = 10, where: str | None = None, exact: bool = False
-    ) -> list[Hit]:
+    def search(self, query: Query, *, k: int = 10, where: Where | None = None) -> list[Hit]:
         """The k images nearest to a query, best first.
 
         Args:
             query: words, a picture, or both.
             k: how many.
-            where: an SQL condition on the columns path, folder, bytes, modified, tag and tag_score.
-            exact: see `nearest`.
+            where: a condition on the columns path, folder, bytes, modified, tag and tag_score; see
+                `headword.search.filter`.
 
         Raises:
             HeadwordError: for a query that says nothing, an unreadable picture or a bad condition.
         """
-        return self.nearest(self.encode([query]), k=k, where=where, exact=exact)[0]
+        return self.nearest(self.encode([query]), k=k, where=where)[0]
 
     def coverage(self, text: str) -> tuple[float, bool] | None:
         """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
@@ -257,13 +259,8 @@ class Index:
             rows.append(torch.nn.functional.normalize(row, dim=0))
         return torch.stack(rows)
 
-    def nearest(
-        self, vectors: Tensor, *, k: int = 10, where: str | None = None, exact: bool = False
-    ) -> list[list[Hit]]:
+    def nearest(self, vectors: Tensor, *, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
         """The k images nearest to each unit vector `[Q, D]` of the shared space, best first.
-
-        The search is exact, unless the index has an approximate one, there is no condition, and `exact` does
-        not ask for it.
 
         Raises:
             HeadwordError: for a bad condition, or `k` below 1.
@@ -272,33 +269,29 @@ class Index:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
         a, b = version.space(self.model.aligner).affine(vectors)
-        near = version.approximate if where is None and not exact else None
-        if near is not None:
-            found = near.top(vectors, a, b, k)
-        else:
-            found = (version.exact if where is None else version.exact_where(where)).top(a, b, k)
+        found = (version.exact if where is None else version.exact_where(where)).top(a, b, k)
         return [
             [version.hit(int(version.places[slot]), float(score)) for slot, score in zip(*best, strict=True)]
             for best in found
         ]
 
-    def browse(self, *, k: int = 100, offset: int = 0, where: str | None = None) -> list[Hit]:
+    def browse(self, *, k: int = 100, offset: int = 0, where: Where | None = None) -> list[Hit]:
         """Images in the order of their paths, with a score of 0.
 
         Raises:
             HeadwordError: for a bad condition.
         """
         version = self._version
-        places = range(len(version.paths)) if where is None else version.filter.places(where)
+        places = range(len(version.paths)) if where is None else version.places_where(where)
         return [version.hit(int(place), 0.0) for place in places[offset : offset + k]]
 
-    def count(self, where: str | None = None) -> int:
+    def count(self, where: Where | None = None) -> int:
         """How many images there are, or satisfy a condition.
 
         Raises:
             HeadwordError: for a bad condition.
         """
-        return len(self) if where is None else len(self._version.filter.places(where))
+        return len(self) if where is None else len(self._version.places_where(where))
 
     def tags(self) -> dict[str, int]:
         """How many images each label of `tag` was given to, the most frequent first."""
@@ -325,6 +318,27 @@ class Index:
         if self.root not in file.parents:
             raise HeadwordError(f"{path!r} lies outside {self.root} by now; index the folder again")
         return file
+
+    def check(self, *, progress: Progress | None = None) -> int:
+        """Check every file of the index; those that are read whole are checked whenever it is opened.
+
+        Args:
+            progress: called with (done, all) of the rows.
+
+        Returns:
+            How many bytes they have.
+
+        Raises:
+            HeadwordError: if one is damaged, with its name.
+        """
+        version = _current(self.path)
+        rows, manifest = version.rows, version.manifest
+        for start in range(0, len(rows), _CHECKED):
+            rows.check(start, min(start + _CHECKED, len(rows)))
+            if progress is not None:
+                progress(min(start + _CHECKED, len(rows)), len(rows))
+        names = [NAME, *manifest.files, f"{manifest.rows}.f32", f"{manifest.rows}.bf16"]
+        return sum((self.path / name).stat().st_size for name in names)
 
     def refresh(self, *, progress: Progress | None = None) -> Changes:
         """Take up what changed in the folder; see `headword.search.build_index`.
@@ -369,7 +383,7 @@ class Index:
             if place is None:
                 raise HeadwordError(f"{query.like!r} is not in the index {self.path}")
             slot = version.slots[place]
-            units = np.asarray(version.rows.values[slot : slot + 1])
+            units = np.asarray(version.rows[slot : slot + 1])
         else:
             features = self.model.image_features([query.image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()

@@ -1,7 +1,8 @@
 """What an index says of itself: `index.json`, which names the files of one whole version.
 
 Replaced in one step when a change is complete. A reader opens what it names, so it sees one version, old or
-new; whatever else lies in the folder is a version that was, or one that was never finished.
+new; whatever else lies in the folder is a version that was, or one that was never finished. It is sealed with
+a sha256, and holds that of each file that is read whole; rows have checksums of their own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from headword.errors import HeadwordError
-from headword.files import expand, read_json, write_text_atomic
+from headword.files import expand, read_json, sealed, sha256, write_text_atomic
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no checksums."""
 NAME = "index.json"
 
 
@@ -55,10 +57,10 @@ class Manifest:
     centre: dict[str, Any]
     """`kind`: "collection" (the mean of all images of the index) or "none" (what the model brings), and
     `images`."""
-    tags: dict[str, Any] | None = None
+    tags: dict[str, Any] | None
     """What `headword tag` was asked for."""
-    approximate: dict[str, Any] | None = None
-    """How the approximate index was built, and what it measured."""
+    files: dict[str, str]
+    """sha256 of the files of table and state, by name."""
     format: int = field(default=FORMAT)
 
     def write(self, folder: Path) -> None:
@@ -67,14 +69,40 @@ class Manifest:
         Raises:
             HeadwordError: if it cannot be written; the index is then what it was.
         """
-        write_text_atomic(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(sealed(asdict(self)), indent=2, ensure_ascii=False)
+        write_text_atomic(folder / NAME, text + "\n")
 
-    @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """The version an index has now.
+    def file(self, folder: Path, name: str) -> Path:
+        """One of the `files`, checked.
 
         Raises:
-            HeadwordError: if the folder is no index, or one of a newer format.
+            HeadwordError: if it is missing or damaged.
+        """
+        path = folder / name
+        if not path.is_file():
+            raise HeadwordError(f"{path} is missing; index the folder again")
+        if self.files and sha256(path) != self.files[name]:
+            raise HeadwordError(f"{path} is damaged; index the folder again")
+        return path
+
+    def table_file(self, folder: Path) -> Path:
+        """The table of images, checked as `file`."""
+        return self.file(folder, f"{self.table}.arrow")
+
+    def state_file(self, folder: Path) -> Path:
+        """The centre, norms and checksums, checked as `file`."""
+        return self.file(folder, f"{self.state}.safetensors")
+
+    @classmethod
+    def read(cls, folder: Path, *, older: bool = False) -> Manifest:
+        """The version an index has now.
+
+        Args:
+            folder: the index.
+            older: read an index of format 1 too, which has no `files`; otherwise it is refused.
+
+        Raises:
+            HeadwordError: if the folder is no index, one of another format, or a damaged one.
         """
         if not (folder / NAME).is_file():
             mend = f"make one with: headword index MODEL FOLDER --out {folder}"
@@ -89,10 +117,27 @@ class Manifest:
             raise HeadwordError(
                 f"{folder} has format {written}, newer than this headword reads; upgrade headword"
             )
-        wanted = {entry.name for entry in fields(cls)}
-        if set(said) != wanted:
-            odd = min(set(said) ^ wanted)
-            raise HeadwordError(f"{folder / NAME} was edited: the entry {odd!r}; index the folder again")
+        damaged = f"{folder / NAME} was edited or is damaged; remove it and index the folder again"
+        if written == FORMAT and said != sealed(said):
+            raise HeadwordError(damaged)
+        said.pop("sha256", None)
+        if written == 1 and said.pop("approximate", 0) != 0:
+            said["files"] = {}
+        kinds: dict[str, Any] = {
+            "int": int,
+            "str": str,
+            "float": float,
+            "dict[str, Any] | None": (dict, type(None)),
+        }
+        wanted = {entry.name: kinds.get(str(entry.type), dict) for entry in fields(cls)}
+        if set(said) != set(wanted) or not all(isinstance(said[name], wanted[name]) for name in said):
+            raise HeadwordError(damaged)
+        if written == 1 and not older:
+            model = said["model"]["folder"] or "MODEL"
+            raise HeadwordError(
+                f"{folder} has format 1, without checksums; bring it up to date, which embeds nothing again: "
+                f"headword index {model} {said['root']} --out {folder}"
+            )
         return cls(**said)
 
 

@@ -7,17 +7,22 @@ one's stays unused until the files are written anew.
 `NAME.f32`   `[slots, d]`
 `NAME.bf16`  `[blocks, d, 128]`: blocks of 128 rows, each transposed. A product with a block then adds up 128
              sums at once; with rows as they are it is half as fast. The last block is filled up with zeros.
+
+Each row of the first and each block of the second has a CRC-32, which is checked when it is first read: a
+search touches all blocks, but of the rows only some hundreds.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headword.errors import HeadwordError
@@ -26,22 +31,91 @@ from headword.search.space import Floats
 BLOCK = 128
 """Rows of a block."""
 
+UNKNOWN = -1
+"""The checksum of a row that belongs to no image."""
+
 _AT_ONCE = 64 * BLOCK  # rows of a write
 
 
-@dataclass(frozen=True, slots=True)
 class Rows:
-    """The features of an index, in memory or mapped."""
+    """The features of an index, in memory or mapped.
 
-    values: Floats
-    """`[N, d]`, unit norm (or zero)."""
-    blocks: Tensor
-    """bfloat16 `[ceil(N / 128), d, 128]`."""
-    rounding: float
-    """The greatest distance of a row to what it is rounded to."""
+    `rows[places]` are rows `[n, d]`, unit norm or zero; `half` gives the rounded ones.
+
+    Args:
+        values: `[N, d]`.
+        blocks: bfloat16 `[ceil(N / 128), d, 128]`.
+        rounding: the greatest distance of a row to what it is rounded to.
+        row_sums: CRC-32 of each row `[N]`, or `UNKNOWN`; not checked when not given.
+        block_sums: CRC-32 of each block `[ceil(N / 128)]`, of the last one without its filling.
+        path: of the files, without their endings.
+    """
+
+    def __init__(
+        self,
+        values: Floats,
+        blocks: Tensor,
+        rounding: float,
+        *,
+        row_sums: NDArray[np.int64] | None = None,
+        block_sums: NDArray[np.int64] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.values = values
+        self.rounding = rounding
+        self._blocks = blocks
+        self._path = path
+        self._row_sums = np.full(len(values), UNKNOWN) if row_sums is None else row_sums
+        self._block_sums = np.full(len(blocks), UNKNOWN) if block_sums is None else block_sums
+        self._rows_to_check = self._row_sums != UNKNOWN
+        self._blocks_to_check = self._block_sums != UNKNOWN
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __getitem__(self, places: slice | NDArray[np.int64]) -> Floats:
+        """Some rows, checked.
+
+        Raises:
+            HeadwordError: if one is damaged.
+        """
+        if self._rows_to_check[places].any():
+            for place in np.arange(len(self))[places].tolist():
+                if self._rows_to_check[place] and zlib.crc32(self.values[place]) != self._row_sums[place]:
+                    raise self._damaged("f32", f"row {place}")
+            self._rows_to_check[places] = False
+        return self.values[places]
+
+    def half(self, blocks: slice | Tensor) -> Tensor:
+        """Some blocks of rounded rows, checked.
+
+        Raises:
+            HeadwordError: if one is damaged.
+        """
+        part = blocks if isinstance(blocks, slice) else blocks.numpy()
+        if self._blocks_to_check[part].any():
+            bits = self._blocks.view(torch.int16).numpy()
+            for block in np.arange(len(bits))[part].tolist():
+                rows = min(BLOCK, len(self) - block * BLOCK)
+                if self._blocks_to_check[block] and _block_sum(bits[block], rows) != self._block_sums[block]:
+                    raise self._damaged("bf16", f"rows {block * BLOCK} to {block * BLOCK + rows - 1}")
+            self._blocks_to_check[part] = False
+        return self._blocks[blocks]
+
+    def check(self, start: int, stop: int) -> None:
+        """Check rows from a multiple of 128 on, in both files.
+
+        Raises:
+            HeadwordError: if one is damaged.
+        """
+        self[start:stop]
+        self.half(slice(start // BLOCK, -(-stop // BLOCK)))
+
+    def _damaged(self, ending: str, where: str) -> HeadwordError:
+        return HeadwordError(
+            f"{self._path}.{ending} is damaged ({where}); index the folder again, which computes anew only "
+            "what is damaged"
+        )
 
     @classmethod
     def of(cls, units: Floats) -> Rows:
@@ -50,54 +124,100 @@ class Rows:
         return cls(units, blocks, rounding)
 
     @classmethod
-    def open(cls, folder: Path, name: str, slots: int, dim: int, rounding: float) -> Rows:
+    def open(
+        cls,
+        folder: Path,
+        name: str,
+        slots: int,
+        dim: int,
+        rounding: float,
+        row_sums: NDArray[np.int64] | None = None,
+        block_sums: NDArray[np.int64] | None = None,
+    ) -> Rows:
         """The first `slots` rows of the files.
 
         Raises:
             HeadwordError: if one is missing or too short.
         """
-        count = -(-slots // BLOCK)
         values = _mapped(folder / f"{name}.f32", np.float32, (slots, dim))
-        blocks = _mapped(folder / f"{name}.bf16", np.int16, (count, dim, BLOCK))
-        return cls(values, torch.from_numpy(blocks).view(torch.bfloat16), rounding)
+        bits = _mapped(folder / f"{name}.bf16", np.int16, (-(-slots // BLOCK), dim, BLOCK))
+        blocks = torch.from_numpy(bits).view(torch.bfloat16)
+        return cls(values, blocks, rounding, row_sums=row_sums, block_sums=block_sums, path=folder / name)
 
 
-def append_rows(folder: Path, name: str, slots: int, units: Floats) -> float:
+def rows_there(folder: Path, name: str, dim: int) -> Floats:
+    """All rows that the file has, none if there is no file; not checked."""
+    path = folder / f"{name}.f32"
+    count = path.stat().st_size // (4 * dim) if path.is_file() else 0
+    return _mapped(path, np.float32, (count, dim))
+
+
+def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]:
     """Put rows `[N, d]` behind the first `slots`, on the disk; what lay there is replaced.
 
     Returns:
-        Their greatest rounding.
+        Their checksums.
 
     Raises:
         HeadwordError: if the disk is full or fails; the first `slots` rows are as they were.
     """
-    dim = units.shape[1]
-    rounding = 0.0
-    # The last block is written again, with the rows that were in it: those who have it mapped see no change.
-    begin = slots // BLOCK * BLOCK
+    units = np.ascontiguousarray(units, np.float32)
+    path = folder / f"{name}.f32"
     try:
-        with _at(folder / f"{name}.f32", slots * dim * 4) as file:
-            file.write(np.ascontiguousarray(units, np.float32).data)
+        with _at(path, slots * units.shape[1] * 4) as file:
+            file.truncate()
+            file.write(units.data)
             file.flush()
             os.fsync(file.fileno())
-        last = _mapped(folder / f"{name}.f32", np.float32, (slots, dim))[begin:]
-        path = folder / f"{name}.bf16"
-        with _at(path, begin * dim * 2, cut=False) as file:
-            for start in range(-len(last), len(units), _AT_ONCE):
-                part = units[max(start, 0) : start + _AT_ONCE]
-                part = np.concatenate([last, part]) if start < 0 else part
-                blocks, apart = rounded(part)
-                rounding = max(rounding, apart)
-                file.write(blocks.view(torch.int16).numpy().data)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    return [zlib.crc32(row) for row in units]
+
+
+def blank_rows(folder: Path, name: str, slots: Iterable[int], dim: int) -> None:
+    """Zeros in place of damaged rows, which no image has any more: they count where rows are rounded.
+
+    Raises:
+        HeadwordError: if the file cannot be written.
+    """
+    path = folder / f"{name}.f32"
+    try:
+        with path.open("r+b") as file:
+            for slot in slots:
+                file.seek(slot * dim * 4)
+                file.write(bytes(dim * 4))
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def write_halves(folder: Path, name: str, values: Floats, first: int) -> tuple[list[int], float]:
+    """Write rows `[N, d]` rounded, from the block `first` on.
+
+    Returns:
+        Checksums of these blocks, and the greatest rounding.
+
+    Raises:
+        HeadwordError: if the disk is full or fails.
+    """
+    sums: list[int] = []
+    greatest = 0.0
+    path = folder / f"{name}.bf16"
+    try:
+        # A last block that was not full is written again: those who have it mapped see its rows unchanged.
+        with _at(path, first * BLOCK * values.shape[1] * 2) as file:
+            for start in range(first * BLOCK, len(values), _AT_ONCE):
+                part = values[start : start + _AT_ONCE]
+                blocks, rounding = rounded(part)
+                bits = blocks.view(torch.int16).numpy()
+                file.write(bits.data)
+                greatest = max(greatest, rounding)
+                sums += [_block_sum(block, len(part) - n * BLOCK) for n, block in enumerate(bits)]
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise HeadwordError(
-            f"cannot write {folder / name}: {error.strerror}; the index is what it was: make room and run "
-            "the same command again"
-        ) from error
-    return rounding
+        raise _not_written(path, error) from error
+    return sums, greatest
 
 
 def rounded(units: Floats) -> tuple[Tensor, float]:
@@ -116,16 +236,22 @@ def rounded(units: Floats) -> tuple[Tensor, float]:
     return blocks, greatest * (1 + 1e-5)
 
 
-def _at(path: Path, begin: int, *, cut: bool = True) -> BinaryIO:
-    """A file opened for writing from a place on; what lies behind it is cut off, or not yet."""
+def _block_sum(bits: NDArray[np.int16], rows: int) -> int:
+    """CRC-32 of a block `[d, 128]`, of its first rows where it is not full: others may be added to it."""
+    return zlib.crc32(np.ascontiguousarray(bits[:, :rows]).data)
+
+
+def _not_written(path: Path, error: OSError) -> HeadwordError:
+    return HeadwordError(
+        f"cannot write {path}: {error.strerror}; the index is what it was: make room and run the same "
+        "command again"
+    )
+
+
+def _at(path: Path, begin: int) -> BinaryIO:
+    """A file opened for writing from a place on."""
     file = path.open("r+b" if path.exists() else "x+b")
-    try:
-        if cut:
-            file.truncate(begin)
-        file.seek(begin)
-    except OSError:
-        file.close()
-        raise
+    file.seek(begin)
     return file
 
 
@@ -135,7 +261,7 @@ def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray[Any, 
     try:
         size = path.stat().st_size
     except OSError:
-        raise HeadwordError(f"the index is not whole: {path} is missing; index the folder again") from None
+        raise HeadwordError(f"{path} is missing; index the folder again") from None
     if size < np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize:
         raise HeadwordError(f"{path} is cut short ({size:,} bytes); index the folder again")
     # Copy on write: torch wants memory that it may write to, and nobody does.

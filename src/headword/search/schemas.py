@@ -65,7 +65,7 @@ class SearchRequest(_Closed):
     like: Picture | None = Field(default=None, description="A picture of the index to find the like of.")
     k: K = Field(default=24, description="How many pictures to return.")
     tag: Label | None = Field(default=None, description="Only pictures with this tag.")
-    where: Filter | None = Field(default=None, description="Only pictures that meet this SQL condition.")
+    where: Filter | None = Field(default=None, description="Only pictures that meet this condition.")
 
 
 class Hit(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from headword.encoders.prompts import check_labels, check_templates
 from headword.errors import HeadwordError
 from headword.results import environment
 from headword.scoring import NONE_OF_THESE
+from headword.search.filter import Condition
 from headword.search.index import Index
 from headword.search.manifest import NAME as MANIFEST
 from headword.search.model_thread import ModelThread
@@ -48,7 +48,7 @@ class Asked:
 
     query: Query
     k: int
-    where: str | None
+    where: Condition | None
 
 
 class Service:
@@ -74,13 +74,8 @@ class Service:
         return self.index.model
 
     def warm(self) -> None:
-        """Do now what would make the first search slow, and beside it what would the first filter."""
-        threading.Thread(target=self._warm_filter, daemon=True).start()
+        """Do now what would make the first search slow."""
         self._thread.ask(Asked(Query(text="a picture"), 1, None)).result()
-
-    def _warm_filter(self) -> None:
-        with suppress(HeadwordError):  # the first filter will tell
-            self.index.count("path = ''")
 
     def close(self) -> None:
         """End the model thread."""
@@ -88,7 +83,9 @@ class Service:
 
     # ---- searching
 
-    async def search(self, query: Query, *, k: int, where: str | None, upload: bytes | None) -> list[Hit]:
+    async def search(
+        self, query: Query, *, k: int, where: Condition | None, upload: bytes | None
+    ) -> list[Hit]:
         """The k nearest pictures, answered together with the other searches that wait.
 
         Args:
@@ -119,7 +116,7 @@ class Service:
             self._covered[text] = await self._run(partial(self.index.coverage, text))
         return self._covered[text]
 
-    async def browse(self, *, k: int, offset: int, where: str | None) -> tuple[list[Hit], int]:
+    async def browse(self, *, k: int, offset: int, where: Condition | None) -> tuple[list[Hit], int]:
         """Pictures in the order of their paths from the `offset`-th on, and how many there are."""
         index = await self._run(self._current)
         hits = await in_thread(partial(index.browse, k=k, offset=offset, where=where))

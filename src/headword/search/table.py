@@ -1,32 +1,26 @@
-"""The images of an index by name: an Arrow file that is memory-mapped, and a LanceDB table for filters.
-
-A filter is what LanceDB is for; the names of a million images are there at once by the Arrow file, where
-importing LanceDB alone takes a second or two.
-"""
+"""The images of an index by name: an Arrow file that is memory-mapped, and what filters find in it."""
 
 from __future__ import annotations
 
 import builtins
 import os
-import shutil
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headword.errors import HeadwordError, MissingExtraError
+from headword.errors import HeadwordError
+from headword.search.filter import COLUMNS, Compare, Condition, Every, IsNull, Like, Not, Some
+from headword.search.rows import UNKNOWN
 from headword.search.space import Floats
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-DATABASE = "lance"
-
-COLUMNS = ("path", "folder", "bytes", "modified", "tag", "tag_score")
-"""What a filter may name."""
 
 OK = "ok"
 
@@ -48,21 +42,29 @@ class Entry:
     """Its row of features; -1 if it cannot be read."""
     status: str
     """"ok", or why it cannot be read."""
+    sum: int
+    """CRC-32 of its features; -1 if it has none."""
 
 
 def table_of(entries: Sequence[Entry]) -> pa.Table:
     """Entries in the order of their paths, without tags."""
     import pyarrow as pa
 
+    ordered = sorted(entries, key=lambda entry: entry.path)
+    fields = [field for field in _schema() if field.name in Entry.__slots__]
+    arrays = {field.name: pa.array([getattr(e, field.name) for e in ordered], field.type) for field in fields}
+    return with_tags(pa.table(arrays), None, None)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
     columns = {
         "path": pa.string(), "raw": pa.binary(), "bytes": pa.int64(), "modified": pa.int64(),
-        "content": pa.binary(16), "slot": pa.int64(), "status": pa.string(),
+        "content": pa.binary(16), "slot": pa.int64(), "status": pa.string(), "sum": pa.int64(),
+        "tag": pa.string(), "tag_score": pa.float32(),
     }  # fmt: skip
-    ordered = sorted(entries, key=lambda entry: entry.path)
-    arrays = {
-        name: pa.array([getattr(entry, name) for entry in ordered], kind) for name, kind in columns.items()
-    }
-    return with_tags(pa.table(arrays), None, None)
+    return pa.schema(list(columns.items()))
 
 
 def with_tags(table: pa.Table, tags: Sequence[str | None] | None, scores: Floats | None) -> pa.Table:
@@ -85,7 +87,7 @@ def entries_of(table: pa.Table) -> list[Entry]:
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> None:
-    """Write the images of one version: `name.arrow`, and a table of this name in the database.
+    """Write the images of one version, `name.arrow`.
 
     Raises:
         HeadwordError: if the disk is full or fails.
@@ -99,97 +101,89 @@ def write_table(folder: Path, name: str, table: pa.Table) -> None:
                 writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
-        shutil.rmtree(folder / DATABASE / f"{name}.lance", ignore_errors=True)  # of a run that was killed
-        connect(folder).create_table(name, _filterable(table))
-    except (OSError, RuntimeError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise HeadwordError(
             f"cannot write {path}: {_line(error)}; the index is what it was: make room and run the same "
             "command again"
         ) from error
 
 
-def read_table(folder: Path, name: str) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
     """The images of one version, mapped.
 
     Raises:
-        HeadwordError: if the file is missing or damaged.
+        HeadwordError: if the file is no such table.
     """
     import pyarrow as pa
 
-    path = folder / f"{name}.arrow"
     try:
         with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise HeadwordError(
-            f"{path} is missing or damaged: {_line(error)}; index the folder again"
-        ) from error
+            table = pa.ipc.open_file(file).read_all()
+        table.validate(full=True)
+        if "sum" not in table.column_names:  # of format 1
+            table = table.append_column("sum", pa.array([UNKNOWN] * len(table), pa.int64()))
+        return table.select(_schema().names).cast(_schema())
+    except (OSError, LookupError, ValueError, pa.ArrowException) as error:
+        raise HeadwordError(f"{path} is damaged: {_line(error)}; index the folder again") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """The LanceDB table of one version."""
-
-    folder: Path
-    name: str
-
-    def places(self, where: str) -> NDArray[np.int64]:
-        """Which images satisfy an SQL condition, by their places among the readable ones, ascending.
-
-        Raises:
-            HeadwordError: if the condition is not understood, with what LanceDB says.
-        """
-        if not where.strip():
-            raise HeadwordError("the filter is empty; write it like: tag = 'dog' and tag_score > 0.5")
-        try:
-            table = connect(self.folder).open_table(self.name)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise HeadwordError(
-                f"{self.folder} was changed twice since it was opened, this version is gone; open it again"
-            ) from error
-        try:
-            # In parentheses, lest what follows a semicolon be left out in silence.
-            found = table.search().where(f"({where}\n)").select(["place"]).limit(None).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise HeadwordError(
-                f"the filter {where!r} is not understood: {_line(error)}; columns are {', '.join(COLUMNS)}"
-            ) from error
-        return np.sort(found["place"].to_numpy())
+def row_sums(table: pa.Table, slots: int) -> NDArray[np.int64]:
+    """The checksum of the features in each slot `[slots]`."""
+    sums = np.full(slots, UNKNOWN)
+    at = table["slot"].to_numpy()
+    sums[at[at >= 0]] = table["sum"].to_numpy()[at >= 0]
+    return sums
 
 
-def connect(folder: Path) -> Any:
-    """The database of an index.
-
-    Raises:
-        MissingExtraError: without the extra `search`.
-    """
-    try:
-        import lancedb
-    except ModuleNotFoundError:
-        raise MissingExtraError("LanceDB, which an index is kept with,", "search") from None
-    return lancedb.connect(str(folder / DATABASE))
-
-
-def _filterable(table: pa.Table) -> pa.Table:
+def columns_of(table: pa.Table) -> dict[str, pa.Array]:
+    """What a filter may name, of the images of a table."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    table = table.filter(pc.greater_equal(table["slot"], 0))
-    folders = [path.rpartition("/")[0] for path in table["path"].to_pylist()]
-    modified = pc.divide(table["modified"], 1000).cast(pa.timestamp("us"))
-    return pa.table(
-        {
-            "place": pa.array(np.arange(len(table), dtype=np.int64)),
-            "path": table["path"],
-            "folder": pa.array(folders, pa.string()),
-            "bytes": table["bytes"],
-            "modified": modified,
-            "tag": table["tag"],
-            "tag_score": table["tag_score"],
-        }
-    )
+    columns = {name: table[name].combine_chunks() for name in COLUMNS if name != "folder"}
+    columns["folder"] = pc.replace_substring_regex(columns["path"], r"/?[^/]*\z", "")
+    columns["tag_score"] = columns["tag_score"].cast(pa.float64())
+    return columns
+
+
+def places_where(columns: Mapping[str, pa.Array], condition: Condition) -> NDArray[np.int64]:
+    """Which images satisfy a condition, by their places, ascending: for which it is true, not null."""
+    true = _holds(columns, condition).fill_null(False).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(true)
+
+
+def _holds(columns: Mapping[str, pa.Array], condition: Condition) -> pa.BooleanArray:
+    """Whether it holds for each image: true, false or null, as in SQL."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    match condition:
+        case Compare(column, operator, value):
+            number = pa.float64() if isinstance(value, float) else None
+            return pc.call_function(_FUNCTIONS[operator], [columns[column], pa.scalar(value, number)])
+        case Like(column, pattern, escape):
+            return pc.match_substring_regex(columns[column], regex_of(pattern, escape))
+        case IsNull(column):
+            return pc.is_null(columns[column])
+        case Not(inner):
+            return pc.invert(_holds(columns, inner))
+        case Every(conditions):
+            return reduce(pc.and_kleene, (_holds(columns, inner) for inner in conditions))
+        case Some(conditions):
+            return reduce(pc.or_kleene, (_holds(columns, inner) for inner in conditions))
+
+
+_FUNCTIONS = {
+    "=": "equal", "<>": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
+}  # fmt: skip
+
+
+def regex_of(pattern: str, escape: str) -> str:
+    """A LIKE pattern for RE2, which takes a time linear in the length of a text."""
+    characters = re.findall(f"{re.escape(escape)}.|." if escape else ".", pattern, re.DOTALL)
+    wildcards = {"%": ".*", "_": "."}
+    return r"(?s)\A" + "".join(wildcards.get(c) or re.escape(c[-1]) for c in characters) + r"\z"
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return text.removeprefix("Invalid input, ").removeprefix("Invalid input, ")[:300]
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:300]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import check_labels, check_templates
-from headword.files import load_tensors
+from headword.files import load_tensors, sha256
 from headword.search.identity import check_model
 from headword.search.lock import writing
 from headword.search.manifest import Manifest
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space
-from headword.search.table import read_table, with_tags, write_table
+from headword.search.table import read_table, row_sums, with_tags, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,21 +74,24 @@ def tag_index(
     with writing(folder):
         before = Manifest.read(folder)
         check_model(model, before.model, folder)
-        state = load_tensors(folder / f"{before.state}.safetensors")
-        rows = Rows.open(folder, before.rows, before.slots, before.dim, before.rounding)
+        state = load_tensors(before.state_file(folder))
+        images = read_table(before.table_file(folder))
+        sums = row_sums(images, before.slots)
+        rows = Rows.open(folder, before.rows, before.slots, before.dim, before.rounding, sums)
         space = Space.of(model.aligner, state["centre"].numpy())
-        images = read_table(folder, before.table)
         r = state["inverse_norms"].numpy()
-        images = with_tags(images, *label_all(model, asked, images, rows.values, r, space, words, progress))
+        images = with_tags(images, *label_all(model, asked, images, rows, r, space, words, progress))
         generation = before.generation + 1
         name = f"images-{generation:06d}"
         write_table(folder, name, images)
+        kept = {file: digest for file, digest in before.files.items() if not file.startswith(before.table)}
         fresh = replace(
             before,
             generation=generation,
             version=version_of(generation),
             table=name,
             tags=asdict(asked),
+            files={**kept, f"{name}.arrow": sha256(folder / f"{name}.arrow")},
         )
         publish(folder, fresh, before)
 
@@ -97,7 +100,7 @@ def label_all(
     model: DualEncoder,
     asked: Labels,
     images: pa.Table,
-    values: Floats,
+    rows: Rows,
     inverse_norms: Floats,
     space: Space,
     words: Words | None = None,
@@ -114,7 +117,7 @@ def label_all(
     for start in range(0, len(readable), _ROWS):
         places = readable[start : start + _ROWS]
         at = slots[places]
-        cosines = inverse_norms[at, None] * (values[at] @ a.T - b)
+        cosines = inverse_norms[at, None] * (rows[at] @ a.T - b)
         chances = model.scores.probabilities(
             torch.from_numpy(cosines).float(), none_of_these=asked.none_of_these
         )

@@ -1,0 +1,316 @@
+"""What a filter may say: a small language, read like SQL, that compares columns with values and nothing else.
+
+    condition = term { OR term } ;    term = factor { AND factor }
+    factor    = NOT factor | "(" condition ")" | column test
+    test      = ("=" | "<>" | "!=" | "<" | "<=" | ">" | ">=") value
+              | [NOT] IN "(" value { "," value } ")" | [NOT] BETWEEN value AND value
+              | [NOT] LIKE text [ESCAPE text] | IS [NOT] NULL
+    value     = 'text' (a quote is '') | number | [TIMESTAMP | DATE] 'YYYY-MM-DD[ HH:MM[:SS[.ffffff]]]'
+
+Filters come from strangers too, so length, depth and number of terms are bounded before anything is computed.
+What a condition says is known here; how it is evaluated, in `headword.search.table`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NoReturn, TypeAlias
+
+from headword.errors import HeadwordError, near
+
+MAX_CHARACTERS = 2000
+MAX_DEPTH = 32
+"""Parentheses and NOTs in each other."""
+MAX_TERMS = 200
+"""Comparisons, each value of an IN for itself."""
+MAX_LIKES = 8
+MAX_WILDCARDS = 16
+MAX_LATER = 4
+"""Of one LIKE pattern: wildcards, and those "_" that come after a "%". Each of these can double the states
+that a matcher is in; with twice as many a million paths can take minutes instead of a second."""
+
+Kind = Literal["text", "number", "time"]
+Value: TypeAlias = str | int | float
+
+COLUMNS: dict[str, Kind] = {
+    "path": "text",
+    "folder": "text",
+    "bytes": "number",
+    "modified": "time",
+    "tag": "text",
+    "tag_score": "number",
+}
+"""What a filter may name. A time is its nanoseconds since 1970, UTC."""
+
+_KINDS = {"text": ("text", "'2019'"), "number": ("a number", "1000"), "time": ("a time", "'2019-12-31'")}
+_INTEGERS = (-(2**63), 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A column and a value, by "=", "<>", "<", "<=", ">" or ">="; neither true nor false where it is null."""
+
+    column: str
+    operator: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """A column as a whole matches a pattern: "%" is any text, "_" any character, and capitals count.
+
+    A wildcard that stands for itself has the escape character before it, if there is one.
+    """
+
+    column: str
+    pattern: str
+    escape: str
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """A column has no value."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite of a condition; null stays null."""
+
+    condition: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """All conditions hold."""
+
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """One of the conditions holds."""
+
+    conditions: tuple[Condition, ...]
+
+
+Condition: TypeAlias = Compare | Like | IsNull | Not | Every | Some
+
+
+def parse(text: str) -> Condition:
+    """A condition from its text.
+
+    Raises:
+        HeadwordError: in one line, if the text is empty, too long or too deep, names an unknown column,
+            compares a column with a value of another kind, or is not of the language.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise HeadwordError(f"the filter has {len(text):,} characters; {MAX_CHARACTERS:,} are read at most")
+    if not text.strip():
+        raise HeadwordError("the filter is empty; write it like: tag = 'dog' and tag_score > 0.5")
+    return _Parser(text).whole()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # "word", "text", "number", "sign", "end", "odd"
+    text: str
+    at: int
+
+    def is_(self, *words: str) -> bool:
+        return self.kind in ("word", "sign") and self.text.lower() in words
+
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<word>[a-z_]\w*)|(?P<text>'(?:[^']|'')*')"
+    r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?![\w.]))|(?P<sign><>|!=|<=|>=|[=<>(),])"
+    r"|(?P<end>\Z)|(?P<odd>.))",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
+)
+_TESTS = ("=", "<>", "!=", "<", "<=", ">", ">=")
+_RESERVED = ("and", "or", "not", "in", "like", "between", "is", "null")
+
+
+class _Parser:
+    """Recursive descent, `MAX_DEPTH` deep at most."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.depth = self.terms = self.likes = 0
+        self.token = self._next(0)
+
+    def whole(self) -> Condition:
+        condition = self._condition()
+        if self.token.kind != "end":
+            self._fail("and, or, or its end was expected")
+        return condition
+
+    # ---- tokens
+
+    def _next(self, at: int) -> _Token:
+        match = _TOKEN.match(self.text, at)
+        assert match is not None  # "odd" takes any character
+        kind = str(match.lastgroup)
+        return _Token(kind, match[kind], match.start(kind))
+
+    def _take(self) -> _Token:
+        token = self.token
+        self.token = self._next(token.at + len(token.text))
+        return token
+
+    def _took(self, *words: str) -> bool:
+        return self.token.is_(*words) and bool(self._take())
+
+    def _expect(self, *words: str) -> str:
+        if not self.token.is_(*words):
+            self._fail(f"{' or '.join(words)} was expected")
+        return self._take().text.lower()
+
+    def _fail(self, why: str) -> NoReturn:
+        token = self.token
+        if token.kind == "odd" and token.text == "'":
+            why = "the text that begins here does not end"
+        elif token.kind == "odd" and token.text in '"`‘’“”':
+            why = "text stands in single quotes, a column in none"
+        place = "its end" if token.kind == "end" else repr(self.text[token.at : token.at + 20])
+        raise HeadwordError(
+            f"the filter is not understood at {place} (character {token.at + 1}): {why}; columns are "
+            f"{', '.join(COLUMNS)}, and a condition reads like: tag = 'dog' and bytes > 1000"
+        )
+
+    # ---- and, or, not
+
+    def _condition(self) -> Condition:
+        return self._joined("or", Some, lambda: self._joined("and", Every, self._factor))
+
+    def _joined(self, word: str, kind: type[Some] | type[Every], part: Callable[[], Condition]) -> Condition:
+        parts = [part()]
+        while self._took(word):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else kind(tuple(parts))
+
+    def _factor(self) -> Condition:
+        if not self.token.is_("not", "("):
+            return self._comparison()
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self._fail(f"it is more than {MAX_DEPTH} deep")
+        condition: Condition
+        if self._took("not"):
+            condition = Not(self._factor())
+        else:
+            self._take()
+            condition = self._condition()
+            self._expect(")")
+        self.depth -= 1
+        return condition
+
+    # ---- a column and what it is compared with
+
+    def _comparison(self) -> Condition:
+        self._count()
+        column = self._column()
+        if self._took("is"):
+            negated = self._took("not")
+            self._expect("null")
+            return Not(IsNull(column)) if negated else IsNull(column)
+        if self.token.is_("not"):
+            self._take()
+            return Not(self._test(column, "in", "like", "between"))
+        return self._test(column, *_TESTS, "in", "like", "between", "is")
+
+    def _count(self) -> None:
+        self.terms += 1
+        if self.terms > MAX_TERMS:
+            self._fail(f"it has more than {MAX_TERMS} comparisons")
+
+    def _test(self, column: str, *known: str) -> Condition:
+        test = self._expect(*known)
+        if test == "in":
+            self._expect("(")
+            same = [Compare(column, "=", self._value(column))]
+            while self._took(","):
+                self._count()
+                same.append(Compare(column, "=", self._value(column)))
+            self._expect(")")
+            return Some(tuple(same))
+        if test == "between":
+            low = self._value(column)
+            self._expect("and")
+            return Every((Compare(column, ">=", low), Compare(column, "<=", self._value(column))))
+        if test == "like":
+            return self._like(column)
+        return Compare(column, "<>" if test == "!=" else test, self._value(column))
+
+    def _like(self, column: str) -> Like:
+        self.likes += 1
+        if COLUMNS[column] != "text":
+            self._fail(f"{column} is {_KINDS[COLUMNS[column]][0]}, which is not like a pattern")
+        if self.likes > MAX_LIKES:
+            self._fail(f"it has more than {MAX_LIKES} LIKEs")
+        pattern = str(self._value(column))
+        escape = str(self._value(column)) if self._took("escape") else ""
+        if sum(map(pattern.count, "%_")) > MAX_WILDCARDS or pattern.partition("%")[2].count("_") > MAX_LATER:
+            self._fail(
+                f"the pattern before it has more than {MAX_WILDCARDS} wildcards, or {MAX_LATER} _ after a %"
+            )
+        mark = re.escape(escape)
+        if escape and not re.fullmatch(f"(?:[^{mark}]|{mark}[%_{mark}])*", pattern, re.DOTALL):
+            self._fail("the escape character stands before %, _ or itself")
+        return Like(column, pattern, escape)
+
+    def _column(self) -> str:
+        name = self.token.text.lower()
+        if self.token.kind != "word" or name in _RESERVED:
+            self._fail("a column was expected")
+        if name not in COLUMNS:
+            self._fail(f"there is no column {name[:40]!r}{near(name[:40], COLUMNS)}")
+        self._take()
+        return name
+
+    # ---- values
+
+    def _value(self, column: str) -> Value:
+        kind = COLUMNS[column]
+        if self.token.is_("null"):
+            self._fail(f"nothing equals null: write {column} is null")
+        if kind == "time":
+            self._took("timestamp", "date")
+        if self.token.kind != ("number" if kind == "number" else "text"):
+            what, example = _KINDS[kind]
+            if (kind, self.token.kind) == ("text", "number"):
+                example = f"'{self.token.text[:40]}'"
+            self._fail(f"{column} is {what}: write {column} = {example}")
+        if kind == "number":
+            return self._number()
+        text = self.token.text[1:-1].replace("''", "'")
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+            self._fail("it has a character that no path or tag has")
+        value = text if kind == "text" else self._time(text)
+        self._take()
+        return value
+
+    def _number(self) -> int | float:
+        text = self.token.text
+        value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if abs(value) == float("inf") or not _INTEGERS[0] <= value <= _INTEGERS[1]:
+            self._fail("this number is too large")
+        self._take()
+        return value
+
+    def _time(self, text: str) -> int:
+        utc = datetime.timezone.utc
+        try:
+            moment = datetime.datetime.fromisoformat(text)
+            moment = moment.replace(tzinfo=moment.tzinfo or utc)
+            since = moment - datetime.datetime(1970, 1, 1, tzinfo=utc)
+        except (ValueError, OverflowError):
+            self._fail("a time reads like '2024-05-01' or '2024-05-01 18:30:00' (UTC)")
+        nanoseconds = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+        return min(max(nanoseconds, _INTEGERS[0]), _INTEGERS[1])  # no file is older or newer
