@@ -253,7 +253,11 @@ class _Parser:
         if self.likes > MAX_LIKES:
             self._fail(f"it has more than {MAX_LIKES} LIKEs")
         pattern = str(self._value(column))
-        escape = str(self._value(column)) if self._took("escape") else ""
+        escape = ""
+        if self._took("escape"):
+            escape = str(self._value(column))
+            if len(escape) != 1:
+                self._fail("escape takes one character")
         if sum(map(pattern.count, "%_")) > MAX_WILDCARDS or pattern.partition("%")[2].count("_") > MAX_LATER:
             self._fail(
                 f"the pattern before it has more than {MAX_WILDCARDS} wildcards, or {MAX_LATER} _ after a %"
