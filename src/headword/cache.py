@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -112,11 +113,15 @@ class VectorCache:
                 if segment is None:
                     gone = True
                     continue
-                known, vectors = segment
+                known, vectors, sums = segment
                 place = np.searchsorted(known[:, 0], wanted[missing, 0]).clip(max=len(known) - 1)
                 hit = (known[place] == wanted[missing]).all(axis=1)
                 if hit.any():
-                    out[torch.from_numpy(missing[hit])] = vectors[torch.from_numpy(place[hit])]
+                    got = vectors[torch.from_numpy(place[hit])]
+                    if not np.array_equal(_sums(known[place[hit]], got), sums[place[hit]]):
+                        path.unlink(missing_ok=True)  # damaged: what it held is computed anew
+                        continue
+                    out[torch.from_numpy(missing[hit])] = got
                     found[missing[hit]] = True
                     with suppress(OSError):
                         os.utime(path)  # used now: the last to go
@@ -139,14 +144,16 @@ class VectorCache:
         """The newest first."""
         return sorted(self.folder.glob("*.safetensors"), key=_last_used, reverse=True)
 
-    def _open(self, path: Path) -> tuple[np.ndarray[Any, Any], Tensor] | None:
+    def _open(self, path: Path) -> tuple[np.ndarray[Any, Any], Tensor, np.ndarray[Any, Any]] | None:
         import torch
 
         try:
             tensors = load_tensors(path)
             known, vectors = tensors["keys"].numpy().view("<u8"), tensors["vectors"]
+            sums = tensors["sums"].numpy()
             if (
                 known.shape != (len(vectors), 2)
+                or sums.shape != (len(vectors),)
                 or vectors.shape[1] != self._dim
                 or vectors.dtype != torch.float32
             ):
@@ -154,7 +161,7 @@ class VectorCache:
         except (HeadwordError, KeyError, FileNotFoundError):  # evicted a moment ago, or damaged
             path.unlink(missing_ok=True)
             return None
-        return known, vectors
+        return known, vectors, sums
 
     def _write(self, packed: np.ndarray[Any, Any], vectors: Tensor) -> Path:
         import numpy as np
@@ -162,9 +169,11 @@ class VectorCache:
 
         order = np.lexsort((packed[:, 1], packed[:, 0]))
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        keys, ordered = packed[order], vectors.float()[torch.from_numpy(order)]
         tensors = {
-            "keys": torch.from_numpy(packed[order].view(np.uint8).reshape(len(packed), 16)),
-            "vectors": vectors.float()[torch.from_numpy(order)],
+            "keys": torch.from_numpy(keys.view(np.uint8).reshape(len(packed), 16)),
+            "vectors": ordered,
+            "sums": torch.from_numpy(_sums(keys, ordered)),
         }
         save_tensors(path, tensors, {"vectors": len(packed)})
         return path
@@ -181,14 +190,15 @@ class VectorCache:
         try:
             with FileLock(self.folder / "merge.lock", timeout=0):
                 opened = [(path, self._open(path)) for path in small]
-                segments = [(path, *segment) for path, segment in opened if segment is not None]
+                segments = [segment for _, segment in opened if segment is not None]
                 if not segments:
                     return
-                keys = np.concatenate([keys for _, keys, _ in segments])
+                keys, sums = (np.concatenate([segment[n] for segment in segments]) for n in (0, 2))
+                vectors = torch.cat([segment[1] for segment in segments])
                 _, first = np.unique(keys, axis=0, return_index=True)
-                vectors = torch.cat([vectors for _, _, vectors in segments])
+                first = first[_sums(keys[first], vectors[torch.from_numpy(first)]) == sums[first]]
                 self._write(keys[first], vectors[torch.from_numpy(first)])
-                for path, _, _ in segments:
+                for path, _ in opened:
                     path.unlink(missing_ok=True)
         except Timeout:
             return
@@ -273,6 +283,14 @@ def _last_used(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _sums(keys: np.ndarray[Any, Any], vectors: Tensor) -> np.ndarray[Any, Any]:
+    """CRC-32 of each key with its vector, its bits as int32 `[N]`."""
+    import numpy as np
+
+    rows = zip(keys, vectors.numpy(), strict=True)
+    return np.array([zlib.crc32(row, zlib.crc32(key)) for key, row in rows], np.uint32).view(np.int32)
 
 
 def _pack(keys: Sequence[bytes]) -> np.ndarray[Any, Any]:

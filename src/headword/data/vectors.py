@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from headword.errors import HeadwordError
-from headword.files import load_tensors, read_metadata, save_tensors
+from headword.files import load_tensors, read_json, read_metadata, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,7 +219,11 @@ def _only(arrays: dict[str, Any], path: Path, key: str | None) -> Any:
 def _read_parts(folder: Path, column: str) -> Vectors:
     import torch
 
-    parts = [_read_parquet(path, column) for path in sorted(folder.glob("part-*.parquet"))]
+    from headword.extract.store import HEADER, checked_parts
+
+    ours = (folder / HEADER).is_file() and read_json(folder / HEADER)
+    files = checked_parts(folder) if ours else sorted(folder.glob("part-*.parquet"))
+    parts = [_read_parquet(path, column) for path in files]
     if not parts:
         raise HeadwordError(f"{folder} has no part-*.parquet files in it")
     widths = {part.values.shape[1] for part in parts if len(part.values)}

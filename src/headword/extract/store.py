@@ -5,7 +5,8 @@ image could not be read) and `status` ("ok", else why not, in one line).
 `headword.data.vectors.read_vectors` reads the rows that have an embedding.
 
 Parts appear whole, after their bytes are on the disk, and are never changed. So whatever stops a writer,
-the store is what was finished, and the next writer goes on from the ids that are there.
+the store is what was finished, and the next writer goes on from the ids that are there. The header is sealed,
+and holds a sha256 of each part from before it appears; whoever reads a part checks it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
-from headword.files import read_json, write_text_atomic
+from headword.files import read_json, sealed, sha256, write_text_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no checksums."""
 HEADER = "_headword.json"
 OK = "ok"
 
@@ -74,7 +76,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     """What `_headword.json` of a store says.
 
     Raises:
-        HeadwordError: if the folder is no store, or one of a newer format.
+        HeadwordError: if the folder is no store, one of a newer format, or the header was changed.
     """
     folder = Path(folder).expanduser()
     if not (folder / HEADER).is_file():
@@ -87,19 +89,51 @@ def read_header(folder: str | Path) -> dict[str, Any]:
         raise HeadwordError(
             f"{folder} has format {written}, newer than this headword reads; upgrade headword"
         )
-    return dict(header)
+    if written == FORMAT and header != sealed(header):
+        raise HeadwordError(
+            f"{folder / HEADER} was edited or is damaged; remove {folder} and run headword embed again"
+        )
+    return {name: value for name, value in header.items() if name != "sha256"}
+
+
+def checked_parts(folder: str | Path) -> Iterator[Path]:
+    """The parts of a store, each checked when it is asked for.
+
+    Raises:
+        HeadwordError: if the header or a part is damaged, or a part of a complete store is missing.
+    """
+    folder = Path(folder).expanduser()
+    parts = _parts(folder)
+    if not parts and not (folder / HEADER).is_file():
+        return
+    header = read_header(folder)
+    files = header.get("files")
+    if files is None:  # of format 1
+        yield from parts
+        return
+    missing = sorted(set(files) - {path.name for path in parts})
+    if missing and header["complete"]:
+        raise HeadwordError(
+            f"{folder / missing[0]} is missing; run headword embed again, which makes its rows"
+        )
+    for path in parts:
+        if sha256(path) != files.get(path.name):
+            raise HeadwordError(
+                f"{path} is damaged; remove it and run headword embed again, which makes only its rows anew"
+            )
+        yield path
 
 
 def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
     """(id, path, status) of every row of a store, part after part.
 
     Raises:
-        HeadwordError: if a part is damaged.
+        HeadwordError: as `checked_parts`.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    for path in _parts(Path(folder).expanduser()):
+    for path in checked_parts(folder):
         try:
             table = parquet.read_table(path, columns=["id", "path", "status"], use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as error:
@@ -152,18 +186,26 @@ class StoreWriter:
             raise
 
     def _begin(self) -> None:
-        if (self.folder / HEADER).exists() and _parts(self.folder):
-            _check_same(read_header(self.folder), self._header, self.folder)
+        parts = _parts(self.folder)
+        self._files: dict[str, str] = {}
+        if (self.folder / HEADER).exists() and parts:
+            before = read_header(self.folder)
+            _check_same(before, self._header, self.folder)
+            known = before.get("files", {path.name: sha256(path) for path in parts})  # format 1 has none
+            # Those that are gone were never finished, or were damaged and removed.
+            self._files = {path.name: known[path.name] for path in parts if path.name in known}
         for left in self.folder.glob(".part-*.tmp"):  # of a writer that was killed
             left.unlink()
         ok = 0
         self.done: set[str] = set()
         """Ids that have a row."""
+        self.counts = Counts(0, 0)
+        self._write_header(complete=False)
         for name, _, status in read_status(self.folder):
             self.done.add(name)
             ok += status == OK
         self.counts = Counts(len(self.done), ok)
-        numbers = [int(match[1]) for path in _parts(self.folder) if (match := _number(path))]
+        numbers = [int(match[1]) for path in parts if (match := _number(path))]
         self._next = max(numbers, default=-1) + 1
         self._ids: list[str] = []
         self._paths: list[str] = []
@@ -242,10 +284,13 @@ class StoreWriter:
                     )
                     file.flush()
                     os.fsync(file.fileno())
+                self._files[path.name] = sha256(temporary)
+                self._write_header(complete=False)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, HeadwordError) as error:
+            self._files.pop(path.name, None)
             self._forget()
             why = getattr(error, "strerror", None) or str(error)
             raise HeadwordError(
@@ -282,8 +327,8 @@ class StoreWriter:
         )
 
     def _write_header(self, *, complete: bool) -> None:
-        said = {**self._header, "complete": complete, "counts": self.counts.as_json()}
-        text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        said = {**self._header, "complete": complete, "counts": self.counts.as_json(), "files": self._files}
+        text = json.dumps(sealed(said), indent=2, ensure_ascii=False) + "\n"
         write_text_atomic(self.folder / HEADER, text)
 
 
