@@ -146,7 +146,10 @@ def test_rows_that_were_appended_are_the_rows_at_once(parts, tmp_path_factory):
         first, slots = slots // BLOCK, slots + part
         blocks = blocks[:first] + write_halves(folder, "rows-1", values[:slots], first)[0]
     sums, blocks = np.array(sums), np.array(blocks)
-    opened, whole = Rows.open(folder, "rows-1", slots, 6, 1.0, sums, blocks), Rows.of(values)
+    opened, whole = (
+        Rows.open(folder, "rows-1", slots, 6, 1.0, (np.arange(slots), sums), blocks),
+        Rows.of(values),
+    )
     opened.check(0, slots)
     assert np.array_equal(opened[:], whole[:])
     assert torch.equal(opened.half(slice(None)), whole.half(slice(None)))
@@ -157,7 +160,7 @@ def test_what_was_never_counted_is_written_over(tmp_path):
     values = unit(np.random.default_rng(5), 500, 6)
     sums = append_rows(tmp_path, "rows-1", 0, values[:100])
     blocks, _ = write_halves(tmp_path, "rows-1", values[:100], 0)
-    reader = Rows.open(tmp_path, "rows-1", 100, 6, 1.0, np.array(sums), np.array(blocks))
+    reader = Rows.open(tmp_path, "rows-1", 100, 6, 1.0, (np.arange(100), np.array(sums)), np.array(blocks))
     append_rows(tmp_path, "rows-1", 100, values[:300])  # of a run that was killed before its journal
     append_rows(tmp_path, "rows-1", 100, values[100:200])
     write_halves(tmp_path, "rows-1", values[:200], 0)

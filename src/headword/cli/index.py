@@ -33,11 +33,17 @@ _SHOWN = 5  # unreadable files named in the table
 
 @app.command()
 def index(
-    model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
-    folder: Annotated[Path, typer.Argument(help="The images, subfolders included.")],
+    model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The images, subfolders included.")] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The index's folder; one that is there is updated.")
-    ],
+        Path | None, typer.Option("--out", "-o", help="The index's folder; one that is there is updated.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="INDEX", help="Only check every file of this index; needs neither of the others."
+        ),
+    ] = None,
     centre_on: Annotated[
         IndexCentre | None,
         typer.Option(
@@ -55,6 +61,13 @@ def index(
 ) -> None:
     """Index a folder of images, or bring an index up to date: only new and changed files are embedded."""
     output = Output(quiet, json_to)
+    from headword.errors import HeadwordError
+
+    if check is not None and model is folder is out is None:
+        _check(output, check)
+        return
+    if model is None or folder is None or out is None or check is not None:
+        raise HeadwordError("give MODEL FOLDER --out INDEX to index a folder, or --check INDEX alone")
     from headword.search import Index, build_index
 
     begin = time.perf_counter()
@@ -79,6 +92,7 @@ def index(
         ("changed", f"{changes.changed:,}"),
         ("removed", f"{changes.removed:,}"),
         ("unreadable", f"{len(changes.unreadable):,}"),
+        *([("damaged, now mended", f"{changes.mended:,}")] if changes.mended else []),
         ("centred on", "the collection" if about["centre"]["kind"] == "collection" else "as the model is"),
         ("features", f"{about['features']['engine']} in {about['features']['precision']}"),
         ("search", about["engine"]),
@@ -104,9 +118,28 @@ def index(
             "removed": changes.removed,
             "unchanged": changes.unchanged,
             "unreadable": len(changes.unreadable),
+            "mended": changes.mended,
         },
         unreadable=changes.unreadable,
         outside=changes.outside,
         index=str(out),
         search=about["engine"],
+    )
+
+
+def _check(output: Output, index: Path) -> None:
+    from headword.search import Index
+
+    begin = time.perf_counter()
+    opened = Index.open(index)
+    with output.progress("rows") as progress:
+        checked = opened.check(progress=progress)
+    seconds = time.perf_counter() - begin
+    facts = [("images", f"{len(opened):,}"), ("bytes", f"{checked:,}"), ("seconds", f"{seconds:.1f}")]
+    output.facts(f"Every file of {index} is as it was written", facts)
+    output.result(
+        "index",
+        model=opened.about()["model"]["provenance"],
+        protocol={"check": str(index)},
+        metrics={"images": len(opened), "bytes": checked, "seconds": seconds},
     )

@@ -2,6 +2,7 @@
 
     query.py        what is asked, and what is found
     index.py        an index, to read
+    version.py      one version of it, opened
     manifest.py     what an index says of itself: the version there is
     filter.py       the language of filters
     table.py        names, contents, tags; what filters find in them

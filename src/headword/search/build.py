@@ -236,7 +236,7 @@ def _start(
         rows=rows,
         slots=slots,
         values=values,
-        halves=None if before is None or outgrown else _halves(target, before),
+        halves=None if before is None or outgrown or damaged else _halves(target, before),
         old={entry.path: entry for entry in old if sound(entry)},
         damaged={entry.path for entry in damaged},
         journal=journal,
@@ -257,7 +257,7 @@ def _entries(target: Path, before: Manifest) -> list[Entry]:
 
     def checksum(slot: int) -> int:
         """That of format 1 is what there is, if it may be a feature."""
-        unit = 0 <= slot < len(values) and abs(float(np.linalg.norm(values[slot])) - 1) < 1e-3
+        unit = 0 <= slot < len(values) and abs(np.linalg.norm(values[slot].astype(float)) - 1) < 1e-3
         return zlib.crc32(values[slot]) if unit else UNKNOWN
 
     return [replace(entry, sum=checksum(entry.slot)) for entry in entries]

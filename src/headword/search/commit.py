@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from headword import __version__
 from headword.dual_encoder import DualEncoder
-from headword.errors import HeadwordError
 from headword.files import load_tensors, save_tensors, sha256
 from headword.search import journal, lock, manifest
 from headword.search.manifest import Manifest
@@ -48,8 +47,8 @@ class Draft:
     rows: str
     slots: int
     halves: NDArray[np.int64] | None
-    """Checksums of the blocks of rounded rows that the version before has in these files; None if they are to
-    be written anew."""
+    """Checksums of the blocks of rounded rows that the version before has in these files; None if these, and
+    the sum of all features, are to be made anew."""
     centre: str
     """"collection" or "none"."""
 
@@ -157,12 +156,9 @@ def _round(draft: Draft) -> tuple[NDArray[np.int64], float]:
 def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
     """Σ of the features of all images: the old version's, with what came and without what went."""
     before = draft.before
-    if before is None or before.rows != draft.rows:
+    if before is None or before.rows != draft.rows or draft.halves is None:
         return exact_sum(values, slots)
-    try:
-        state = load_tensors(before.state_file(draft.target))
-    except HeadwordError:
-        return exact_sum(values, slots)
+    state = load_tensors(before.state_file(draft.target))
     then = state["slots"].numpy()
     came, went = np.setdiff1d(slots, then), np.setdiff1d(then, slots)
     total: NDArray[np.int64] = state["sum"].numpy() + exact_sum(values, came) - exact_sum(values, went)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,98 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from headword.aligners import Aligner
 from headword.dual_encoder import DualEncoder
 from headword.errors import HeadwordError
-from headword.files import expand, load_tensors
-from headword.search.exact import ExactSearch, alive_of
-from headword.search.filter import Condition, parse
+from headword.files import expand
 from headword.search.identity import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
-from headword.search.rows import Rows
-from headword.search.space import Floats, Space
-from headword.search.table import columns_of, places_where, read_table, row_sums
+from headword.search.version import Where, newest
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from headword.extract import Progress
     from headword.search.build import Changes
 
 Words = Callable[[list[str]], Tensor]
 """Texts → unit vectors `[N, D]` in the shared space."""
 
-Where = str | Condition
-"""A filter, as it is written or parsed."""
-
 _CHECKED = 8192  # rows at a time
-
-
-class Version:
-    """All of one version of an index; nothing in it changes."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        table = read_table(manifest.table_file(folder))
-        slots = table["slot"].to_numpy()
-        readable = np.flatnonzero(slots >= 0)
-        self.slots = slots[readable]  # of each place
-        table = table.take(readable) if len(readable) < len(slots) else table
-        self.paths = table["path"].combine_chunks()
-        self.raw = table["raw"].combine_chunks()
-        self.tags = table["tag"].combine_chunks()
-        self.tag_scores = table["tag_score"].combine_chunks()
-        self.table = table
-        state = load_tensors(manifest.state_file(folder))
-        sums = row_sums(table, manifest.slots), state["block_sums"].numpy()
-        self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding, *sums)
-        self.inverse_norms: Floats = state["inverse_norms"].numpy()
-        self.centre: Floats = state["centre"].numpy()
-        self.places = np.full(manifest.slots, -1, np.int64)  # of each slot
-        self.places[self.slots] = np.arange(len(self.slots))
-        self._space: Space | None = None
-
-    def space(self, aligner: Aligner) -> Space:
-        """The shared space of its model's aligner, around its centre."""
-        if self._space is None:
-            self._space = Space.of(aligner, self.centre)
-        return self._space
-
-    def place_of(self, path: str) -> int | None:
-        """Where a path stands, in the order of paths."""
-        place = bisect_left(range(len(self.paths)), path, key=lambda i: self.paths[i].as_py())
-        there = place < len(self.paths) and self.paths[place].as_py() == path
-        return place if there else None
-
-    def hit(self, place: int, score: float) -> Hit:
-        """The image at a place."""
-        return Hit(self.paths[place].as_py(), score, self.tags[place].as_py(), self.tag_scores[place].as_py())
-
-    @cached_property
-    def exact(self) -> ExactSearch:
-        """The search of all images."""
-        keep = alive_of(np.sort(self.slots), self.manifest.slots)
-        return ExactSearch(self.rows, self.inverse_norms, keep)
-
-    @cached_property
-    def columns(self) -> dict[str, pa.Array]:
-        """What a filter may name."""
-        return columns_of(self.table)
-
-    def places_where(self, where: Where) -> NDArray[np.int64]:
-        """The places of those that satisfy a condition, ascending."""
-        return places_where(self.columns, parse(where) if isinstance(where, str) else where)
-
-    def exact_where(self, where: Where) -> ExactSearch:
-        """The search of them."""
-        keep = np.zeros(self.manifest.slots, np.bool_)
-        keep[self.slots[self.places_where(where)]] = True
-        return ExactSearch(self.rows, self.inverse_norms, keep)
 
 
 class Index:
@@ -116,7 +41,7 @@ class Index:
         self.path = folder
         """The index's folder, absolute."""
         self._device = device
-        self._version = _current(folder)
+        self._version = newest(folder)
         if model is not None:
             check_model(model, self._version.manifest.model, folder)
             self.__dict__["model"] = model
@@ -186,7 +111,7 @@ class Index:
             and manifest.model["fingerprint"] != self._version.manifest.model["fingerprint"]
         ):
             del self.__dict__["model"]
-        self._version = _current(self.path)
+        self._version = newest(self.path)
         return True
 
     def about(self) -> dict[str, Any]:
@@ -331,7 +256,7 @@ class Index:
         Raises:
             HeadwordError: if one is damaged, with its name.
         """
-        version = _current(self.path)
+        version = newest(self.path)
         rows, manifest = version.rows, version.manifest
         for start in range(0, len(rows), _CHECKED):
             rows.check(start, min(start + _CHECKED, len(rows)))
@@ -388,15 +313,3 @@ class Index:
             features = self.model.image_features([query.image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()
         return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
-
-
-def _current(folder: Path) -> Version:
-    """The newest version; again if a writer replaced it while it was being opened."""
-    for _ in range(4):
-        manifest = Manifest.read(folder)
-        try:
-            return Version(folder, manifest)
-        except HeadwordError:
-            if Manifest.read(folder).version == manifest.version:
-                raise
-    return Version(folder, Manifest.read(folder))

@@ -131,10 +131,10 @@ class Rows:
         slots: int,
         dim: int,
         rounding: float,
-        row_sums: NDArray[np.int64] | None = None,
+        row_sums: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
         block_sums: NDArray[np.int64] | None = None,
     ) -> Rows:
-        """The first `slots` rows of the files.
+        """The first `slots` rows of the files, with the checksums of some of them, and of all blocks.
 
         Raises:
             HeadwordError: if one is missing or too short.
@@ -142,7 +142,10 @@ class Rows:
         values = _mapped(folder / f"{name}.f32", np.float32, (slots, dim))
         bits = _mapped(folder / f"{name}.bf16", np.int16, (-(-slots // BLOCK), dim, BLOCK))
         blocks = torch.from_numpy(bits).view(torch.bfloat16)
-        return cls(values, blocks, rounding, row_sums=row_sums, block_sums=block_sums, path=folder / name)
+        sums = np.full(slots, UNKNOWN)
+        if row_sums is not None:
+            sums[row_sums[0]] = row_sums[1]
+        return cls(values, blocks, rounding, row_sums=sums, block_sums=block_sums, path=folder / name)
 
 
 def rows_there(folder: Path, name: str, dim: int) -> Floats:

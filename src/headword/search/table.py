@@ -127,12 +127,10 @@ def read_table(path: Path) -> pa.Table:
         raise HeadwordError(f"{path} is damaged: {_line(error)}; index the folder again") from error
 
 
-def row_sums(table: pa.Table, slots: int) -> NDArray[np.int64]:
-    """The checksum of the features in each slot `[slots]`."""
-    sums = np.full(slots, UNKNOWN)
-    at = table["slot"].to_numpy()
-    sums[at[at >= 0]] = table["sum"].to_numpy()[at >= 0]
-    return sums
+def row_sums(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Slots that have features `[N]`, and the checksums of these `[N]`."""
+    slots, sums = table["slot"].to_numpy(), table["sum"].to_numpy()
+    return slots[slots >= 0], sums[slots >= 0]
 
 
 def columns_of(table: pa.Table) -> dict[str, pa.Array]:

@@ -76,7 +76,7 @@ def tag_index(
         check_model(model, before.model, folder)
         state = load_tensors(before.state_file(folder))
         images = read_table(before.table_file(folder))
-        sums = row_sums(images, before.slots)
+        sums = row_sums(images)
         rows = Rows.open(folder, before.rows, before.slots, before.dim, before.rounding, sums)
         space = Space.of(model.aligner, state["centre"].numpy())
         r = state["inverse_norms"].numpy()
