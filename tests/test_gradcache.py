@@ -99,3 +99,33 @@ def test_more_pieces_than_pairs_is_one_pair_a_piece() -> None:
     _, wanted, _ = gradients(8)
     _, found, _ = gradients(50)
     assert_equal_gradients(found, wanted)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_dropout_is_drawn_anew_at_every_step_and_alike_in_both_passes(pieces: int) -> None:
+    drawn: list[list[float]] = []
+
+    class Watched(TrainingModule):
+        def _towers(self, images: Tensor, texts: Tensor) -> Any:
+            before = torch.get_rng_state()
+            drawn[-1].append(torch.rand(()).item())  # what dropout would begin with
+            torch.set_rng_state(before)
+            return super()._towers(images, texts)
+
+    whole = module_for(patch_dropout=0.5)
+    module = Watched(whole.model, whole.loss)
+    images, texts = batch(module)
+
+    def steps() -> list[list[float]]:
+        drawn.clear()
+        torch.manual_seed(3)
+        for _ in range(3):
+            drawn.append([])
+            backward(module, images, texts, pieces=pieces)
+        return [list(step) for step in drawn]
+
+    first = steps()
+    if pieces > 1:
+        assert all(step[:pieces] == step[pieces:] for step in first)
+    assert len({number for step in first for number in step}) == 3 * pieces
+    assert steps() == first  # the generator's seed says it all

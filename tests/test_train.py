@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from headword.errors import HeadwordError
 from headword.files import load_tensors
 from headword.superclip import SuperCLIP, checkpoint
 from headword.superclip.checkpoint import folder_of, steps_of
-from headword.superclip.train import TrainResult, train
+from headword.superclip.interrupt import SIGNALS, stoppable
+from headword.superclip.train import Evaluator, TrainResult, train
 from training import TINY, tiny
 
 
@@ -93,6 +95,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_numbers(
     )
     killed = subprocess.run([sys.executable, "-c", script], env=dict(os.environ), check=False)
     assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / ".run.lock").exists()  # which keeps nobody out
     assert steps_of(run) == [4]
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "lo')  # as a kill may leave it
@@ -175,7 +178,8 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path: Path) -> None:
         return {"accuracy": next(values), "other": 0.0}
 
     config = tiny(eval_every=2, checkpoint_every=100, keep_last=1)
-    result = train(config, tmp_path / "run", evaluators={"test": evaluator})
+    evaluators = {"test": Evaluator(("accuracy", "other"), evaluator)}
+    result = train(config, tmp_path / "run", evaluators=evaluators)
     assert result.best is not None
     assert (result.best.step, result.best.metric, result.best.value) == (4, "test/accuracy", 5.0)
     assert steps_of(tmp_path / "run") == [4, 12]
@@ -184,10 +188,104 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path: Path) -> None:
     assert [r["step"] for r in told] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path) -> None:
-    config = tiny(steps=2, best_metric="test/acuracy")
-    with pytest.raises(HeadwordError, match="none of those measured: test/accuracy"):
-        train(config, tmp_path / "run", evaluators={"test": lambda _: {"accuracy": 1.0}})
+def test_a_metric_that_is_not_measured_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    def never(_: SuperCLIP) -> dict[str, float]:
+        raise AssertionError
+
+    config = tiny(best_metric="test/acuracy")
+    said = "none of those measured: test/accuracy; did you mean 'test/accuracy'"
+    with pytest.raises(HeadwordError, match=said):
+        train(config, tmp_path / "run", evaluators={"test": Evaluator(("accuracy",), never)})
+    with pytest.raises(HeadwordError, match="give eval_data"):
+        train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_that_fails_loses_nothing(unbroken: TrainResult, tmp_path: Path) -> None:
+    run, measured = tmp_path / "run", []
+
+    def evaluator(model: SuperCLIP) -> dict[str, float]:
+        measured.append(model.clip.logit_scale.item())
+        if len(measured) == 2:
+            raise HeadwordError("the disk with the pictures is gone")
+        return {"first": -measured[-1], "second": measured[-1]}
+
+    evaluators = {"test": Evaluator(("first", "second"), evaluator)}
+    config = tiny(eval_every=5, checkpoint_every=100)
+    with pytest.raises(HeadwordError, match="is gone; step 10 is kept; go on with: headword train --resume"):
+        train(config, run, evaluators=evaluators)
+    assert steps_of(run) == [5, 10]
+    result = train(replace(config, best_metric="test/second"), run, evaluators=evaluators, resume="auto")
+    assert measured[1] == measured[2]  # step 10 was measured again
+    told = [r for r in records(run) if "test/first" in r]
+    assert [r["step"] for r in told] == [5, 10, 12]
+    best = max(told[1:], key=lambda r: r["test/second"])  # of those since it counts
+    assert result.best is not None
+    assert (result.best.step, result.best.value) == (best["step"], best["test/second"])
+    assert_same_end(run, unbroken.folder)
+    again = train(config, run, evaluators=evaluators, resume="auto")  # measured, so not once more
+    assert len(measured) == 4
+    assert again.metrics == result.metrics
+
+
+def test_a_longer_run_goes_on_and_a_shorter_is_refused(unbroken: TrainResult, tmp_path: Path) -> None:
+    result = train(tiny(steps=14), tmp_path / "run", resume=folder_of(unbroken.folder, 12))
+    assert (result.resumed_from, result.steps) == (12, 14)
+    with pytest.raises(HeadwordError, match="already past the 10 steps"):
+        train(tiny(steps=10), unbroken.folder, resume="auto")
+    result = train(tiny(epochs=2), tmp_path / "run", resume="auto")
+    assert (result.resumed_from, result.steps) == (14, 16)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGINT, 2), (signal.SIGTERM, 0)])
+def test_an_interrupted_run_is_kept_and_goes_on(
+    number: signal.Signals, workers: int, unbroken: TrainResult, tmp_path: Path
+) -> None:
+    run = tmp_path / "a run"
+    before = [signal.getsignal(one) for one in SIGNALS]
+
+    def press(record: Mapping[str, float]) -> None:
+        if record["step"] == 5:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt, match=r"step 6 is kept; go on with: .* --out '.*/a run'$"):
+        train(tiny(workers=workers), run, watch=press)
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+    assert steps_of(run) == [4, 6]
+    train(tiny(workers=workers), run, resume="auto")
+    assert_same_end(run, unbroken.folder)
+    assert records(run) == records(unbroken.folder)
+
+
+def test_the_second_signal_does_what_it_did_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stoppable(alone=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with stoppable(alone=False) as stop:  # torchrun may send it twice
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_folder_has_one_run_at_a_time(unbroken: TrainResult, tmp_path: Path) -> None:
+    run, refused = tmp_path / "run", []
+
+    def another(record: Mapping[str, float]) -> None:
+        if record["step"] == 5:
+            (tmp_path / "link").symlink_to(run)
+            for out, how in ((run, {"resume": "auto"}), (tmp_path / "link", {"overwrite": True})):
+                with pytest.raises(HeadwordError, match=r"another process is training into .*/run; wait"):
+                    train(tiny(), out, **how)
+                refused.append(how)
+
+    train(tiny(), run, watch=another)
+    assert len(refused) == 2
+    assert_same_end(run, unbroken.folder)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path) -> None:

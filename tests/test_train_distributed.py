@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from headword.files import load_tensors
 from headword.superclip import SuperCLIP, checkpoint
-from headword.superclip.train import train
+from headword.superclip.train import Evaluator, train
 from training import tiny
 
 WORLD = 2
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def run(case: str, out: Path, *, joint: bool) -> None:
     shared, besides = CASES[case]
     options = {"steps": 4, "checkpoint_every": 2, "keep_last": 2, **shared, **({} if joint else besides)}
-    result = train(tiny(**options), out, evaluators={"all": logit_scale})
+    result = train(tiny(**options), out, evaluators={"all": Evaluator(("scale",), logit_scale)})
     if not joint and case.startswith("fsdp"):  # once more from the middle, sharded again
         train(tiny(**options), out.with_name("again"), resume=checkpoint.folder_of(out, 2))
     assert (result.model is None) == (os.environ.get("RANK", "0") != "0")

@@ -238,14 +238,18 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, *, limit: int | None = None) -> str:
     """The text of a UTF-8 file, without a byte-order mark.
 
     Raises:
-        HeadwordError: if the file is missing, may not be read, or is not UTF-8 (with the line).
+        HeadwordError: if the file is missing, may not be read, has more than `limit` bytes, or is not UTF-8
+            (with the line).
     """
     path = _existing_file(path)
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise HeadwordError(f"{path} has more than {limit:,} bytes, so it is not what is asked for here")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

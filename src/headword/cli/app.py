@@ -23,8 +23,9 @@ class _Commands(TyperGroup):
             line = " ".join(str(error).split())
             typer.echo(f"headword: {line}", err=True)
             raise typer.Exit(USER_ERROR) from None
-        except KeyboardInterrupt:
-            typer.echo("headword: interrupted", err=True)
+        except KeyboardInterrupt as error:
+            kept = f": {error}" if error.args else ""
+            typer.echo(f"headword: interrupted{kept}", err=True)
             raise typer.Exit(130) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,9 @@ DataOption = Annotated[
         "retrieval, a caption file."
     ),
 ]
-SplitOption = Annotated[str | None, typer.Option(help="Which part of the data.")]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Which part of the data.  [default: test, else val, else all]")
+]
 TrainSplitOption = Annotated[
     str | None, typer.Option(help="Where shots come from; the tested images themselves when not given.")
 ]
@@ -165,6 +168,7 @@ def compare(
         subjects = with_aligners(next(opened), mappings)
     with output.progress("images") as progress:
         results = run(subjects, protocol, progress=progress)
+    protocol = replace(protocol, split=results[0].protocol.split)
     output.table(protocol.title, *table(results))
     _remarks(output, results)
     output.result(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+import textwrap
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from headword.cli.app import app
 from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption
+from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
     from headword.superclip.config import TrainConfig
@@ -28,7 +30,14 @@ class Method(str, Enum):
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the model is in its model/.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The run's folder; the model is in its model/. With --export, the model's folder.",
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -70,54 +79,71 @@ def train(
     wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project, too.")] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="auto|FOLDER", help="Go on from the last checkpoint in --out, or from one."),
+        typer.Option(
+            metavar="auto|FOLDER",
+            help="Go on from the last checkpoint in --out, or from one; options are the run's where none are "
+            "given.",
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run at --out.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT",
+            help="Train nothing: make a run's last checkpoint, or RUN/checkpoints/step-…, a model at --out.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run (with --export, a model) at --out.")] = False,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
     """Train a CLIP or SuperCLIP model; several processes: torchrun --nproc-per-node N -m headword train …"""
     output = Output(quiet, json_to)
+    flags: dict[str, Any] = {
+        "data": data, "method": method and method.value, "model": model, "backbone": backbone,
+        "image_size": image_size, "steps": steps, "epochs": epochs, "batch_size": batch_size,
+        "accumulate": accumulate, "lr": lr, "workers": workers, "eval_data": eval_data, "seed": seed,
+        "device": device and device.value, "dtype": dtype and dtype.value, "wandb": wandb,
+    }  # fmt: skip
+    if export is not None:
+        given = [
+            name
+            for name, value in {**flags, "config": config, "set": set_, "resume": resume}.items()
+            if value
+        ]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise HeadwordError(f"--export trains nothing, so --{flag} does not go with it; leave one out")
+        _export(output, export, out, overwrite)
+        return
     from headword.superclip.config import TrainConfig
+    from headword.superclip.run_folder import going_on, options_of
 
-    options = TrainConfig.from_sources(
-        config,
-        set_ or (),
-        data=data,
-        method=method and method.value,
-        model=model,
-        backbone=backbone,
-        image_size=image_size,
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        lr=lr,
-        workers=workers,
-        eval_data=eval_data,
-        seed=seed,
-        device=device and device.value,
-        dtype=dtype and dtype.value,
-        wandb=wandb,
-    )
+    if config is None and resume is not None:
+        config = options_of(out, resume)
+    options = TrainConfig.from_sources(config, set_ or (), **flags)
     from headword.evaluation.in_training import is_shapes, measure_shapes, training_evaluators
     from headword.superclip.train import train as run
 
     evaluators = training_evaluators(options)
-    with _watching(output) as watch:
-        result = run(options, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch)
+    watch = None if output.quiet else lambda record: output.say(_line(record))
+    result = run(
+        options, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch, say=output.say
+    )
     if result.model is None:  # a process beside the first
         return
-    metrics = dict(result.metrics)
-    if is_shapes(options.data):
-        held_out = measure_shapes(result.model, split="test")
-        metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
-    _save(options, result, metrics)
+    try:
+        metrics = dict(result.metrics)
+        if is_shapes(options.data):
+            held_out = measure_shapes(result.model, split="test")
+            metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
+        _save(options, result, metrics)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))
-    output.say(f'Try: headword classify {out / "model"} IMAGE --labels "a red circle,two blue stars"')
+    output.say(_try(out / "model", options.data))
     output.result(
         "train",
-        model={"architecture": result.blueprint.model_cfg},
+        model={"architecture": result.blueprint.model_cfg, "frozen": list(result.frozen)},
         protocol={"config": options.as_dict(), "data_fingerprint": result.data_fingerprint},
         metrics={**metrics, "images_per_second": result.images_per_second},
         seed=options.seed,
@@ -125,6 +151,32 @@ def train(
         corrupt=result.corrupt,
         out=str(out),
     )
+
+
+def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
+    from headword.superclip.run_folder import checkpoint_at
+    from headword.superclip.trained import export_checkpoint
+
+    source = checkpoint_at(export)
+    training = export_checkpoint(source, out, overwrite=overwrite)
+    output.say(f"Step {training['steps']:,} of {source.parent.parent} is a model now: {out}")
+    output.say(_try(out, training["config"]["data"]))
+    output.result(
+        "train",
+        model={"path": str(out)},
+        protocol={"config": training["config"], "data_fingerprint": training["data_fingerprint"]},
+        metrics=training["metrics"],
+        seed=training["config"]["seed"],
+        exported_from=str(source),
+        out=str(out),
+    )
+
+
+def _try(model: Path, data: str) -> str:
+    labels = (
+        "a red circle,two blue stars" if data.partition(":")[0] == "shapes" else "one thing,another thing"
+    )
+    return f'Try: headword classify {shlex.quote(str(model))} IMAGE --labels "{labels}"'
 
 
 def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
@@ -155,23 +207,16 @@ def _facts(result: TrainResult, metrics: Mapping[str, float]) -> list[tuple[str,
     return facts
 
 
-@contextmanager
-def _watching(output: Output) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """Lines for people: losses as they come, and evaluations."""
-    if output.quiet:
-        yield None
-        return
-    yield lambda record: output.say(_line(record))
-
-
 def _line(record: Mapping[str, float]) -> str:
+    """A record for a terminal of 80 columns."""
     step = f"step {int(record['step']):>7,}"
-    if "loss" not in record:
-        return f"{step}  " + "  ".join(
-            f"{name} {value:.1f} %" for name, value in record.items() if name != "step"
+    if "loss" in record:
+        return (
+            f"{step}  loss {record['loss']:.3f} (contrastive {record['contrastive']:.3f}, token "
+            f"{record['token']:.3f})  lr {record['lr']:.1e}  {record['images_per_second']:,.0f}/s"
         )
-    return (
-        f"{step}  loss {record['loss']:.3f} (contrastive {record['contrastive']:.3f}, token "
-        f"{record['token']:.3f})  lr {record['lr']:.2e}  scale {record['logit_scale']:.1f}  "
-        f"{record['images_per_second']:,.0f} images/s"
-    )
+    measured = [f"{name}\xa0{value:.1f}\xa0%" for name, value in record.items() if name != "step"]
+    indent = " " * len(f"{step}  ")
+    return textwrap.fill(
+        "  ".join(measured), 79, initial_indent=f"{step}  ", subsequent_indent=indent, break_on_hyphens=False
+    ).replace("\xa0", " ")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from headword.data.splits import chosen_split, parts, pooled
 from headword.errors import HeadwordError
 from headword.files import read_json, read_text
 
@@ -42,9 +43,11 @@ class Captioned:
 
 
 class CaptionList(list[Captioned]):
-    """Captioned images, and how many more the file names that are not on disk."""
+    """Captioned images, how many more the file names that are not on disk, and of which split they are."""
 
     missing: int = 0
+    split: str | None = None
+    """ "train+val" where there are several; None where not all images have one."""
 
 
 class _Row(NamedTuple):
@@ -61,7 +64,8 @@ def read_captions(
     path: str | Path,
     *,
     root: str | Path | None = None,
-    split: str | Sequence[str] | None = None,
+    split: str | None = None,
+    default: Sequence[str] = (),
     missing: Literal["error", "skip"] = "error",
 ) -> CaptionList:
     """The captioned images of a file, in its order.
@@ -70,7 +74,8 @@ def read_captions(
         path: a caption file of one of the shapes above, in UTF-8.
         root: the folder relative image paths start from; without it, the caption file's own folder and
             the folder `images` beside it are searched.
-        split: keep one split, or several.
+        split: keep one split, or several ("train+restval").
+        default: which to keep where none is named: the first of these that the file has, else all.
         missing: whether images that are not on disk are an error, or left out and counted in `.missing`.
 
     Raises:
@@ -81,8 +86,9 @@ def read_captions(
     rows = _merge(_rows(path))
     if not rows:
         raise HeadwordError(f"{path} has no captions in it")
+    split = split or chosen_split({row.split for row in rows if row.split is not None}, default)
     if split is not None:
-        rows = _of_split(rows, {split} if isinstance(split, str) else set(split), path)
+        rows = _of_split(rows, parts(split), path)
     if root is not None:
         folders = [Path(root).expanduser()]
         if not folders[0].is_dir():
@@ -104,16 +110,8 @@ def read_captions(
             f"searched in {searched}; give the images' folder as root, or skip missing images"
         )
     found.missing = len(lost)
+    found.split = pooled([row.split for row in rows])
     return found
-
-
-def caption_splits(path: str | Path) -> set[str]:
-    """The splits that a caption file names; images are not looked for.
-
-    Raises:
-        HeadwordError: for malformed rows, as `read_captions`.
-    """
-    return {row.split for row in _rows(Path(path).expanduser()) if row.split is not None}
 
 
 def _of_split(rows: list[_Row], wanted: set[str], path: Path) -> list[_Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from headword.data.images import ImageSource, load_image
+from headword.data.splits import chosen_split
 from headword.encoders._hub import hub_reachable
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.shards import encoded_image
@@ -32,7 +33,6 @@ class NamedSet:
     """The class in `torchvision.datasets`."""
     template: str = PHOTO
     splits: tuple[str, ...] = ("test", "train")
-    """The first is what is tested."""
     by_train_flag: bool = False
     """Whether the split is torchvision's `train=`."""
     options: tuple[tuple[str, Any], ...] = ()
@@ -54,7 +54,7 @@ SETS: dict[str, NamedSet] = {
 }
 
 
-def torchvision_set(name: str, split: str | None) -> LabelledImages:
+def torchvision_set(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
     """One of `SETS`, downloaded into `$HEADWORD_CACHE/datasets` (else the user's cache folder) if need be.
 
     Raises:
@@ -66,7 +66,7 @@ def torchvision_set(name: str, split: str | None) -> LabelledImages:
         )
         raise HeadwordError(f"no torchvision set {name!r} is known here{more}; there are {', '.join(SETS)}")
     known = SETS[name]
-    split = split or known.splits[0]
+    split = split or chosen_split(known.splits, default) or known.splits[0]
     if split not in known.splits:
         raise HeadwordError(f"torchvision:{name} has no split {split!r}; it has {', '.join(known.splits)}")
     import torchvision.datasets
@@ -98,9 +98,9 @@ def torchvision_set(name: str, split: str | None) -> LabelledImages:
     )
 
 
-def hugging_face(name: str, split: str | None) -> LabelledImages:
+def hugging_face(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
     """A Hugging Face data set with a column of images and one of labels: a folder that `save_to_disk` wrote,
-    or a name on the hub. Its split "test" is taken where none is named, or its only one.
+    or a name on the hub. Where no split is named, it is the first of `default` there, else its only one.
 
     Raises:
         HeadwordError: if it cannot be had, has no such split, no image or no label column.
@@ -117,7 +117,9 @@ def hugging_face(name: str, split: str | None) -> LabelledImages:
         raise HeadwordError(f"cannot read the data set hf:{name}: {str(error).splitlines()[0]}") from error
     if isinstance(found, dict):
         there = list(found)
-        split = split or ("test" if "test" in there else there[0] if len(there) == 1 else None)
+        split = split or chosen_split(there, default) or (there[0] if len(there) == 1 else None)
+        if split is None:
+            raise HeadwordError(f"hf:{name} has the splits {', '.join(there)}; say which with split")
         if split not in there:
             raise HeadwordError(f"hf:{name} has no split {split!r}; its splits are {', '.join(there)}")
         found = found[split]

@@ -32,7 +32,9 @@ class Protocol:
     name: str | None = None
     """What tables call it; the task and the data when None."""
     split: str | None = None
-    """Which part of the data; all of it, or its test split, when None (the sources say which)."""
+    """Which part of the data, "a+b" being two; when None, the test split of data that have one, else the
+    validation split, else all of them. A result says which.
+    """
     train_split: str | None = None
     """Where the shots of probe and few-shot come from; the tested split itself, whose shots are then not
     tested on, when None.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headword.collection import Hubs
 from headword.data.captions import CaptionList, read_captions
+from headword.data.splits import TESTED
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
 from headword.evaluation.features import extract, text_features
@@ -30,7 +31,7 @@ def captioned(protocol: Protocol) -> CaptionList:
     if protocol.class_names is not None or protocol.templates is not None:
         raise HeadwordError("retrieval has captions, not classes: class names and templates do not apply")
     missing = cast("Literal['error', 'skip']", protocol.missing)
-    return read_captions(protocol.data, split=protocol.split, missing=missing)
+    return read_captions(protocol.data, split=protocol.split, default=TESTED, missing=missing)
 
 
 def _reference(
@@ -75,7 +76,7 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
     return Result(
         name=subject.name,
         model=subject.provenance(),
-        protocol=replace(protocol, k=ks, metric=protocol.metric or f"t2i_r{max(ks)}"),
+        protocol=replace(protocol, split=entries.split, k=ks, metric=protocol.metric or f"t2i_r{max(ks)}"),
         metrics=retrieval_metrics(places, ks),
         data={
             "source": protocol.data,

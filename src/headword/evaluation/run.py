@@ -48,7 +48,11 @@ def evaluate(model: Subject | DualEncoder, protocol: Protocol, *, progress: Prog
         raise HeadwordError(
             f"{protocol.task} has no metric {metric!r}; it has {', '.join(k for k in result.metrics)}"
         )
-    return replace(result, metrics={**result.metrics, "seconds": time.perf_counter() - start})
+    notes = result.notes
+    if protocol.split is None and result.protocol.split is not None:
+        notes = (f"measured on the split {result.protocol.split}, since none was named (--split)", *notes)
+    seconds = {"seconds": time.perf_counter() - start}
+    return replace(result, metrics={**result.metrics, **seconds}, notes=notes)
 
 
 def compare(

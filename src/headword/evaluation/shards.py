@@ -6,13 +6,14 @@ import glob
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from headword.data.folders import image_suffixes
 from headword.data.images import ImageSource, load_image
+from headword.data.splits import chosen_split
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.evaluation.sources import LabelledImages, indexed
@@ -22,7 +23,7 @@ from headword.names import spoken
 _LABELS = (".cls", ".cls.txt", ".txt", ".label")
 
 
-def shards(pattern: str, split: str | None) -> LabelledImages:
+def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledImages:
     """The labelled images of local shards; members are found now and read when they are asked for.
 
     A label is a number or a word in `.cls` (or `.txt`, `.label`). Where labels are numbers, the names are the
@@ -32,6 +33,8 @@ def shards(pattern: str, split: str | None) -> LabelledImages:
     Args:
         pattern: a tar file, a folder of them, a glob, or a name with "{000..009}" in it.
         split: a subfolder of the folder.
+        default: of a folder without shards of its own, the first of these subfolders that it has is the split
+            where none is named.
 
     Raises:
         HeadwordError: if there are no shards, one is damaged, or an image has no label.
@@ -39,6 +42,8 @@ def shards(pattern: str, split: str | None) -> LabelledImages:
     if "://" in pattern or pattern.startswith("pipe:"):
         raise HeadwordError(f"shards are read from local files; download {pattern} first")
     root = Path(pattern).expanduser()
+    if split is None and root.is_dir() and not any(root.glob("*.tar")):
+        split = chosen_split({entry.name for entry in root.iterdir() if entry.is_dir()}, default)
     if split is not None:
         if not (root / split).is_dir():
             raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")

@@ -7,6 +7,8 @@
 | `wds:PATTERN` or `….tar` | WebDataset shards with a `.cls` or `.txt` beside each image | a subfolder |
 | `hf:NAME` | a Hugging Face data set: a hub name, or a folder of `save_to_disk` | its own |
 | `torchvision:NAME` | a set of `headword.evaluation.named_sets.SETS` | its own |
+
+Where no split is named, it is the test split of data that have one, else their validation split, else all.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from pathlib import Path
 
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import class_folders
+from headword.data.splits import TESTED, TRAINED, chosen_split, parts, pooled
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.files import read_text
 from headword.names import spoken
 
 LABEL_KEYS = ("label", "class", "class_name", "category", "target")
-_SPLITS = {"train", "val", "valid", "validation", "test"}
+_SPLITS = {*TRAINED, *TESTED}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,13 +50,18 @@ class LabelledImages:
 
 
 def open_images(
-    data: str, *, split: str | None = None, class_names: Sequence[str] | None = None
+    data: str,
+    *,
+    split: str | None = None,
+    default: Sequence[str] = TESTED,
+    class_names: Sequence[str] | None = None,
 ) -> LabelledImages:
     """Labelled images by name; nothing is decoded yet.
 
     Args:
         data: as in the table above.
         split: which part.
+        default: which where none is named: the first of these that the data have, else all of them.
         class_names: other names for the classes, in the order of the set's own.
 
     Raises:
@@ -65,24 +73,24 @@ def open_images(
     if colon and scheme == "hf":
         from headword.evaluation.named_sets import hugging_face
 
-        found = hugging_face(rest, split)
+        found = hugging_face(rest, split, default)
     elif colon and scheme == "torchvision":
         from headword.evaluation.named_sets import torchvision_set
 
-        found = torchvision_set(rest, split)
+        found = torchvision_set(rest, split, default)
     elif (colon and scheme == "wds") or path.suffix == ".tar":
         from headword.evaluation.shards import shards
 
-        found = shards(rest if scheme == "wds" else data, split)
+        found = shards(rest if scheme == "wds" else data, split, default)
     elif path.suffix.lower() in {".csv", ".tsv"}:
-        found = _table(path, split)
+        found = _table(path, split, default)
     elif path.is_file():
         raise HeadwordError(
             f"{path} is no labelled images: give class folders, a .csv with image and label, "
             "hf:NAME, torchvision:NAME or wds:SHARDS"
         )
     else:
-        found = _folders(path, split)
+        found = _folders(path, split, default)
     if class_names is not None:
         found = replace(found, names=_renamed(found, tuple(class_names)))
     if len(found.names) < 2:
@@ -92,7 +100,7 @@ def open_images(
     return found
 
 
-def _folders(root: Path, split: str | None) -> LabelledImages:
+def _folders(root: Path, split: str | None, default: Sequence[str]) -> LabelledImages:
     folder = root
     if split is not None:
         folder = root / split
@@ -102,11 +110,15 @@ def _folders(root: Path, split: str | None) -> LabelledImages:
             raise HeadwordError(f"{root} has no split {split!r}; its subfolders are {known or 'none'}")
     found = class_folders(folder)
     if split is None and set(found.names) <= _SPLITS:
-        raise HeadwordError(f"{root} has splits, not classes: {', '.join(found.names)}; say which with split")
+        if (split := chosen_split(found.names, default)) is None:
+            raise HeadwordError(
+                f"{root} has splits, not classes: {', '.join(found.names)}; say which with split"
+            )
+        return _folders(root, split, default)
     return LabelledImages(str(root), found.paths, found.labels, spoken(found.names), split=split)
 
 
-def _table(path: Path, split: str | None) -> LabelledImages:
+def _table(path: Path, split: str | None, default: Sequence[str]) -> LabelledImages:
     text = read_text(path)
     tabs = path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
@@ -121,26 +133,28 @@ def _table(path: Path, split: str | None) -> LabelledImages:
         )
     images: list[Path] = []
     labels: list[str] = []
-    splits: set[str] = set()
+    splits: list[str | None] = []
     try:
         for row in reader:
             if None in row or not row[image_key] or not row[label_key]:
                 raise HeadwordError(f"{path}:{reader.line_num} needs an image and a label, one column each")
-            if row.get("split"):
-                splits.add(row["split"])
-            if split is not None and row.get("split") != split:
-                continue
+            splits.append(row.get("split") or None)
             images.append(_beside(path, row[image_key]))
             labels.append(row[label_key].strip())
     except csv.Error as error:
         raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
-    if split is not None and split not in splits:
-        known_splits = f"its splits are {', '.join(sorted(splits))}" if splits else "it has no splits"
-        raise HeadwordError(f"{path} has no split {split!r}; {known_splits}")
-    if not images:
+    known_splits = {name for name in splits if name is not None}
+    split = split or chosen_split(known_splits, default)
+    wanted = known_splits if split is None else parts(split)
+    if unknown := sorted(wanted - known_splits):
+        listed = f"its splits are {', '.join(sorted(known_splits))}" if known_splits else "it has no splits"
+        raise HeadwordError(f"{path} has no split {unknown[0]!r}; {listed}")
+    kept = [row for row, name in enumerate(splits) if split is None or name in wanted]
+    if not kept:
         raise HeadwordError(f"{path} has no images in it")
-    keys, numbers = indexed(labels)
-    return LabelledImages(str(path), tuple(images), numbers, spoken(keys), split=split)
+    keys, numbers = indexed([labels[row] for row in kept])
+    chosen = pooled([splits[row] for row in kept])
+    return LabelledImages(str(path), tuple(images[row] for row in kept), numbers, spoken(keys), split=chosen)
 
 
 def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

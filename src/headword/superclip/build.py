@@ -20,6 +20,7 @@ from typing_extensions import Self
 from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.superclip.config import TrainConfig
+from headword.superclip.frozen import freeze_unreached
 from headword.superclip.model import SuperCLIP
 
 CONFIG = "open_clip_config.json"
@@ -81,9 +82,23 @@ class Blueprint:
                     ) from error
                 return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
+    def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
+        """The model with the given state, gathered from shards or not, in evaluation mode.
+
+        Raises:
+            HeadwordError: as `assemble`, or if the state is of another model.
+        """
+        model = self.assemble()
+        own = model.state_dict()
+        if own.keys() != tensors.keys() or any(own[n].numel() != t.numel() for n, t in tensors.items()):
+            raise HeadwordError("the weights are of another model than their run's options name")
+        model.load_state_dict({name: value.reshape(own[name].shape) for name, value in tensors.items()})
+        return model.eval()
+
 
 def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
-    """The model that a configuration names, in training mode, and how to build it again.
+    """The model that a configuration names, in training mode, and how to build it again; what no loss of its
+    method reaches is frozen.
 
     What is random is drawn from `config.seed`; torch's own generator stays as it was.
 
@@ -101,6 +116,7 @@ def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
             model, blueprint = _from_open_clip(config)
     if config.patch_dropout and not any("PatchDropout" in type(part).__name__ for part in model.modules()):
         raise HeadwordError("this image tower has no patches to drop; leave out patch_dropout, or take a ViT")
+    freeze_unreached(model, config.method)
     if config.grad_checkpointing:
         try:
             model.set_grad_checkpointing()

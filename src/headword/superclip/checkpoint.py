@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from headword.errors import HeadwordError
-from headword.files import load_tensors, new_folder, read_json, save_tensors
+from headword.files import load_tensors, new_folder, read_json, save_tensors, write_text_atomic
 from headword.superclip.config import TrainConfig
 
 FORMAT = 1
@@ -68,8 +68,12 @@ def save(
     with new_folder(folder, overwrite=True, marker=STATE) as target:
         save_tensors(target / MODEL, tensors)
         save_tensors(target / OPTIMIZER, moments)
-        text = json.dumps({"format": FORMAT, **state}, indent=2) + "\n"
-        (target / STATE).write_text(text, encoding="utf-8")
+        write_state(target, state)
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state.json`, or replace it."""
+    write_text_atomic(folder / STATE, json.dumps({"format": FORMAT, **state}, indent=2) + "\n")
 
 
 def restore(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

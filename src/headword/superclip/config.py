@@ -27,13 +27,17 @@ CHOICES = {
 }
 """The values of options that name one of a few."""
 
+LARGEST_FILE = 1 << 18
+"""Bytes of a file of options."""
+
 FREE = frozenset(
     {
-        *("workers", "device", "strategy", "tensorboard", "wandb"),
+        *("workers", "device", "strategy", "tensorboard", "wandb", "steps", "epochs"),
+        *("eval_data", "eval_split", "best_metric"),
         *("log_every", "eval_every", "checkpoint_every", "keep_last"),
     }
 )
-"""Options a resumed run may change: they say where and how to watch, not what is computed."""
+"""Options a resumed run may change: how long, where, and how to watch, not what a step computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +172,8 @@ class TrainConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise HeadwordError(
-                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                    f"{near(str(getattr(self, name)), known, n=1)}"
+                    f"{name} must be one of {', '.join(known)}, not {_shown(getattr(self, name))}"
+                    f"{near(str(getattr(self, name))[:80], known, n=1)}"
                 )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -178,7 +182,9 @@ class TrainConfig:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                bound = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+                bound = f"between {low:g} and {high:g}"
+                if high > 1:
+                    bound = f"at least {low:g}" if value < low else f"at most {high:g}"
                 raise HeadwordError(f"{name} must be {bound}, not {value:g}")
         for name in ("vision_width", "text_width"):
             if getattr(self, name) % 32:
@@ -225,12 +231,17 @@ class TrainConfig:
             MissingExtraError: if there is a file, and PyYAML is not installed.
         """
         values = {} if file is None else _read(_read_yaml(file), str(file))
+        words: dict[str, Any] = {}
         for word in sets:
             name, equals, value = word.partition("=")
             if not equals:
                 raise HeadwordError(f"--set takes key=value, not {word!r}")
-            values |= _read({name.strip(): value.strip()}, "--set")
-        values |= {name: value for name, value in flags.items() if value is not None}
+            words |= _read({name.strip(): value.strip()}, "--set")
+        given = {name: value for name, value in flags.items() if value is not None}
+        for later in (words, given):
+            if "steps" in later and "epochs" not in later:
+                values["epochs"] = None  # of the file's, which would win
+            values |= later
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -252,15 +263,20 @@ class TrainConfig:
         return [name for name in mine if mine[name] != theirs[name] and name not in FREE]
 
 
+_MOST = 10**9
+"""Of what is counted; more is a slip of the finger."""
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("steps", "epochs", "batch_size", "accumulate", "keep_last", "log_every"), (1, math.inf)),
-    **dict.fromkeys(("image_size", "patch_size", "embed_dim", "vision_width", "text_width"), (1, math.inf)),
-    **dict.fromkeys(("vision_layers", "text_layers"), (1, math.inf)),
-    **dict.fromkeys(("workers", "warmup", "eval_every", "seed", "backbone_lr_factor"), (0, math.inf)),
+    **dict.fromkeys(("steps", "epochs", "batch_size", "accumulate", "keep_last", "log_every"), (1, _MOST)),
+    **dict.fromkeys(("image_size", "patch_size", "embed_dim", "vision_width", "text_width"), (1, 1 << 16)),
+    **dict.fromkeys(("vision_layers", "text_layers"), (1, 1 << 10)),
+    **dict.fromkeys(("warmup", "eval_every"), (0, _MOST)),
+    "workers": (0, 1 << 10),
+    "seed": (0, (1 << 63) - 1),
+    "backbone_lr_factor": (0, math.inf),
     **dict.fromkeys(("token_weight", "weight_decay", "lr"), (0, math.inf)),
     **dict.fromkeys(("rewritten_share", "max_corrupt", "beta1", "beta2"), (0, 1)),
-    "checkpoint_every": (1, math.inf),
-    "context_length": (3, math.inf),
+    "checkpoint_every": (1, _MOST),
+    "context_length": (3, 1 << 16),
     "patch_dropout": (0, 0.95),
     "crop": (0.01, 1),
     "eps": (1e-12, 1),
@@ -273,7 +289,7 @@ def _read(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     kinds = typing.get_type_hints(TrainConfig)
     for name in values:
         if name not in kinds:
-            raise HeadwordError(f"{where}: there is no option {name!r}{near(str(name), kinds, n=1)}")
+            raise HeadwordError(f"{where}: there is no option {_shown(name)}{near(name[:80], kinds, n=1)}")
     return {name: _typed(name, value, kinds[name]) for name, value in values.items()}
 
 
@@ -294,27 +310,67 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     elif not isinstance(value, bool):
         try:  # YAML reads 1e-3 as a string
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if wanted is float and not math.isnan(number):
             return number
         if wanted is int and number.is_integer():
             return int(number)
     what = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[wanted]
-    raise HeadwordError(f"{name} must be {what}{' or none' if optional else ''}, not {value!r}")
+    raise HeadwordError(f"{name} must be {what}{' or none' if optional else ''}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value in a message, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def _read_yaml(file: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Options of a YAML file, which is flat: what is nested is refused before it is built."""
     yaml = _yaml()
     path = expand(Path(file))
-    text = read_text(path)
+    text = read_text(path, limit=LARGEST_FILE)
     try:
+        _check_flat(yaml, text, path)
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HeadwordError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates and long numbers are no YAMLError
+        reason = " ".join(str(error).split())
+        raise HeadwordError(f"{path} is not valid YAML: {reason[:300]}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise HeadwordError(f"{path} must hold options and values: lines of key: value")
     return values
+
+
+def _check_flat(yaml: Any, text: str, path: Path) -> None:
+    """Refuse a file that has a name twice, or holds more than names and plain values."""
+    lines: dict[str, int] = {}
+    inside, name = False, None
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        nested = isinstance(event, yaml.CollectionStartEvent) and (
+            inside or isinstance(event, yaml.SequenceStartEvent)
+        )
+        if nested or isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+            raise HeadwordError(
+                f"{path}:{line} must hold options and values: lines of key: value; no lists, mappings, "
+                "references or tags"
+            )
+        if isinstance(event, yaml.MappingStartEvent):
+            inside = True
+        elif isinstance(event, yaml.ScalarEvent) and inside:
+            if name is not None:  # this is its value
+                name = None
+                continue
+            name = event.value
+            if name in lines:
+                raise HeadwordError(
+                    f"{path}:{line} gives {_shown(name)} again, which line {lines[name]} has; keep one"
+                )
+            lines[name] = line
 
 
 def _yaml() -> Any:

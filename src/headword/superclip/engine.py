@@ -72,8 +72,7 @@ def _strategy(config: TrainConfig, world: int) -> Any:
 
     if config.strategy == "fsdp":
         return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
-    # SuperClass gives the text tower, the logit scale and the projection no gradient.
-    return DDPStrategy(find_unused_parameters=config.method == "superclass")
+    return DDPStrategy()  # `freeze_unreached` leaves no parameter without a gradient
 
 
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:

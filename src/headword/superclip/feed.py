@@ -86,7 +86,8 @@ def batches_from(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
 def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Generator[T]:
     """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
 
-    Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread.
+    Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread, which is waited
+    for a second at most: it may be reading from a disk that does not answer.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
     left = threading.Event()
@@ -119,4 +120,4 @@ def ahead(make: Callable[[], Iterator[T]], depth: int = AHEAD) -> Generator[T]:
             yield item
     finally:
         left.set()
-        thread.join()
+        thread.join(timeout=1)

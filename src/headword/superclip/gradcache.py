@@ -117,7 +117,7 @@ def backward(
     texts: Tensor,
     *,
     pieces: int = 1,
-    seed: Callable[[int], object] = torch.manual_seed,
+    seed: Callable[[int], object] | None = None,
     differentiate: Callable[[Tensor], None] = torch.Tensor.backward,
     unsynchronised: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> SuperCLIPLosses:
@@ -129,13 +129,17 @@ def backward(
         texts: `[B, L]` token ids.
         pieces: n ≥ 1; with 1 nothing is cached.
         seed: called with the piece's number before each forward pass, to set the random numbers that dropout
-            draws: both passes of a piece draw the same.
+            draws: both passes of a piece draw the same. When None, torch's generator says what, anew at each
+            call.
         differentiate: what calls `backward` on a scalar.
         unsynchronised: a context in which gradients stay in their process; all pieces but the last use it.
 
     Returns:
         The losses; without a graph when there are several pieces.
     """
+    if seed is None:
+        drawn = torch.randint(1 << 62, (pieces,)).tolist()
+        seed = lambda piece: torch.manual_seed(drawn[piece])  # noqa: E731
     if pieces == 1:
         seed(0)
         losses: SuperCLIPLosses = module("whole", images, texts)

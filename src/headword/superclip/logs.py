@@ -83,20 +83,33 @@ class Interval:
         self._fabric = fabric
         self._cuda = fabric.device.type == "cuda"
         self._pending: tuple[int, Batch, Tensor, torch.cuda.Event | None] | None = None
+        self._stopping = False
         self._reset()
 
     def add(
-        self, step: int, batch: Batch, losses: SuperCLIPLosses, norm: Tensor | None, waited: float
-    ) -> None:
-        """Count a step, of which `waited` seconds went by without a batch.
+        self,
+        step: int,
+        batch: Batch,
+        losses: SuperCLIPLosses,
+        norm: Tensor | None,
+        waited: float,
+        stop: bool = False,
+    ) -> bool:
+        """Count a step, of which `waited` seconds went by without a batch; returns whether to end with it.
+
+        All processes end with the same step: one of them alone when `stop` says so, several a step after one
+        of them was told to.
 
         Raises:
             HeadwordError: as `check`, for the step before.
         """
         self.check()
         norm = torch.zeros_like(losses.total) if norm is None else norm
+        told = torch.tensor(float(stop), device=losses.total.device)
+        if self._fabric.world_size > 1:
+            told = self._fabric.all_reduce(told, reduce_op="max")
         # Copied now: asked for later, the value would wait for the step that is then under way.
-        values = torch.stack([losses.total, norm.to(losses.total)]).to("cpu", non_blocking=True)
+        values = torch.stack([losses.total, norm.to(losses.total), told]).to("cpu", non_blocking=True)
         event = torch.cuda.Event() if self._cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
@@ -105,6 +118,7 @@ class Interval:
         self._norm = norm
         self._steps += 1
         self._waited += waited
+        return stop if self._fabric.world_size == 1 else self._stopping
 
     def check(self) -> None:
         """Look at the last step.
@@ -118,7 +132,8 @@ class Interval:
         self._pending = None
         if event is not None:
             event.synchronize()
-        loss, norm = values.tolist()
+        loss, norm, told = values.tolist()
+        self._stopping = bool(told)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             shown = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
             raise HeadwordError(

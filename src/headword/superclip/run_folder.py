@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headword.errors import HeadwordError
 from headword.files import check_new_folder, expand, read_json, write_text_atomic
+from headword.lock import locked
 from headword.results import environment
 from headword.superclip import checkpoint
 from headword.superclip.build import Blueprint
@@ -80,6 +85,74 @@ def find_place(
     return Place(folder, source, fresh=not inside)
 
 
+@contextmanager
+def writing(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a run's folder, by a file beside it that is there for as long.
+
+    Raises:
+        HeadwordError: if another process trains into it.
+    """
+    folder = expand(out).resolve()
+    file = folder.with_name(f".{folder.name}.lock")
+    refusal = f"another process is training into {folder}; wait for it, or give another --out"
+    with locked(file, refusal):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                file.unlink()
+
+
+def options_of(out: str | os.PathLike[str], resume: str) -> Path | None:
+    """The options of the run that `--resume` goes on with, where they are there."""
+    run = expand(out) if resume == "auto" else expand(resume).absolute().parent.parent
+    return run / OPTIONS if (run / OPTIONS).is_file() else None
+
+
+def checkpoint_at(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a path means: itself, or the last of a run.
+
+    Raises:
+        HeadwordError: if it is neither, or the run has none yet.
+    """
+    folder = expand(path).absolute()
+    if (folder / checkpoint.STATE).is_file():
+        return folder
+    if not (folder / MARKER).is_file():
+        raise HeadwordError(
+            f"{folder} is no run and no checkpoint; give a run's folder, or one of its checkpoints/step-…"
+        )
+    steps = checkpoint.steps_of(folder)
+    if not steps:
+        raise HeadwordError(f"{folder} has no checkpoint yet; {going_on(folder)}")
+    return checkpoint.folder_of(folder, steps[-1])
+
+
+def blueprint_of(source: Path) -> Blueprint:
+    """How to build the model of a checkpoint, which its run says.
+
+    Raises:
+        HeadwordError: if the checkpoint lies outside its run, or that is of another format or damaged.
+    """
+    run = source.parent.parent
+    if not (run / MARKER).is_file():
+        raise HeadwordError(f"{source} lies outside its run: there is no {run / MARKER}; put it back")
+    try:
+        return Blueprint.from_json(_read_run(run)["model"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise HeadwordError(f"{run / MARKER} is damaged: it does not say what the model is") from error
+
+
+def going_on(folder: Path) -> str:
+    """What an interrupted run has kept, and how to go on with it."""
+    steps = checkpoint.steps_of(folder)
+    kept = f"step {steps[-1]:,} is kept" if steps else "no step was kept"
+    headword, processes = "headword", os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
+        headword = f"torchrun --nproc-per-node {processes} -m headword"
+    return f"{kept}; go on with: {headword} train --resume auto --out {shlex.quote(str(folder))}"
+
+
 def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: str) -> None:
     """Make a new run's folder, or write down the options that a resumed one goes on with."""
     if place.fresh and place.folder.exists():
@@ -96,7 +169,7 @@ def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: 
     write_text_atomic(place.folder / OPTIONS, config.as_yaml())
 
 
-def _read_run(folder: Path) -> dict[str, object]:
+def _read_run(folder: Path) -> dict[str, Any]:
     said = read_json(folder / MARKER)
     if not isinstance(said, dict) or said.get("format") != checkpoint.FORMAT:
         raise HeadwordError(

@@ -9,11 +9,11 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.superclip import checkpoint, run_folder
 from headword.superclip.build import Blueprint, build, is_saved_model
 from headword.superclip.checkpoint import Best
@@ -21,12 +21,20 @@ from headword.superclip.config import TrainConfig
 from headword.superclip.data import Batches, TrainingSet, open_training_set
 from headword.superclip.engine import make_fabric
 from headword.superclip.feed import ahead, batches_from, make_batches
+from headword.superclip.interrupt import Stop, stoppable
 from headword.superclip.logs import Interval, Logs, Record
 from headword.superclip.model import SuperCLIP
 from headword.superclip.trainer import Trainer
 
-Evaluator: TypeAlias = Callable[[SuperCLIP], Mapping[str, float]]
-"""A model in evaluation mode → metrics by name, higher being better."""
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """What a model is measured by as it is trained."""
+
+    metrics: tuple[str, ...]
+    """Names of what it measures; the first counts where `best_metric` names none."""
+    measure: Callable[[SuperCLIP], Mapping[str, float]]
+    """A model in evaluation mode → metrics by name, higher being better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,8 @@ class TrainResult:
     """The run's folder."""
     steps: int
     """Of the whole run."""
+    frozen: tuple[str, ...]
+    """Parts of the model that were not trained, since no loss of the method reaches them."""
     resumed_from: int
     """The step it went on after; 0 for a new run."""
     metrics: dict[str, float]
@@ -64,8 +74,12 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     watch: Callable[[Record], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train a model as a configuration says, into a folder.
+
+    The first SIGINT (Ctrl-C) or SIGTERM ends the run with a checkpoint of the step under way, where this is
+    the main thread; the second does at once what it always does.
 
     Args:
         config: all options.
@@ -77,19 +91,28 @@ def train(
             folder.
         overwrite: replace another run in `out`.
         watch: called with each record that is logged, in the first process.
+        say: called with lines for people, likewise.
 
     Raises:
-        HeadwordError: for options, data or folders that do not go together; for a loss that is not finite,
-            with its step and samples.
+        HeadwordError: for options, data or folders that do not go together; if another process trains into
+            the folder; for a loss that is not finite, with its step and samples.
+        KeyboardInterrupt: when interrupted, with what is kept and how to go on; `SystemExit` in all processes
+            but the first.
         MissingExtraError: if a library of the extra "train" is missing.
     """
+    evaluators = evaluators or {}
+    best_metric = _best_metric(config, evaluators)
     fabric = make_fabric(config)
     data = dataset or open_training_set(config.data, split=config.split, seed=config.seed)
-    place = None
-    if fabric.is_global_zero:
-        place = run_folder.find_place(out, config, data.fingerprint, resume=resume, overwrite=overwrite)
-    place = fabric.broadcast(place)
-    with _computing(config, fabric):
+    with ExitStack() as stack:
+        place = None
+        if fabric.is_global_zero:
+            find = partial(run_folder.find_place, out, config, data.fingerprint)
+            find(resume=resume, overwrite=overwrite)  # refuses before anything is made
+            stack.enter_context(run_folder.writing(out))
+            place = find(resume=resume, overwrite=overwrite)
+        place = fabric.broadcast(place)
+        stack.enter_context(_computing(config, fabric))
         model, blueprint = build(config)
         batches = make_batches(
             config,
@@ -104,21 +127,29 @@ def train(
             _initialise_token_head(config, model, data, blueprint, fabric.world_size)
         steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
         trainer = Trainer(fabric, config, model, steps)
-        run = _Run(trainer, batches, blueprint, data.fingerprint, evaluators or {}, place.folder)
+        run = _Run(trainer, batches, blueprint, data.fingerprint, evaluators, best_metric, place.folder)
         if place.source is not None:
             run.restore(place.source)
         start = trainer.step
         if fabric.is_global_zero:
             run_folder.begin(place, config, blueprint, data.fingerprint)
-        if start < steps:
-            with ExitStack() as stack:
-                logs = None
-                if fabric.is_global_zero:
-                    logs = stack.enter_context(Logs(place.folder, config, start, watch))
-                run.steps(logs)
+            if say is not None:
+                _announce(say, trainer, start)
+        if start < steps or run.evaluation_is_due:
+            logs = Logs(place.folder, config, start, watch) if fabric.is_global_zero else None
+            if logs is not None:
+                stack.enter_context(logs)
+            stop = stack.enter_context(stoppable(alone=fabric.world_size == 1))
+            try:
+                run.steps(logs, stop)
+            except KeyboardInterrupt:
+                if not fabric.is_global_zero:
+                    raise SystemExit(130) from None  # one process speaks
+                raise KeyboardInterrupt(run_folder.going_on(place.folder)) from None
         return TrainResult(
             folder=place.folder,
             steps=steps,
+            frozen=trainer.frozen,
             resumed_from=start,
             metrics=run.metrics,
             best=run.best,
@@ -128,6 +159,29 @@ def train(
             blueprint=blueprint,
             data_fingerprint=data.fingerprint,
         )
+
+
+def _best_metric(config: TrainConfig, evaluators: Mapping[str, Evaluator]) -> str | None:
+    """Which metric says what checkpoint is the best; None where nothing is measured."""
+    names = [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics]
+    wanted = config.best_metric
+    if wanted is None:
+        return names[0] if names else None
+    if not names:
+        raise HeadwordError(f"best_metric {wanted!r} is not measured, nor is anything; give eval_data")
+    if wanted not in names:
+        raise HeadwordError(
+            f"best_metric {wanted!r} is none of those measured: {', '.join(names)}{near(wanted, names, n=1)}"
+        )
+    return wanted
+
+
+def _announce(say: Callable[[str], None], trainer: Trainer, start: int) -> None:
+    if trainer.frozen:
+        say(f"not trained, since no loss here reaches it: {', '.join(trainer.frozen)}")
+    if start < trainer.steps:
+        after = f" after step {start:,}" if start else ""
+        say(f"{trainer.steps - start:,} steps{after}; Ctrl-C keeps what is done")
 
 
 def _initialise_token_head(
@@ -159,19 +213,36 @@ class _Run:
         blueprint: Blueprint,
         fingerprint: str,
         evaluators: Mapping[str, Evaluator],
+        best_metric: str | None,
         folder: Path,
     ) -> None:
         self.trainer, self.batches, self.blueprint = trainer, batches, blueprint
         self.fingerprint, self.evaluators, self.folder = fingerprint, evaluators, folder
+        self.best_metric = best_metric
         self.config, self.fabric = trainer.config, trainer.fabric
         self.metrics: dict[str, float] = {}
+        self.evaluated: int | None = None
+        """The step that `metrics` are of."""
         self.best: Best | None = None
         self.seconds = 0.0
         """Spent on steps, waiting for batches included."""
 
-    def steps(self, logs: Logs | None) -> None:
-        """All steps that are left."""
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether the step that is done is to be evaluated, and was not."""
+        step, every = self.trainer.step, self.config.eval_every
+        due = step == self.trainer.steps or (every and step and step % every == 0)
+        return bool(self.evaluators and due and self.evaluated != step)
+
+    def steps(self, logs: Logs | None, stop: Stop) -> None:
+        """All steps that are left.
+
+        Raises:
+            KeyboardInterrupt: when asked to stop, after a checkpoint.
+        """
         trainer, config = self.trainer, self.config
+        if self.evaluation_is_due:  # stopped in the middle of one
+            self._evaluate(logs)
         interval = Interval(self.fabric)
         feed = ahead(partial(batches_from, self.batches, trainer.step, trainer.steps))
         with closing(feed):
@@ -181,27 +252,49 @@ class _Run:
                 images = batch.images.to(self.fabric.device, non_blocking=True)
                 texts = batch.texts.to(self.fabric.device, non_blocking=True)
                 losses, norm = trainer.advance(images, texts)
-                interval.add(trainer.step, batch, losses, norm, waited)
+                stopping = interval.add(trainer.step, batch, losses, norm, waited, stop.asked)
                 last = trainer.step == trainer.steps
-                evaluates = last or (config.eval_every and trainer.step % config.eval_every == 0)
-                keeps = last or trainer.step % config.checkpoint_every == 0
-                if last or evaluates or keeps or trainer.step % config.log_every == 0:
+                writes = last or trainer.step % config.log_every == 0
+                keeps = last or stopping or trainer.step % config.checkpoint_every == 0
+                keeps = keeps or self.evaluation_is_due  # an evaluation that fails shall lose nothing
+                if writes or keeps:
                     interval.check()
                 self.seconds += time.perf_counter() - begun
                 interval.seconds += time.perf_counter() - begun
-                if last or trainer.step % config.log_every == 0:
+                if writes:
                     self._log(logs, interval)
-                improved = self._evaluate(logs) if evaluates and self.evaluators else False
-                if keeps or improved:
+                if keeps:
                     self._keep()
+                if stopping:
+                    raise KeyboardInterrupt
+                if self.evaluation_is_due:
+                    self._evaluate(logs)
+                if keeps and self.fabric.is_global_zero:
+                    checkpoint.prune(self.folder, config.keep_last, self.best)
                 begun = time.perf_counter()
+        if stop.asked and self.fabric.world_size == 1:
+            raise KeyboardInterrupt
 
     def restore(self, source: Path) -> None:
-        """Go on where a checkpoint was written."""
+        """Go on where a checkpoint was written.
+
+        Raises:
+            HeadwordError: if it has taken more steps than the run shall have.
+        """
         state = self.trainer.restore(source)
+        step, steps = self.trainer.step, self.trainer.steps
+        if step > steps:
+            raise HeadwordError(
+                f"{source} is already past the {steps:,} steps that the run shall have; give more than "
+                f"{step:,}"
+            )
         self.batches.load_state_dict(state["loader"])
-        self.metrics = state["metrics"]
-        self.best = Best(**state["best"]) if state["best"] else None
+        before = TrainConfig.of(state["config"])
+        same = (before.eval_data, before.eval_split) == (self.config.eval_data, self.config.eval_split)
+        if same:  # else nothing of it compares
+            self.metrics, self.evaluated = state["metrics"], state.get("evaluated", step)
+        if same and state["best"] and state["best"]["metric"] == self.best_metric:
+            self.best = Best(**state["best"])
 
     def _log(self, logs: Logs | None, interval: Interval) -> None:
         trainer = self.trainer
@@ -217,45 +310,45 @@ class _Run:
         if logs is not None:
             logs.write(record)
 
-    def _evaluate(self, logs: Logs | None) -> bool:
-        """Run the evaluators; whether the metric that counts has never been better."""
+    def _evaluate(self, logs: Logs | None) -> None:
+        """Run the evaluators on the step that is done, and write what they say into its checkpoint."""
         model = self.trainer.whole_model(self.blueprint)
         if model is not None:
-            with torch.no_grad():
-                found = {
-                    f"{name}/{metric}": float(value)
-                    for name, evaluator in self.evaluators.items()
-                    for metric, value in evaluator(model).items()
-                }
-            self.metrics = found
+            try:
+                with torch.no_grad():
+                    self.metrics = {
+                        f"{name}/{metric}": float(value)
+                        for name, evaluator in self.evaluators.items()
+                        for metric, value in evaluator.measure(model).items()
+                    }
+            except HeadwordError as error:
+                raise HeadwordError(f"{error}; {run_folder.going_on(self.folder)}") from error
         self.metrics = self.fabric.broadcast(self.metrics)
+        self.evaluated = self.trainer.step
         self.trainer.train()
+        value = self.metrics.get(self.best_metric or "")
+        if value is not None and (self.best is None or value > self.best.value):
+            self.best = Best(self.trainer.step, str(self.best_metric), value)
         if logs is not None:
             logs.write({"step": self.trainer.step, **self.metrics})
-        metric = self.config.best_metric or next(iter(self.metrics), None)
-        if metric is None:
-            return False
-        if metric not in self.metrics:
-            raise HeadwordError(
-                f"best_metric {metric!r} is none of those measured: {', '.join(self.metrics)}"
-            )
-        if self.best is not None and self.metrics[metric] <= self.best.value:
-            return False
-        self.best = Best(self.trainer.step, metric, self.metrics[metric])
-        return True
+            kept = checkpoint.folder_of(self.folder, self.trainer.step)
+            if kept.is_dir():
+                checkpoint.write_state(kept, self._state())
 
-    def _keep(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.trainer.step,
             "config": self.config.as_dict(),
             "data_fingerprint": self.fingerprint,
             "steps_per_epoch": self.batches.steps_per_epoch,
             "loader": self.batches.state_dict(),
             "metrics": self.metrics,
+            "evaluated": self.evaluated,
             "best": asdict(self.best) if self.best else None,
         }
-        self.trainer.save(checkpoint.folder_of(self.folder, self.trainer.step), state)
-        if self.fabric.is_global_zero:
-            checkpoint.prune(self.folder, self.config.keep_last, self.best)
+
+    def _keep(self) -> None:
+        self.trainer.save(checkpoint.folder_of(self.folder, self.trainer.step), self._state())
         self.fabric.barrier()
 
 

@@ -18,11 +18,15 @@ from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
-from headword.files import check_new_folder, save_tensors, write_text_atomic
+from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
 from headword.scoring import DEFAULT_SCORES, Scores
+from headword.superclip import checkpoint, run_folder
 from headword.superclip.build import Blueprint
 from headword.superclip.model import SuperCLIP
 from headword.superclip.towers import evaluating
+
+OWN = "model."
+"""How names of the model's tensors begin in a checkpoint, beside those of its loss."""
 
 
 def save_trained(
@@ -71,6 +75,34 @@ def save_trained(
             training=json.loads(json.dumps(dict(provenance))),
         )
         return encoder.save(target, overwrite=overwrite)
+
+
+def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Save a checkpoint's model as `save_trained` does at the end of a run; returns its provenance.
+
+    Args:
+        source: the checkpoint's folder, in its run's.
+        folder: as for `save_trained`.
+        overwrite: likewise.
+
+    Raises:
+        HeadwordError: if the checkpoint is damaged or lies outside its run, or the folder cannot be written.
+    """
+    check_new_folder(folder, overwrite=overwrite)
+    state = checkpoint.read_state(source)
+    blueprint = run_folder.blueprint_of(source)
+    tensors = load_tensors(source / checkpoint.MODEL)
+    model = blueprint.filled(
+        {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
+    )
+    provenance = {
+        "config": state["config"],
+        "steps": state["step"],
+        "data_fingerprint": state["data_fingerprint"],
+        "metrics": state["metrics"] if state.get("evaluated") == state["step"] else {},
+    }
+    save_trained(model, blueprint, folder, provenance=provenance, overwrite=overwrite)
+    return provenance
 
 
 def write_open_clip(model: SuperCLIP, blueprint: Blueprint, folder: Path) -> None:

@@ -14,6 +14,7 @@ from headword.errors import HeadwordError
 from headword.superclip import checkpoint
 from headword.superclip.build import Blueprint
 from headword.superclip.config import TrainConfig
+from headword.superclip.frozen import frozen_parts
 from headword.superclip.gradcache import TrainingModule, backward
 from headword.superclip.model import SuperCLIP
 from headword.superclip.objective import SuperCLIPLosses
@@ -48,8 +49,8 @@ class Trainer:
                 "batch normalisation looks at a whole batch, which cached gradients never hold; say "
                 "freeze_batch_norm=true, or accumulate=1"
             )
-        if config.method == "clip":
-            model.token_head.requires_grad_(False)
+        self.frozen = frozen_parts(model)
+        """Parts of the model that are not trained."""
         if config.strategy == "fsdp":  # FSDP2 shards no scalars
             for name in ("logit_scale", "logit_bias"):
                 scalar = getattr(model.clip, name)
@@ -110,8 +111,7 @@ class Trainer:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write a checkpoint; every process must call it."""
         first = self.fabric.is_global_zero
-        said = {"step": self.step, **state}
-        checkpoint.save(folder, self.plain, self.optimizer.optimizer, said, write=first)
+        checkpoint.save(folder, self.plain, self.optimizer.optimizer, state, write=first)
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Go on from a checkpoint; returns its state."""
@@ -129,10 +129,7 @@ class Trainer:
         tensors = checkpoint.full_tensors(self.plain.model)
         if not self.fabric.is_global_zero:
             return None
-        model = blueprint.assemble()
-        own = model.state_dict()
-        model.load_state_dict({name: value.reshape(own[name].shape) for name, value in tensors.items()})
-        return model.to(self.fabric.device).eval()
+        return blueprint.filled(tensors).to(self.fabric.device)
 
     def _seed(self, piece: int) -> None:
         """Dropout's random numbers: a function of (seed, step, process, piece), so that a checkpoint need not

@@ -108,8 +108,3 @@ def open_training_set(
         f"there is no training set {data!r}: give shapes, a caption file (.jsonl, .csv, .json), a folder of "
         "class folders, or wds:SHARDS"
     )
-
-
-def train_split(known: set[str]) -> str | None:
-    """The split to train on when none is named: "train" where there is one."""
-    return "train" if "train" in known else None

@@ -7,6 +7,7 @@ goes on at any step without reading what came before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -118,6 +119,7 @@ class Batches:
             sampler=self._plan,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_the_group,
             pin_memory=pin_memory and torch.cuda.is_available(),
             generator=torch.Generator(),  # else each epoch draws from the global one, which training uses
         )
@@ -274,6 +276,12 @@ class _Reading(Dataset["_Loaded"]):
         again, place = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         choices = sample.rewritten if sample.rewritten and again < self.rewritten_share else sample.captions
         return choices[int(place * len(choices))]
+
+
+def _leave_the_group(_worker: int) -> None:
+    """Ctrl-C goes to a whole group of processes; the training process alone ends its workers."""
+    if hasattr(os, "setsid"):
+        os.setsid()
 
 
 def _seed_of(*parts: str | int) -> int:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from headword.data.captions import Captioned, caption_splits, read_captions
+from headword.data.captions import Captioned, read_captions
 from headword.data.folders import class_folders
 from headword.data.images import load_image
+from headword.data.splits import TRAINED, chosen_split
 from headword.encoders.prompts import check_templates
 from headword.errors import HeadwordError
 from headword.names import spoken
-from headword.superclip.data.base import Sample, train_split
+from headword.superclip.data.base import Sample
 from headword.superclip.data.strings import Groups, Strings
 
 
@@ -66,8 +67,7 @@ def open_caption_file(
     Raises:
         HeadwordError: as `read_captions`, or if the second file has captions for none of the images.
     """
-    chosen = split or train_split(caption_splits(path))
-    entries: list[Captioned] = read_captions(path, split=None if chosen is None else chosen.split("+"))
+    entries: list[Captioned] = read_captions(path, split=split, default=TRAINED)
     if rewritten is not None:
         entries = _with_rewritten(entries, read_captions(rewritten, missing="skip"), rewritten)
     return CaptionedFiles(entries, shrink_to=shrink_to)
@@ -83,7 +83,7 @@ def open_class_folders(
     """
     wording = check_templates(templates)
     known = {entry.name for entry in root.iterdir() if entry.is_dir()}
-    chosen = split or train_split(known)
+    chosen = split or chosen_split(known, TRAINED)
     if chosen is not None and chosen not in known:
         raise HeadwordError(f"{root} has no split {chosen!r}: there is no folder {root / chosen}")
     found = class_folders(root / chosen if chosen is not None else root)
