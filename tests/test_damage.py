@@ -285,8 +285,9 @@ def test_a_sealed_manifest_of_nonsense(tagged, tmp_path):
         {"slots": 10**15},
         {"slots": -1},
         {"files": None},
-        {"dim": 0},
+        {"files": {}},
+        {"dim": -5},
     ):
         (index / "index.json").write_text(json.dumps(sealed({**said, **change})))
-        with pytest.raises(HeadwordError, match=r"index\.json|cut short"):
+        with pytest.raises(HeadwordError, match=r"index\.json|cut short|is damaged"):
             Index.open(index)

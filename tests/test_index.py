@@ -425,21 +425,57 @@ def test_what_was_done_is_not_done_again(tiny, photos, tmp_path, monkeypatch, em
     assert found(open_index(tmp_path / "ix", tiny)) == found(open_index(tmp_path / "once", tiny))
 
 
-def test_really_killed(tmp_path):
-    """kill -9 at work, while indexing and while tagging; see killed_indexing.py."""
-    draw_many(tmp_path / "photos", 60)
+def killed(photos: Path, folder: Path, *how: object) -> list[int]:
+    """See killed_indexing.py; what it printed."""
     script = Path(__file__).with_name("killed_indexing.py")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "photos"), str(tmp_path)],
+    result = subprocess.run(
+        [sys.executable, *map(str, (script, photos, folder, *how))],
         check=True,
         timeout=300,
         env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     tiny = tiny_model()
-    build_index(tiny, tmp_path / "photos", tmp_path / "once")
-    open_index(tmp_path / "once", tiny).tag(["ant", "bee"])
-    assert found(open_index(tmp_path / "ix", tiny)) == found(open_index(tmp_path / "once", tiny))
+    build_index(tiny, photos, folder / "once")
+    open_index(folder / "once", tiny).tag(["ant", "bee"])
+    ours, theirs = open_index(folder / "ix", tiny), open_index(folder / "once", tiny)
+    assert found(ours) == found(theirs)
+    ours.check()
+    return [int(line) for line in result.stdout.split()]
+
+
+def test_really_killed(tmp_path):
+    """kill -9 at work, while indexing and while tagging."""
+    killed(draw_many(tmp_path / "photos", 60), tmp_path)
+
+
+@pytest.mark.attack
+def test_killed_at_twenty_random_moments(tmp_path):
+    """More pictures than a short call's, so that the fast engine takes them, also when it goes on."""
+    photos = draw_many(tmp_path / "photos", 20)
+    for n in range(20, 600):
+        whole = (photos / f"{n % 20:04d}.jpg").read_bytes()
+        (photos / f"{n:04d}.jpg").write_bytes(whole + b"%d" % n)  # other bytes, and quick to make
+    journals = killed(photos, tmp_path, 20, 3)
+    assert len(journals) == 20
+    assert len(set(journals)) > 3  # it was killed with the journal at several lengths
+
+
+@pytest.mark.attack
+def test_ten_thousand_files_in_one_folder(tiny, tmp_path):
+    """Most are copies, so that it is the index that is tried and not the model."""
+    photos = draw_many(tmp_path / "photos", 3)
+    for n in range(3, 10_000):
+        os.link(photos / f"{n % 3:04d}.jpg", photos / f"{n:04d}.jpg")
+    build_index(tiny, photos, tmp_path / "ix")
+    index = open_index(tmp_path / "ix", tiny)
+    index.check()
+    assert (len(index), index.count("path like '99__.jpg'")) == (10_000, 100)
+    assert len(index.search(QUERIES[0], k=20_000)) == 10_000
+    (photos / "5000.jpg").unlink()
+    assert build_index(tiny, photos, tmp_path / "ix").removed == 1
 
 
 @pytest.mark.parametrize("what", ["rows-", "bf16", "journal", "state-", "images-", "index.json"])

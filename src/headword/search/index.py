@@ -18,7 +18,7 @@ from headword.files import expand
 from headword.search.identity import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
-from headword.search.version import Where, newest
+from headword.search.version import Version, Where, newest
 
 if TYPE_CHECKING:
     from headword.extract import Progress

@@ -81,7 +81,7 @@ class Manifest:
         path = folder / name
         if not path.is_file():
             raise HeadwordError(f"{path} is missing; index the folder again")
-        if self.files and sha256(path) != self.files[name]:
+        if self.format > 1 and sha256(path) != self.files.get(name):
             raise HeadwordError(f"{path} is damaged; index the folder again")
         return path
 
