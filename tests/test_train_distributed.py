@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -22,8 +24,31 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ddp, cached": ({}, {"accumulate": 2}),
     "fsdp, cached": ({"sigmoid": True, "vision_layers": 2}, {"accumulate": 2, "strategy": "fsdp"}),
     "ddp, superclass": ({"method": "superclass"}, {}),
+    "ddp, coca": ({"model": "tiny-coca"}, {}),
 }
 """What both runs have, and what the two processes have besides."""
+
+
+COCA: dict[str, Any] = {
+    "embed_dim": 16,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16,
+        "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 15, "vocab_size": 49408, "layers": 1, "width": 32, "heads": 2,
+        "embed_cls": True, "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 15, "vocab_size": 49408, "layers": 1, "width": 32, "heads": 2},
+}  # fmt: skip
+
+
+def know_coca(folder: Path) -> None:
+    """Tell open_clip of a CoCa that is small."""
+    file = folder / "tiny-coca.json"
+    file.write_text(json.dumps(COCA))
+    open_clip.add_model_config(file)
 
 
 def run(case: str, out: Path, *, joint: bool) -> None:
@@ -33,6 +58,7 @@ def run(case: str, out: Path, *, joint: bool) -> None:
     if not joint and case.startswith("fsdp"):  # once more from the middle, sharded again
         train(tiny(**options), out.with_name("again"), resume=checkpoint.folder_of(out, 2))
     assert (result.model is None) == (os.environ.get("RANK", "0") != "0")
+    assert ("text_decoder" in result.frozen) == (case == "ddp, coca")
 
 
 def logit_scale(model: SuperCLIP) -> dict[str, float]:
@@ -46,8 +72,30 @@ def worker(rank: int, folder: str, port: int) -> None:
         GLOO_SOCKET_IFNAME="lo", TORCHELASTIC_RUN_ID="test",
     )  # fmt: skip
     torch.set_num_threads(1)
+    (own := Path(folder) / f"rank{rank}").mkdir()
+    know_coca(own)
     for case in CASES:
         run(case, Path(folder) / case / "two", joint=False)
+    interrupted(rank, Path(folder) / "interrupted")
+
+
+def interrupted(rank: int, out: Path) -> None:
+    """A signal to the second process alone: both end with the same step, one speaks, and go on."""
+
+    def signalled(model: SuperCLIP) -> dict[str, float]:  # in the first process, while the second waits
+        os.kill(int((out.parent / "pid").read_text()), signal.SIGTERM)
+        return {"nothing": 0.0}
+
+    if rank == 1:
+        (out.parent / "pid").write_text(str(os.getpid()))
+    config = tiny(steps=8, checkpoint_every=100, eval_every=3)
+    evaluators = {"a": Evaluator(("nothing",), signalled)}
+    with pytest.raises(SystemExit if rank else KeyboardInterrupt) as ended:
+        train(config, out, evaluators=evaluators)
+    if rank == 0:
+        assert "step 5 is kept; go on with: torchrun --nproc-per-node 2 -m headword train" in str(ended.value)
+    assert checkpoint.steps_of(out) == [3, 5]
+    train(config, out, resume="auto")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +111,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_end_where_one_does(case: str, two: Path) -> None:
     one = two / case / "one"
+    know_coca(two)
     run(case, one, joint=True)
     assert_same(checkpoint.folder_of(two / case / "two", 4), checkpoint.folder_of(one, 4))
     mine, wanted = (
@@ -73,6 +122,11 @@ def test_two_processes_end_where_one_does(case: str, two: Path) -> None:
     for line, other in zip(mine, wanted, strict=True):
         for name in {"loss", "contrastive", "token", "grad_norm", "n_empty", "all/scale"} & line.keys():
             assert line[name] == pytest.approx(other[name], rel=1e-4), name
+
+
+def test_processes_that_one_signal_stopped_go_on_to_the_same_end(two: Path) -> None:
+    train(tiny(steps=8), two / "uninterrupted")
+    assert_same(checkpoint.folder_of(two / "interrupted", 8), checkpoint.folder_of(two / "uninterrupted", 8))
 
 
 def test_shards_are_restored_from_a_checkpoint(two: Path) -> None:

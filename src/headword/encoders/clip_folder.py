@@ -34,6 +34,8 @@ def vision_tower(folder: str) -> VisionSource:
     root = _checked(folder)
     clip, _ = _open(root)
     visual = clip.visual
+    if getattr(visual, "output_tokens", False):
+        visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
     settings = {"library": "open_clip", **visual.preprocess_cfg}
     return VisionSource(
         kind="trained",

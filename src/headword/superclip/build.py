@@ -80,6 +80,8 @@ class Blueprint:
                     raise HeadwordError(
                         f"this model cannot be built: {' '.join(str(error).split())}"
                     ) from error
+                if isinstance(clip, open_clip.CoCa):  # which leaves this as the memory was
+                    nn.init.normal_(clip.text_decoder.text_projection, std=clip.text_decoder.width**-0.5)
                 return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
