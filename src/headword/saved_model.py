@@ -296,7 +296,7 @@ def _load_text(
 def _saved_or_named(root: Path, said: Mapping[str, Any]) -> str:
     """What to load an encoder by: its copy in the folder where there is one, else its name."""
     if "saved" not in said:
-        revision = f"@{said['revision']}" if said["revision"] and "/" in said["id"] else ""
+        revision = f"@{said['revision']}" if said["revision"] else ""
         return f"{said['kind']}:{said['id']}{revision}"
     copy = (root / said["saved"]).resolve()
     if root.resolve() not in copy.parents:
