@@ -97,7 +97,7 @@ def _unasked() -> Iterator[None]:
 
 def _why_not_downloaded(what: str, error: BaseException) -> str | None:
     """What the hub answered, in one line; None where it is not at fault."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants, errors, get_token
 
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
@@ -112,7 +112,7 @@ def _why_not_downloaded(what: str, error: BaseException) -> str | None:
             return f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
         return None
     status = getattr(refusal.response, "status_code", 0)
-    logged_in = refusal.request is not None and "authorization" in refusal.request.headers
+    logged_in = get_token() is not None
     if caused(errors.GatedRepoError):
         page = f"{constants.ENDPOINT}/{what.partition('@')[0]}"
         mend = f"ask for access at {page}"

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from headword.encoders.clip_config import check_clip_config
+from headword.encoders.clip_folder import tokenizer_of
 from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.superclip.config import TrainConfig
@@ -65,6 +67,7 @@ class Blueprint:
         """
         import open_clip
 
+        check_clip_config(self.as_json(), "the model's configuration")  # it may be another's checkpoint
         with tempfile.TemporaryDirectory(prefix="headword-") as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(self.as_json()), encoding="utf-8")
             with _quiet_open_clip():
@@ -75,11 +78,11 @@ class Blueprint:
                         pretrained_text=False,
                         force_image_size=self.image_size,
                     )
+                    return SuperCLIP(clip, tokenizer_of(f"local-dir:{folder}", self.model_cfg))
                 except (TypeError, ValueError, RuntimeError, AssertionError) as error:
                     raise HeadwordError(
                         f"this model cannot be built: {' '.join(str(error).split())}"
                     ) from error
-                return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
 
 def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
