@@ -98,7 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "tree":
             entries = []
             for file, name in zip(files, names, strict=True):
-                entry = {"type": "file", "path": name, "size": file.stat().st_size, "oid": _digest(file, hashlib.sha1)}
+                entry = {
+                    "type": "file",
+                    "path": name,
+                    "size": file.stat().st_size,
+                    "oid": _digest(file, hashlib.sha1),
+                }
                 if _large(name):
                     entry["lfs"] = {"oid": _digest(file), "size": file.stat().st_size, "pointerSize": 134}
                 entries.append(entry)

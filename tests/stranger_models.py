@@ -13,7 +13,8 @@ import torch
 PYTHON = """
 from pathlib import Path
 Path({mark!r}).touch()
-from transformers import *
+from transformers import BertModel, BertTokenizer, PretrainedConfig
+from transformers import ViTForImageClassification, ViTImageProcessor
 class Evil(PretrainedConfig): model_type = "evil"
 class EvilModel(BertModel): pass
 class EvilVision(ViTForImageClassification): pass
@@ -104,9 +105,7 @@ def timm_folder(folder: Path, name: str = "mobilenetv3_small_050") -> Path:
 
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(NAMES))
-    timm.models.save_for_hf(
-        model, folder, model_config={"label_names": list(NAMES)}, safe_serialization=True
-    )
+    timm.models.save_for_hf(model, folder, model_config={"label_names": list(NAMES)}, safe_serialization=True)
     return folder
 
 
@@ -131,7 +130,9 @@ def open_clip_folder(folder: Path, *, theirs: bool = True) -> Path:
     }
     edit(folder / "open_clip_config.json", **config)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     return folder
 
 

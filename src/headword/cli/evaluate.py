@@ -17,6 +17,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     TemplateOption,
+    VisionOption,
 )
 from headword.errors import HeadwordError
 
@@ -88,6 +89,7 @@ def evaluate(
     draws: DrawsOption = 3,
     missing: MissingOption = "error",
     seed: SeedOption = 0,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -104,7 +106,7 @@ def evaluate(
     from headword.evaluation.run import check_data
 
     check_data(protocol)
-    subject = open_subject(model, device=device.value, dtype=dtype.value)
+    subject = open_subject(model, vision=vision, device=device.value, dtype=dtype.value)
     with output.progress("images") as progress:
         result = run(subject, protocol, progress=progress)
     rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    VisionOption,
+)
 
 
 class IndexCentre(str, Enum):
@@ -52,6 +61,7 @@ def index(
         bool | None,
         typer.Option(help="Keep an approximate index too; by default from 1,000,000 images on."),
     ] = None,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -67,6 +77,7 @@ def index(
             model,
             folder,
             out,
+            vision=vision,
             centre_on=None if centre_on is None else centre_on.value,
             engine=engine.value,
             dtype=dtype.value,

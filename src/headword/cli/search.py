@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
 
 if TYPE_CHECKING:
     from headword.search import Hit, Query
@@ -36,6 +36,7 @@ def search(
     exact: Annotated[
         bool, typer.Option("--exact", help="Search exactly, also where there is an approximate index.")
     ] = False,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -54,7 +55,7 @@ def search(
     if answer is None:
         from headword.search.index import Index
 
-        opened = Index.open(index, device=device.value)
+        opened = Index.open(index, vision=vision, device=device.value)
         hits, about, environment = opened.search(query, k=k, where=where, exact=exact), opened.about(), None
         known = None if words is None else opened.coverage(words)
     else:

@@ -34,8 +34,8 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def loading(what: str, *, local: bool = False, host: str = "the model hub") -> Iterator[None]:
-    """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub that
-    cannot be reached is not retried.
+    """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
+    that cannot be reached is not retried.
 
     Args:
         what: the model's name, for messages.
@@ -82,7 +82,7 @@ def loading(what: str, *, local: bool = False, host: str = "the model hub") -> I
 
 @contextmanager
 def _unasked() -> Iterator[None]:
-    """transformers refuses a model that brings code, in place of asking on standard input whether to run it."""
+    """transformers refuses a model that brings code, and does not ask on standard input whether to run it."""
     if "transformers" not in sys.modules:
         yield
         return
@@ -178,7 +178,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     kernels = [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(config.get(key))]
     if kernels:
         raise HeadwordError(
-            f"{folder / 'config.json'}: {kernels[0]} names code on the hub, which is never run here; remove it"
+            f"{folder / 'config.json'}: {kernels[0]} names code on the hub, which is never run; remove it"
         )
     for file in sorted(folder.rglob("*.safetensors")):
         check_tensors(file)
@@ -254,15 +254,13 @@ def hub_unreachable() -> str:
     if urllib.request.getproxies().get(hub.scheme):
         return ""
     try:
-        with socket.create_connection((hub.hostname or "", hub.port or _PORTS.get(hub.scheme, 443)), timeout=3):
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        with socket.create_connection((hub.hostname or "", port), timeout=3):
             return ""
     except socket.gaierror:
         return f"the model hub cannot be reached: its name {hub.hostname} is not found (no network, or DNS)"
     except OSError as error:
         return f"the model hub cannot be reached: {hub.netloc}: {error.strerror or 'no answer within 3 s'}"
-
-
-_PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager

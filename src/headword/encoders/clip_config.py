@@ -33,7 +33,8 @@ def _whole(low: int, high: int) -> _Rule:
 
 def _number(low: float, high: float) -> _Rule:
     return _Rule(
-        f"a number from {low:g} to {high:g}", lambda value: type(value) in (int, float) and low <= value <= high
+        f"a number from {low:g} to {high:g}",
+        lambda value: type(value) in (int, float) and low <= value <= high,
     )
 
 

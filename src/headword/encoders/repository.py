@@ -16,14 +16,16 @@ from headword.files import expand
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Settings, vocabularies and tokenizers; never Python."""
+_LAYERS = ("[1-9]*/model.safetensors", "[1-9]*/pytorch_model.bin")
+"""What follows the encoder in a sentence-transformers model."""
 _OTHERS = ("onnx/*", "openvino/*")
 """The same weights for engines that are not used here."""
 _WEIGHTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "timm": (("model.safetensors",), ("pytorch_model.bin",)),
     "transformers": (("model*.safetensors",), ("pytorch_model*.bin",)),
     "sentence-transformers": (
-        ("model*.safetensors", "*/model*.safetensors", "[0-9]*/pytorch_model.bin"),
-        ("pytorch_model*.bin", "*/pytorch_model*.bin"),
+        ("model*.safetensors", "0_*/model*.safetensors"),
+        ("pytorch_model*.bin", "0_*/pytorch_model*.bin"),
     ),
     "open_clip": (
         ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
@@ -53,8 +55,8 @@ class Hub:
         parts = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
         if parts is None:
             raise HeadwordError(
-                f"{name!r} is no model's name on the hub; write USER/NAME, or USER/NAME@REVISION with a branch, "
-                "a tag or a commit"
+                f"{name!r} is no model's name on the hub; write USER/NAME, or USER/NAME@REVISION with a "
+                "branch, a tag or a commit"
             )
         return cls(kind, parts[1], parts[2])
 
@@ -62,7 +64,7 @@ class Hub:
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
     def fetch(self) -> Path:
-        """The folder with the commit's files, downloaded where it is not in the cache; its name is the commit.
+        """The folder with the commit's files, downloaded where need be; its name is the commit.
 
         Raises:
             HeadwordError: if the repository, the revision or its weights cannot be had, and why.
@@ -76,7 +78,7 @@ class Hub:
                     snapshot_download(
                         self.repo,
                         revision=revision,
-                        allow_patterns=[*_TEXTS, *weights],
+                        allow_patterns=[*_TEXTS, *_LAYERS, *weights],
                         ignore_patterns=list(_OTHERS),
                     )
                 )

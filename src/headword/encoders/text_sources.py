@@ -74,9 +74,7 @@ def from_sentence_transformers(name: str) -> TextSource:
             check_folder(folder)
         if (folder / "modules.json").is_file():
             _check_modules(folder / "modules.json")
-        model = SentenceTransformer(
-            str(folder), device="cpu", trust_remote_code=False, local_files_only=True
-        )
+        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True)
         extra = token_fingerprint(
             [model.tokenizer(text, truncation=True)["input_ids"] for text in PROBES],
             vocabulary=model.tokenizer.get_vocab(),

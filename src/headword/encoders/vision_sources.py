@@ -7,6 +7,7 @@ import copy
 import importlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def from_embedded(name: str) -> VisionSource:
 
 
 def from_timm(name: str) -> VisionSource:
-    """Any timm id: "resnet50.a1_in1k", "hf-hub:ID" or "local-dir:FOLDER"; a hub's with "@REVISION" if need be."""
+    """Any timm id: "resnet50.a1_in1k" or "hf-hub:ID", perhaps with "@REVISION", or "local-dir:FOLDER"."""
     import timm
 
     scheme, colon, rest = name.partition(":")
@@ -311,7 +312,12 @@ def from_module(
         id=type(model).__name__,
         model=model,
         transform=transform,
-        transform_settings={"library": "user", "repr": repr(transform), "input_size": list(size)},
+        # Without addresses, which differ from run to run.
+        transform_settings={
+            "library": "user",
+            "repr": re.sub(r" at 0x[0-9a-f]+", "", repr(transform)),
+            "input_size": list(size),
+        },
         input_size=size,
     )
 

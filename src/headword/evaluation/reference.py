@@ -151,8 +151,8 @@ def open_reference(name: str, *, device: str = "auto") -> Reference:
     """A CLIP model.
 
     Args:
-        name: "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID[@REVISION]",
-            "open_clip:local-dir:FOLDER", or "transformers:ID_OR_FOLDER", an ID perhaps with a @REVISION.
+        name: "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID",
+            "open_clip:local-dir:FOLDER", or "transformers:ID_OR_FOLDER", an ID perhaps with @REVISION.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headword.dual_encoder import DualEncoder
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
@@ -53,6 +54,7 @@ def build_index(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    vision: Vision | None = None,
     centre_on: str | None = None,
     engine: str = "auto",
     dtype: str = "auto",
@@ -73,6 +75,7 @@ def build_index(
         model: a saved model's folder, or a model.
         folder: the images, subfolders included.
         out: the index's folder; may lie in `folder`.
+        vision: the classifier of a model that is given by its folder, as in `headword.load`.
         centre_on: "collection" centres on the mean of all images of the index, "none" takes the model's own
             centre; when not given, as the index was made, or "collection".
         engine: "auto", "torch" or "openvino"; an index goes on as it began.
@@ -98,7 +101,7 @@ def build_index(
     if not isinstance(model, DualEncoder):
         from headword.saved_model import load
 
-        model = load(model, device=device)
+        model = load(model, vision=vision, device=device)
     with writing(target):
         before = Manifest.read(target) if (target / NAME).is_file() else None
         described = _described(model, saved, before)
