@@ -12,7 +12,8 @@ import timm
 import torch
 
 from headword.encoders import load_text, load_vision
-from headword.encoders._hub import loading, split_revision
+from headword.encoders._hub import loading
+from headword.encoders.repository import Hub
 from headword.errors import HeadwordError
 
 
@@ -195,7 +196,21 @@ def test_tokenizers_are_told_apart(minilm, tmp_path):
         assert one["tokenizer_sha256"] != other["tokenizer_sha256"]
 
 
-def test_revision_in_an_id():
-    assert split_revision("google/vit@0123456789abcdef") == ("google/vit", "0123456789abcdef")
-    assert split_revision("google/vit") == ("google/vit", None)
-    assert split_revision("a@b.example/vit") == ("a@b.example/vit", None)
+@pytest.mark.parametrize(
+    ("name", "repo", "revision"),
+    [
+        ("google/vit", "google/vit", None),
+        ("google/vit@0123456789abcdef", "google/vit", "0123456789abcdef"),
+        ("google/vit@v1.0", "google/vit", "v1.0"),
+        ("google/vit@refs/pr/1", "google/vit", "refs/pr/1"),
+        ("bert@main", "bert", "main"),
+    ],
+)
+def test_revision_in_an_id(name, repo, revision):
+    assert Hub.parse("timm", name) == Hub("timm", repo, revision)
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "a b/c", "a/b@", "@main", "a/b@x y"])
+def test_no_name_on_the_hub(name):
+    with pytest.raises(HeadwordError, match=r"is no model's name on the hub; write USER/NAME"):
+        Hub.parse("timm", name)

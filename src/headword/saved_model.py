@@ -18,7 +18,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ from headword.coverage import Coverage
 from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders.joint_vision import KIND, SEPARATOR
+from headword.encoders.text_sources import LOADERS as TEXT_LOADERS
 from headword.encoders.vision import Vision
+from headword.encoders.vision_sources import LOADERS
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.names import ClassName, read_class_names
@@ -126,7 +129,9 @@ def load(
 
     Args:
         folder: what `DualEncoder.save` wrote.
-        vision: in place of the encoder the folder names, for one that moved, or a module of your own.
+        vision: in place of the encoder the folder names, for one that moved, or a module of your own: itself,
+            or as "module:FILE.py:FACTORY" (see `headword.encoders.own_module`), which is imported because it
+            is named here and never because a folder says so.
         text: likewise.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "float32" or "bfloat16" for the vision encoder; the one it was saved with when not given.
@@ -236,12 +241,12 @@ def _load_vision(
     dtype: str | None,
     options: Mapping[str, Any],
 ) -> VisionEncoder:
-    if given is None and said["kind"] == "module" and "saved" not in said:
-        raise HeadwordError(
-            f"{root} was made with a module of your own ({said['id']}); give it: "
-            "headword.load(folder, vision=module, transform=transform)"
-        )
-    spec = _saved_or_named(root, said) if given is None else given
+    if given is None:
+        spec: Vision = _saved_or_named(root, said, {*LOADERS, KIND})
+    else:
+        from headword.encoders.own_module import resolve_vision
+
+        spec = resolve_vision(given)
     tower = said["head"] is None
     encoder = load_vision(
         spec,
@@ -264,8 +269,10 @@ def _load_vision(
             "was made (another version of its library?); recycle again, or install the versions its "
             f"{CONFIG} names"
         )
-    if given is None:
+    if given is None or own:  # a module's file may lie elsewhere today; its weights say that it is the same
         encoder.source.kind, encoder.source.id = said["kind"], said["id"]
+    if own:
+        encoder.source.transform_settings = said["transform"]
     if not tower:
         encoder.labels = Labels(classes, said["labels"]["origin"])
     return encoder
@@ -274,7 +281,7 @@ def _load_vision(
 def _load_text(
     root: Path, said: Mapping[str, Any], given: TextEncoder | str | None, device: str | torch.device
 ) -> TextEncoder:
-    encoder = load_text(_saved_or_named(root, said) if given is None else given, device=device)
+    encoder = load_text(_saved_or_named(root, said, TEXT_LOADERS) if given is None else given, device=device)
     _same_weights(root, "text", said, encoder.fingerprint)
     if "saved" not in said and encoder.source.extra_fingerprint != said["tokenizer_sha256"]:
         raise HeadwordError(
@@ -286,10 +293,30 @@ def _load_text(
     return encoder
 
 
-def _saved_or_named(root: Path, said: Mapping[str, Any]) -> str:
-    """What to load an encoder by: its copy in the folder where there is one, else its name."""
+def _saved_or_named(root: Path, said: Mapping[str, Any], known: Collection[str]) -> str:
+    """What to load an encoder by: its copy in the folder where there is one, else its name.
+
+    Raises:
+        HeadwordError: if it is a module of somebody's own, or of no known kind: a folder never says what code
+            to import.
+    """
     if "saved" not in said:
-        revision = f"@{said['revision']}" if said["revision"] and "/" in said["id"] else ""
+        parts = [said["kind"]]
+        if said["kind"] == KIND:
+            parts += [part.partition(":")[0] for part in said["id"].split(SEPARATOR)]
+        if "module" in parts:
+            name = said["id"] if said["kind"] == KIND else f"module:{said['id']}"
+            if name.count(":") < 2:  # the module itself was given, and not its name
+                name = "module:FILE.py:FACTORY"
+            raise HeadwordError(
+                f"{root} was made with a module of your own ({said['id']!r}), which is imported only where "
+                f"you name it: --vision {name}, or headword.load(folder, vision=module, transform=transform)"
+            )
+        if not set(parts) <= set(known):
+            raise HeadwordError(
+                f"{root / CONFIG} was edited: it names an encoder of the kind {said['kind']!r}"
+            )
+        revision = f"@{said['revision']}" if said["revision"] else ""
         return f"{said['kind']}:{said['id']}{revision}"
     copy = (root / said["saved"]).resolve()
     if root.resolve() not in copy.parents:

@@ -17,6 +17,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     TemplateOption,
+    VisionOption,
     expand_images,
 )
 from headword.errors import HeadwordError
@@ -58,6 +59,7 @@ def classify(
         typer.Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -78,7 +80,9 @@ def classify(
     from headword.saved_model import load
     from headword.scoring import NONE_OF_THESE
 
-    encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
+    encoder = load(
+        model, vision=vision, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value
+    )
     with output.progress("images") as progress:
         if centre_on == AUTO:
             centre_on = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE

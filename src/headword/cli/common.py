@@ -45,6 +45,15 @@ JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to a file, or - for stdout."),
 ]
+VisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vision",
+        metavar="module:FILE.py:FACTORY",
+        help="The model's classifier, where it is a module of your own (also module:PACKAGE.MODULE:FACTORY) "
+        "or has moved.",
+    ),
+]
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    VisionOption,
+)
 
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
@@ -70,6 +79,7 @@ def embed(
         Path | None, typer.Option(help="Class names for a classifier that has none.")
     ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -80,6 +90,7 @@ def embed(
     from functools import partial
 
     from headword.encoders import load_vision
+    from headword.encoders.own_module import resolve_vision
     from headword.errors import HeadwordError
     from headword.extract import extract_features
     from headword.saved_model import CONFIG, load
@@ -87,20 +98,24 @@ def embed(
     shared, provenance = None, None
     folder = Path(model).expanduser()
     if (folder / CONFIG).is_file():
-        saved = load(folder, device=device.value)
-        vision, provenance = saved.vision, saved.provenance()
+        saved = load(folder, vision=vision, device=device.value)
+        encoder, provenance = saved.vision, saved.provenance()
         shared = shared_space(saved) if space is Space.shared else None
-        loader: Any = partial(load_encoder, str(folder.resolve()))
+        loader: Any = partial(load_encoder, str(folder.resolve()), vision)
+    elif vision is not None:
+        raise HeadwordError(
+            f"{model} is no saved model, which --vision goes with; give {vision} in its place"
+        )
     elif space is Space.shared:
         raise HeadwordError(
             f"{model} is no saved model, which --space shared needs; make one with headword recycle"
         )
     else:
-        vision = load_vision(model, names=class_names, head=head, device=device.value)
+        encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device.value)
         loader = None
     with output.progress("images") as progress:
         done = extract_features(
-            vision,
+            encoder,
             source,
             out,
             shared=shared,
@@ -126,7 +141,7 @@ def embed(
         output.say("Why images are unreadable is in the column status of the store.")
     output.result(
         "embed",
-        model=provenance or {"vision": vision.provenance()},
+        model=provenance or {"vision": encoder.provenance()},
         protocol={"source": source, "space": space.value, "draft": draft, "batch_size": batch_size},
         metrics={
             "images_per_second": done.images_per_second,
@@ -156,8 +171,8 @@ def shared_space(model: DualEncoder) -> Shared:
     return Shared(project=model.encode_image, dim=model.dim, identity=digest.hexdigest())
 
 
-def load_encoder(folder: str) -> Any:
+def load_encoder(folder: str, vision: str | None = None) -> Any:
     """A saved model's vision encoder, on a Ray worker."""
     from headword.saved_model import load
 
-    return load(folder).vision
+    return load(folder, vision=vision).vision

@@ -18,6 +18,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     TemplateOption,
+    VisionOption,
 )
 from headword.errors import HeadwordError
 
@@ -91,6 +92,7 @@ def evaluate(
     draws: DrawsOption = 3,
     missing: MissingOption = "error",
     seed: SeedOption = 0,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -107,7 +109,7 @@ def evaluate(
     from headword.evaluation.run import check_data
 
     check_data(protocol)
-    subject = open_subject(model, device=device.value, dtype=dtype.value)
+    subject = open_subject(model, vision=vision, device=device.value, dtype=dtype.value)
     with output.progress("images") as progress:
         result = run(subject, protocol, progress=progress)
     rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]

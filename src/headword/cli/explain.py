@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, TemplateOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    TemplateOption,
+    VisionOption,
+)
 
 if TYPE_CHECKING:
     from headword.explaining import Explanation
@@ -20,6 +28,7 @@ def explain(
     words: Annotated[list[str], typer.Argument(help="Any words; several are explained one by one.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
     template: TemplateOption = None,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -31,7 +40,7 @@ def explain(
     check_labels(words)
     from headword.saved_model import load
 
-    encoder = load(model, device=device.value)
+    encoder = load(model, vision=vision, device=device.value)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, template=templates)
     fit = encoder.coverage_fit

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Dtype, DtypeOption, JsonOption, Output, QuietOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    VisionOption,
+)
 
 
 class IndexCentre(str, Enum):
@@ -54,6 +63,7 @@ def index(
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -76,6 +86,7 @@ def index(
             model,
             folder,
             out,
+            vision=vision,
             centre_on=None if centre_on is None else centre_on.value,
             engine=engine.value,
             dtype=dtype.value,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
 
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
@@ -27,6 +27,7 @@ def inspect(
     ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
     names: Annotated[int, typer.Option(min=0, help="How many class names to show.")] = 10,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -34,13 +35,15 @@ def inspect(
     """Show what a head is, what its rows are called, its licence, and what would be recycled."""
     output = Output(quiet, json_to)
     from headword.files import expand
-    from headword.saved_model import CLASSES, CONFIG, check_files, read_config
+    from headword.saved_model import CLASSES, CONFIG, check_files, load, read_config
 
     folder = expand(model)
     if (folder / CONFIG).is_file():
         # Nothing is loaded: this also works for a module of one's own, and where an extra is missing.
         from headword.names import read_class_names
 
+        if vision is not None:  # to see that it fits
+            load(folder, vision=vision, device=device.value)
         config = read_config(folder)
         named = [CLASSES] if CLASSES in config["files"] else []
         check_files(folder, config, named)
@@ -52,17 +55,18 @@ def inspect(
         output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return
     from headword.encoders import load_vision
+    from headword.encoders.own_module import resolve_vision
 
-    vision = load_vision(model, names=class_names, head=head, device=device.value)
-    rows, labels = vision.classifier()
-    output.facts(f"Classifier {vision.name}", vision_facts(vision))
+    encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device.value)
+    rows, labels = encoder.classifier()
+    output.facts(f"Classifier {encoder.name}", vision_facts(encoder))
     _show_classes(output, labels.classes, names)
     output.say(
-        f"Recycling would pair {rows.n_classes:,} rows of width {vision.dim:,} with the names of their "
+        f"Recycling would pair {rows.n_classes:,} rows of width {encoder.dim:,} with the names of their "
         f"classes: headword recycle --vision {model} --out DIR"
     )
     output.result(
-        "inspect", model={"vision": vision.provenance()}, classes=[c.as_json() for c in labels.classes]
+        "inspect", model={"vision": encoder.provenance()}, classes=[c.as_json() for c in labels.classes]
     )
 
 

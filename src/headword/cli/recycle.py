@@ -29,7 +29,7 @@ def recycle(
         list[str] | None,
         typer.Option(
             help="The classifier: embedded[:lite1|:lite2] (the default), a timm id, torchvision:NAME, "
-            "transformers:ID, or a folder; several are joined."
+            "transformers:ID, a folder, or your own module:FILE.py:FACTORY; several are joined."
         ),
     ] = None,
     text: Annotated[
@@ -84,13 +84,14 @@ def recycle(
     check_new_folder(out, overwrite=overwrite)
 
     from headword.aligners import make_aligner
+    from headword.encoders.own_module import resolve_vision
     from headword.recycling import recycle as run
 
     mapping = make_aligner(aligner, **parse_settings(set_ or []))
     options: dict[str, Any] = {"head": head} if head else {}
     with output.progress("images") as progress:
         model = run(
-            vision[0] if vision and len(vision) == 1 else vision or "embedded",
+            resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
             text,
             aligner=mapping,
             class_names=class_names,

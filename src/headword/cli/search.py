@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
 
 if TYPE_CHECKING:
     from headword.search import Hit, Query
@@ -33,6 +33,7 @@ def search(
         str | None,
         typer.Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -51,7 +52,7 @@ def search(
     if answer is None:
         from headword.search.index import Index
 
-        opened = Index.open(index, device=device.value)
+        opened = Index.open(index, vision=vision, device=device.value)
         hits, about, environment = opened.search(query, k=k, where=where), opened.about(), None
         known = None if words is None else opened.coverage(words)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Output, QuietOption
+from headword.cli.common import Device, DeviceOption, Output, QuietOption, VisionOption
 from headword.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def serve(
         typer.Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
 ) -> None:
@@ -53,7 +54,7 @@ def serve(
         if open_page:
             typer.launch(address.url)
 
-    opened = Index.open(index, device=device.value)
+    opened = Index.open(index, vision=vision, device=device.value)
     with prepared(opened, host=host, port=port, ready=ready) as server:
         try:
             server.run()

@@ -9,7 +9,15 @@ import typer
 
 from headword.cli.app import app
 from headword.cli.classify import read_labels
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, TemplateOption
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    TemplateOption,
+    VisionOption,
+)
 
 
 @app.command()
@@ -24,6 +32,7 @@ def tag(
     none_of_these: Annotated[
         bool, typer.Option(help="Leave images without a tag that no label fits.")
     ] = False,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
@@ -36,7 +45,7 @@ def tag(
     check_labels(words)
     from headword.search import Index
 
-    opened = Index.open(index, device=device.value)
+    opened = Index.open(index, vision=vision, device=device.value)
     with output.progress("images") as progress:
         counts = opened.tag(words, template=template, none_of_these=none_of_these, progress=progress)
     untagged = len(opened) - sum(counts.values())

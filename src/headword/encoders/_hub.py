@@ -34,7 +34,8 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def loading(what: str, *, local: bool = False, host: str = "the model hub") -> Iterator[None]:
-    """Load a model in here: weights are never unpickled, and a hub that cannot be reached is not retried.
+    """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
+    that cannot be reached is not retried.
 
     Args:
         what: the model's name, for messages.
@@ -44,31 +45,30 @@ def loading(what: str, *, local: bool = False, host: str = "the model hub") -> I
     Raises:
         HeadwordError: in place of whatever a hub's client or a loader raises when `what` cannot be had.
     """
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     with _LOCK:
         was_offline = constants.HF_HUB_OFFLINE
         on_hub = host == "the model hub"
-        offline = local or was_offline or (on_hub and not hub_reachable())
+        why_offline = "" if local or not on_hub else hub_unreachable()
         force = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = local or was_offline or bool(why_offline)
         loggers_off = logging.root.manager.disable
         logging.disable(logging.ERROR)  # open_clip logs on the root logger what it then raises
         try:
-            with silent():
+            with silent(), _unasked():
                 yield
         except HeadwordError:
             raise
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            raise HeadwordError(
-                f"the hub has no model {what!r} (or it is private: log in with `hf auth login`)"
-            ) from error
         except Exception as error:  # tokenizers and safetensors raise kinds of their own, or a bare Exception
-            if not local and (offline if on_hub else isinstance(error, OSError)):
+            said = None if local else _why_not_downloaded(what, error)
+            if said is not None:
+                raise HeadwordError(said) from error
+            if not local and (why_offline if on_hub else isinstance(error, OSError)):
+                why = why_offline or f"{host} cannot be reached"
                 raise HeadwordError(
-                    f"cannot download {what!r}: {host} cannot be reached and it is not in the cache; "
-                    f"{LOCAL_ALTERNATIVES}"
+                    f"cannot download {what!r}: {why}, and it is not in the cache; {LOCAL_ALTERNATIVES}"
                 ) from error
             raise HeadwordError(f"cannot load {what!r}: {_reason(error)}") from error
         finally:
@@ -78,6 +78,66 @@ def loading(what: str, *, local: bool = False, host: str = "the model hub") -> I
                 del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
             else:
                 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = force
+
+
+@contextmanager
+def _unasked() -> Iterator[None]:
+    """transformers refuses a model that brings code, and does not ask on standard input whether to run it."""
+    if "transformers" not in sys.modules:
+        yield
+        return
+    from transformers import dynamic_module_utils as custom_code
+
+    seconds, custom_code.TIME_OUT_REMOTE_CODE = custom_code.TIME_OUT_REMOTE_CODE, 0
+    try:
+        yield
+    finally:
+        custom_code.TIME_OUT_REMOTE_CODE = seconds
+
+
+def _why_not_downloaded(what: str, error: BaseException) -> str | None:
+    """What the hub answered, in one line; None where it is not at fault."""
+    from huggingface_hub import constants, errors, get_token
+
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+
+    def caused(kind: type[BaseException] | tuple[type[BaseException], ...]) -> Any:
+        return next((one for one in causes if isinstance(one, kind)), None)
+
+    refusal = caused(errors.HfHubHTTPError)
+    if refusal is None:
+        if any(re.search(_CUT_OFF, f"{type(one).__name__}: {one}") for one in causes):
+            return f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
+        return None
+    status = getattr(refusal.response, "status_code", 0)
+    logged_in = get_token() is not None
+    if caused(errors.GatedRepoError):
+        page = f"{constants.ENDPOINT}/{what.partition('@')[0]}"
+        mend = f"ask for access at {page}"
+        return f"{what!r} is gated: {mend if logged_in else f'{mend}, then log in with `hf auth login`'}"
+    if caused(errors.RevisionNotFoundError):
+        repo, _, revision = what.partition("@")
+        return f"the hub's {repo!r} has no branch, tag or commit {revision or 'main'!r}"
+    if caused(errors.RepositoryNotFoundError):
+        if logged_in:
+            return f"the hub has no model {what!r}, or it is private and your account may not read it"
+        return f"the hub has no model {what!r}, or it is private: log in with `hf auth login`"
+    answers = {
+        401: "the hub does not accept your token (401); log in again with `hf auth login`",
+        403: "the hub forbids it (403); see whether your account or token may read it",
+        429: "the hub was asked too often (429); wait some minutes, or log in with `hf auth login`",
+    }
+    if status >= 500:
+        answers[status] = f"the hub itself is at fault ({status}); try again later"
+    return f"cannot download {what!r}: {answers.get(status, f'the hub answers with status {status}')}"
+
+
+_CUT_OFF = (
+    r"RemoteProtocolError|ReadError|ReadTimeout|IncompleteRead|ChunkedEncoding|Consistency check failed"
+    r"|peer closed|IncompleteSnapshot"
+)
 
 
 @contextmanager
@@ -115,6 +175,11 @@ def check_folder(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not config:
         raise HeadwordError(f"{folder / 'config.json'} is damaged: it holds no settings")
+    kernels = [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(config.get(key))]
+    if kernels:
+        raise HeadwordError(
+            f"{folder / 'config.json'}: {kernels[0]} names code on the hub, which is never run; remove it"
+        )
     for file in sorted(folder.rglob("*.safetensors")):
         check_tensors(file)
     return config
@@ -138,12 +203,6 @@ def refuse_path(name: str, what: str) -> None:
         )
     if name.startswith((".", "/", "~", "\\")) or name.lower().endswith(CHECKPOINTS):
         raise HeadwordError(f"there is no file or folder {name!r}; give a folder with {what}")
-
-
-def split_revision(name: str) -> tuple[str, str | None]:
-    """ "ID@COMMIT" → its two parts; without a commit, None for it."""
-    found = re.fullmatch(r"(.+)@([0-9a-f]{7,40})", name)
-    return (found[1], found[2]) if found else (name, None)
 
 
 def refuse_new_weights(what: str, info: dict[str, Any], allowed: Sequence[str] = ()) -> None:
@@ -183,25 +242,48 @@ PROBES = (
 
 
 @functools.cache
-def hub_reachable() -> bool:
-    """Whether the model hub answers; asked once, for 3 s at most. Behind a proxy it is taken to."""
+def hub_unreachable() -> str:
+    """Why the model hub cannot be asked; empty where it can. Tried once, for 3 s at most, and not behind a
+    proxy.
+    """
     from huggingface_hub import constants
 
     hub = urlsplit(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
-        return False
+        return "HF_HUB_OFFLINE keeps the hub from being asked"
     if urllib.request.getproxies().get(hub.scheme):
-        return True
+        return ""
     try:
-        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=3):
-            return True
-    except OSError:
-        return False
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        with socket.create_connection((hub.hostname or "", port), timeout=3):
+            return ""
+    except socket.gaierror:
+        return f"the model hub cannot be reached: its name {hub.hostname} is not found (no network, or DNS)"
+    except OSError as error:
+        return f"the model hub cannot be reached: {hub.netloc}: {error.strerror or 'no answer within 3 s'}"
+
+
+@contextmanager
+def data_sets() -> Iterator[None]:
+    """Open a data set of the hub's in here: its client does not ask a hub that cannot be reached for half a
+    minute, and the cache serves.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    was = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = was[0] or bool(hub_unreachable())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = was
 
 
 def _reason(error: BaseException) -> str:
     """The error's own words in one line; of a long list the start."""
     text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs code that comes with it, which is never run here; give a model of the library's own"
     if isinstance(error, KeyError):
         text = f"there is no {text}"
     return (text if len(text) <= 400 else f"{text[:400]} …") if text else type(error).__name__

@@ -1,4 +1,6 @@
-"""The two towers of a model that was trained here, from a folder as open_clip lays one out.
+"""open_clip's models by any name, and the two towers of one that was trained here.
+
+A trained model is a folder as open_clip lays one out.
 
 The folder holds `open_clip_config.json` (sizes, preprocessing), `open_clip_model.safetensors` and, where the
 tokenizer is not CLIP's own, its files: `open_clip.create_model("local-dir:FOLDER")` reads it too.
@@ -7,17 +9,20 @@ tokenizer is not CLIP's own, its files: `open_clip.create_model("local-dir:FOLDE
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from headword.encoders._hub import PROBES, loading, token_fingerprint
+from headword.encoders._hub import CHECKPOINTS, PROBES, loading, token_fingerprint
+from headword.encoders.clip_config import check_clip_config
+from headword.encoders.repository import Hub
 from headword.encoders.text import TextSource
 from headword.encoders.vision import VisionSource
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.files import check_tensors, expand, read_json
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -31,8 +36,7 @@ def vision_tower(folder: str) -> VisionSource:
     Raises:
         HeadwordError: if the folder is not whole, or its preprocessing is not one that can be built.
     """
-    root = _checked(folder)
-    clip, _ = _open(root)
+    root, clip, _ = _open(folder)
     visual = clip.visual
     if getattr(visual, "output_tokens", False):
         visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
@@ -55,8 +59,7 @@ def text_tower(folder: str) -> TextSource:
     Raises:
         HeadwordError: if the folder is not whole.
     """
-    root = _checked(folder)
-    clip, tokenizer = _open(root)
+    root, clip, tokenizer = _open(folder)
     del clip.visual  # only its memory would be left of it
 
     def embed(texts: list[str]) -> Tensor:
@@ -94,24 +97,110 @@ def evaluation_transform(preprocess: dict[str, Any]) -> Compose:
     return Compose([resize, *crop, ToTensor(), Normalize(preprocess["mean"], preprocess["std"])])
 
 
-def _checked(folder: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class ClipModel:
+    """A model of open_clip's."""
+
+    id: str
+    """The name to load it by again; a folder or a file is absolute."""
+    revision: str | None
+    """The commit, of a repository on the hub."""
+    model: Any
+    tokenizer: Any
+
+
+def open_clip_model(name: str) -> ClipModel:
+    """A model of open_clip's: "ARCHITECTURE/TAG", "ARCHITECTURE/FILE", "hf-hub:ID", "hf-hub:ID@REVISION" or
+    "local-dir:FOLDER".
+
+    Raises:
+        HeadwordError: if it cannot be had, or its configuration says what open_clip's does not.
+    """
+    import open_clip
+
+    scheme, _, rest = name.partition(":")
+    if scheme == "hf-hub":
+        hub = Hub.parse("open_clip", rest)
+        root = hub.fetch()
+        return ClipModel(f"{scheme}:{hub.repo}", root.name, *open_folder(root, str(hub)))
+    if scheme == "local-dir":
+        root = expand(rest).resolve()
+        if not root.is_dir():
+            raise HeadwordError(f"there is no folder {root} with an open_clip model")
+        return ClipModel(f"{scheme}:{root}", None, *open_folder(root, str(root)))
+    architecture, _, weights = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise HeadwordError(
+            f"open_clip has no model {architecture!r}{near(architecture, open_clip.list_models())}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not weights:
+        raise HeadwordError(
+            f"say which weights: open_clip:{architecture}/TAG, one of {', '.join(tags) or 'none'}; or a "
+            "checkpoint's path"
+        )
+    local = expand(weights).is_file()
+    if local:
+        weights = str(expand(weights).resolve())
+    else:
+        _check_tag(architecture, weights, tags)
+    with loading(name, local=local):
+        model = open_clip.create_model(architecture, pretrained=weights, require_pretrained=True)
+        tokenizer = tokenizer_of(architecture, open_clip.get_model_config(architecture))
+    return ClipModel(f"{architecture}/{weights}", None, model, tokenizer)
+
+
+def open_folder(root: Path, name: str, **options: Any) -> tuple[Any, Any]:
+    """The model and the tokenizer of a folder, by a configuration that has been checked.
+
+    Args:
+        root: the folder.
+        name: the model's, for messages.
+        **options: of `open_clip.create_model`.
+
+    Raises:
+        HeadwordError: if its configuration says what open_clip's does not, or it is not whole.
+    """
+    import open_clip
+
+    config = read_json(root / CONFIG)
+    check_clip_config(config, root / CONFIG)
+    for file in root.glob("*.safetensors"):
+        check_tensors(file)
+    with loading(name, local="hf_model_name" not in config["model_cfg"]["text_cfg"]):
+        clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
+        return clip, tokenizer_of(f"local-dir:{root}", config["model_cfg"])
+
+
+def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
+    """open_clip's tokenizer for a model, which runs no code that comes with it."""
+    import open_clip
+
+    theirs = bool(model_cfg["text_cfg"].get("hf_tokenizer_name"))
+    return open_clip.get_tokenizer(name, **({"trust_remote_code": False} if theirs else {}))
+
+
+def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
+    """Refuse weights that are neither a tag of open_clip's, in any of its spellings, nor a file."""
+    if tag.lower().endswith(CHECKPOINTS) or tag.startswith((".", "/", "~")):
+        raise HeadwordError(f"there is no checkpoint {tag!r} for open_clip's {architecture}")
+    if tag.lower().replace("-", "_") not in {one.lower().replace("-", "_") for one in known}:
+        hint = near(tag, known)
+        raise HeadwordError(
+            f"open_clip has no weights {tag!r} for {architecture}{f'{hint} It' if hint else '; it'} has: "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _open(folder: str) -> tuple[Path, Any, Any]:
     root = expand(folder).resolve()
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root} with a trained model")
     config = read_json(root / CONFIG)
-    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= config.keys():
-        raise HeadwordError(f"{root / CONFIG} is damaged: it holds no model_cfg and preprocess_cfg")
+    check_clip_config(config, root / CONFIG)
     check_tensors(root / WEIGHTS)
-    return root
-
-
-def _open(root: Path) -> tuple[Any, Any]:
-    import open_clip
-
-    size = read_json(root / CONFIG)["model_cfg"]["vision_cfg"].get("image_size")
-    with loading(str(root), local=True):
-        clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, force_image_size=size)
-        return clip, open_clip.get_tokenizer(f"local-dir:{root}")
+    size = config["model_cfg"]["vision_cfg"].get("image_size")
+    return root, *open_folder(root, str(root), force_image_size=size)
 
 
 def _saver(root: Path) -> Callable[[Path], str]:

@@ -10,19 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from headword.encoders._hub import (
-    CHECKPOINTS,
     PROBES,
     check_folder,
     loading,
     refuse_new_weights,
-    refuse_path,
     silent,
-    split_revision,
     token_fingerprint,
 )
+from headword.encoders.repository import find
 from headword.encoders.text import TextSource
-from headword.errors import HeadwordError, MissingExtraError, near
-from headword.files import expand
+from headword.errors import HeadwordError, MissingExtraError
+from headword.files import expand, read_json
 
 
 def from_embedded(name: str) -> TextSource:
@@ -61,21 +59,22 @@ def _installed_minilm() -> Path:
 
 
 def from_sentence_transformers(name: str) -> TextSource:
-    """A sentence-transformers model by hub id ("ID" or "ID@COMMIT") or folder."""
-    folder = expand(name)
-    local = folder.is_dir()
-    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
-    if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+    """A sentence-transformers model by hub id ("ID" or "ID@REVISION") or folder."""
+    _refuse_path(name)
+    if "/" not in name and not expand(name).is_dir():
+        name = f"sentence-transformers/{name}"  # the library's own models go without their owner
+    place = find("sentence-transformers", name, "a text encoder")
+    folder = place.folder
+    if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise HeadwordError(f"{folder} is no text encoder: it has neither modules.json nor config.json")
-    if not local:
-        _refuse_path(name)
     from sentence_transformers import SentenceTransformer
 
-    with loading(where, local=local):
-        if local and (folder / "config.json").is_file():
+    with loading(place.id, local=True):
+        if (folder / "config.json").is_file():
             check_folder(folder)
-        options: dict[str, Any] = {"model_kwargs": {"use_safetensors": True}, "revision": revision}
-        model = SentenceTransformer(where, device="cpu", **options)
+        if (folder / "modules.json").is_file():
+            _check_modules(folder / "modules.json")
+        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True)
         extra = token_fingerprint(
             [model.tokenizer(text, truncation=True)["input_ids"] for text in PROBES],
             vocabulary=model.tokenizer.get_vocab(),
@@ -100,43 +99,43 @@ def from_sentence_transformers(name: str) -> TextSource:
             model.save(str(target / "text"), safe_serialization=True, create_model_card=False)
         return "text"
 
-    config = getattr(model[0], "auto_model", None)
     return TextSource(
         kind="sentence-transformers",
-        id=where,
+        id=place.id,
         model=model,
         embed=embed,
-        revision=getattr(getattr(config, "config", None), "_commit_hash", None),
+        revision=place.revision,
         extra_fingerprint=extra,
         save=save,
     )
 
 
-def from_open_clip(name: str) -> TextSource:
-    """The text tower of an open_clip model: "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/FILE" or "hf-hub:ID"."""
-    import open_clip
+_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "StaticEmbedding")
+"""Parts of a sentence-transformers model that are loaded; all of them are the library's own classes."""
 
-    architecture, _, weights = name.partition("/")
-    if name.startswith("hf-hub:"):
-        architecture, weights = name, ""
-    elif architecture not in open_clip.list_models():
-        raise HeadwordError(
-            f"open_clip has no model {architecture!r}{near(architecture, open_clip.list_models())}"
-        )
-    elif not weights:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
-        raise HeadwordError(
-            f"say which weights: open_clip:{architecture}/TAG, one of {tags}; or a checkpoint's path"
-        )
-    file = expand(weights)
-    local = bool(weights) and file.is_file()
-    if local:
-        weights = str(file.resolve())
-    elif weights:
-        _check_tag(architecture, weights, open_clip.list_pretrained_tags_by_model(architecture))
-    with loading(name, local=local):
-        model = open_clip.create_model(architecture, pretrained=weights or None, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(architecture)
+
+def _check_modules(file: Path) -> None:
+    """Refuse a `modules.json` that names other classes: the library imports whatever stands there."""
+    modules = read_json(file)
+    if not isinstance(modules, list) or not all(isinstance(one, dict) for one in modules):
+        raise HeadwordError(f"{file} is damaged: it holds no list of modules")
+    for one in modules:
+        package, _, name = str(one.get("type")).rpartition(".")
+        if package.partition(".")[0] != "sentence_transformers" or name not in _MODULES:
+            raise HeadwordError(
+                f"{file} names the class {one.get('type')!r}, which is not loaded: its parts may be "
+                f"{', '.join(_MODULES)} of sentence_transformers"
+            )
+
+
+def from_open_clip(name: str) -> TextSource:
+    """The text tower of an open_clip model: "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/FILE", "hf-hub:ID",
+    "hf-hub:ID@REVISION" or "local-dir:FOLDER".
+    """
+    from headword.encoders.clip_folder import open_clip_model
+
+    clip = open_clip_model(name)
+    model, tokenizer = clip.model, clip.tokenizer
     del model.visual  # the image tower: only its memory would be left of it
 
     def embed(texts: list[str]) -> Tensor:
@@ -146,42 +145,29 @@ def from_open_clip(name: str) -> TextSource:
 
     return TextSource(
         kind="open_clip",
-        id=f"{architecture}/{weights}" if weights else architecture,
+        id=clip.id,
         model=model,
         embed=embed,
+        revision=clip.revision,
         extra_fingerprint=token_fingerprint(tokenizer(list(PROBES)).tolist()),
     )
 
 
-def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
-    """Refuse weights that are neither a tag of open_clip's, in any of its spellings, nor a file."""
-    if tag.lower().endswith(CHECKPOINTS) or tag.startswith((".", "/", "~")):
-        raise HeadwordError(f"there is no checkpoint {tag!r} for open_clip's {architecture}")
-    if tag.lower().replace("-", "_") not in {one.lower().replace("-", "_") for one in known}:
-        hint = near(tag, known)
-        raise HeadwordError(
-            f"open_clip has no weights {tag!r} for {architecture}{f'{hint} It' if hint else '; it'} has: "
-            f"{', '.join(known) or 'none'}"
-        )
-
-
 def from_transformers(name: str) -> TextSource:
-    """A transformers encoder by hub id ("ID" or "ID@COMMIT") or folder: the mean of the last layer's token
+    """A transformers encoder by hub id ("ID" or "ID@REVISION") or folder: the mean of the last layer's token
     vectors, padding left out.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    folder = expand(name)
-    local = folder.is_dir()
-    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
-    if not local:
-        _refuse_path(name)
-    with loading(where, local=local):
-        if local:
-            check_folder(folder)
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-        model, info = AutoModel.from_pretrained(where, revision=revision, output_loading_info=True)
-        refuse_new_weights(where, info, allowed=("pooler",))
+    _refuse_path(name)
+    place = find("transformers", name, "a text encoder")
+    with loading(place.id, local=True):
+        check_folder(place.folder)
+        tokenizer = AutoTokenizer.from_pretrained(place.folder, trust_remote_code=False)
+        model, info = AutoModel.from_pretrained(
+            place.folder, output_loading_info=True, trust_remote_code=False
+        )
+        refuse_new_weights(place.id, info, allowed=("pooler",))
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         tokens = tokenizer(list(PROBES), truncation=True, max_length=longest)["input_ids"]
         extra = token_fingerprint(tokens, vocabulary=tokenizer.get_vocab(), longest=longest, pooling="mean")
@@ -202,10 +188,10 @@ def from_transformers(name: str) -> TextSource:
 
     return TextSource(
         kind="transformers",
-        id=where,
+        id=place.id,
         model=model,
         embed=embed,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=place.revision,
         extra_fingerprint=extra,
         save=save,
     )
@@ -219,10 +205,9 @@ def from_trained(folder: str) -> TextSource:
 
 
 def _refuse_path(name: str) -> None:
-    pathlike = name.count("/") > 1 or name.startswith((".", "/", "~"))
+    pathlike = name.partition("@")[0].count("/") > 1 or name.startswith((".", "/", "~"))
     if pathlike and not expand(name).exists():
         raise HeadwordError(f"no folder {name!r} with a text encoder")
-    refuse_path(name, "a text encoder")
 
 
 LOADERS: dict[str, Callable[[str], TextSource]] = {

@@ -295,7 +295,7 @@ def _open(
 
     if isinstance(vision, nn.Module):
         if transform is not None:
-            _check_transform(transform)
+            check_transform(transform)
         return sources.from_module(_copied(vision), transform, input_size)
     if not isinstance(vision, str | os.PathLike):
         raise HeadwordError(
@@ -305,6 +305,11 @@ def _open(
     kind, colon, name = spec.partition(":")
     if colon and kind in sources.LOADERS:
         return sources.LOADERS[kind](name)
+    if colon and kind == "module":
+        raise HeadwordError(
+            f"{spec} is imported only where you name it yourself: headword recycle, inspect and embed, the "
+            "option --vision, headword.load(folder, vision=…); elsewhere pass the module"
+        )
     if spec == "embedded":
         return sources.LOADERS["embedded"]("lite0")
     if spec and expand(spec).is_dir():
@@ -320,7 +325,12 @@ def _copied(model: nn.Module) -> nn.Module:
         return model
 
 
-def _check_transform(transform: Transform) -> None:
+def check_transform(transform: Transform) -> None:
+    """Refuse a transform that does not make a float `[3, H, W]` of an RGB image.
+
+    Raises:
+        HeadwordError: with what it makes, or how it fails.
+    """
     try:
         made = transform(Image.new("RGB", (64, 48)))
     except Exception as error:

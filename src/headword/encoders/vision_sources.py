@@ -7,6 +7,7 @@ import copy
 import importlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from headword.encoders._hub import (
     refuse_new_weights,
     refuse_path,
     silent,
-    split_revision,
 )
+from headword.encoders.repository import Hub, find
 from headword.encoders.vision import Labels, Transform, VisionSource
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
@@ -57,67 +58,86 @@ def from_embedded(name: str) -> VisionSource:
 
 
 def from_timm(name: str) -> VisionSource:
-    """Any timm id: "resnet50.a1_in1k", "hf-hub:ID" or "local-dir:FOLDER"."""
+    """Any timm id: "resnet50.a1_in1k" or "hf-hub:ID", perhaps with "@REVISION", or "local-dir:FOLDER"."""
     import timm
 
     scheme, colon, rest = name.partition(":")
+    if scheme in ("hf-hub", "hf_hub"):
+        hub = Hub.parse("timm", rest)
+        folder = hub.fetch()
+        source = _timm_folder(folder, f"hf-hub:{hub}")
+        source.id, source.revision = f"hf-hub:{hub.repo}", folder.name
+        return source
     if scheme == "local-dir":
         folder = expand(rest).resolve()
         if not (folder / "config.json").is_file():
             raise HeadwordError(
                 f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf"
             )
-        name = f"local-dir:{folder}"
-    elif colon and scheme not in ("hf-hub", "hf_hub"):
+        return _timm_folder(folder, f"local-dir:{folder}")
+    if colon:
         raise HeadwordError(
             f"unknown kind of classifier {scheme!r}{near(scheme, LOADERS)}; choose {', '.join(LOADERS)}"
         )
-    elif not colon:
-        if expand(name).is_dir():
-            return from_folder(expand(name))
-        refuse_path(name, "a timm or transformers model")
-        architecture, _, tag = name.partition(".")
-        if not timm.is_model(architecture):
-            if "/" in name:
-                raise HeadwordError(
-                    f"there is no folder {name!r}, and timm has no such model; for one on the hub give "
-                    f"hf-hub:{name} (timm's) or transformers:{name}"
-                )
-            own = ("embedded", *(f"embedded:{variant}" for variant in EMBEDDED))
-            known = {*own, *timm.list_models(), *timm.list_pretrained()}
-            raise HeadwordError(
-                f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}"
-            )
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-        if tag and tag not in tags:
-            raise HeadwordError(
-                f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
-            )
-        if not tag and not timm.is_model_pretrained(architecture):
-            raise HeadwordError(
-                f"timm has no trained weights for {architecture!r}; an untrained head has no words"
-            )
-    with loading(name, local=scheme == "local-dir"):
-        if scheme == "local-dir":
-            config = check_folder(folder)
-            if "architecture" not in config:
-                raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
-        model = timm.create_model(name, pretrained=True)
-    name, revision = split_revision(name) if scheme in ("hf-hub", "hf_hub") else (name, None)
+    if expand(name).is_dir():
+        return from_folder(expand(name))
+    refuse_path(name, "a timm or transformers model")
+    name, _, revision = name.partition("@")
+    _check_timm_name(name)
+    repo = timm.models.get_pretrained_cfg(name).hf_hub_id
+    if repo is None:  # its weights are on a page of somebody's
+        with loading(name):
+            return _timm_source("timm", name, timm.create_model(name, pretrained=True))
+    folder = Hub("timm", repo, revision or None).fetch()
+    weights = next(file for file in _TIMM_WEIGHTS if (folder / file).is_file())
+    with loading(name, local=True):
+        overlay = {"file": str(folder / weights)}
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     source = _timm_source("timm", name, model)
-    source.revision = revision or _cached_commit(name)
+    source.revision = folder.name
     return source
 
 
-def _cached_commit(name: str) -> str | None:
-    """The commit of a timm id on the hub, by the folder of the hub's cache that its configuration lies in."""
-    from huggingface_hub import try_to_load_from_cache
+_TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
-    scheme, _, repository = name.partition(":")
-    if scheme not in ("hf-hub", "hf_hub"):
-        return None
-    file = try_to_load_from_cache(repository, "config.json")
-    return Path(file).parent.name if isinstance(file, str) else None
+
+def _timm_folder(folder: Path, name: str) -> VisionSource:
+    import timm
+
+    with loading(name, local=True):
+        config = check_folder(folder)
+        if "architecture" not in config:
+            raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
+        return _timm_source(
+            "timm", f"local-dir:{folder}", timm.create_model(f"local-dir:{folder}", pretrained=True)
+        )
+
+
+def _check_timm_name(name: str) -> None:
+    """Refuse what timm does not know, or knows no weights of."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        if "/" in name:
+            raise HeadwordError(
+                f"there is no folder {name!r}, and timm has no such model; for one on the hub give "
+                f"hf-hub:{name} (timm's) or transformers:{name}"
+            )
+        own = ("embedded", *(f"embedded:{variant}" for variant in EMBEDDED))
+        known = {*own, *timm.list_models(), *timm.list_pretrained()}
+        raise HeadwordError(
+            f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}"
+        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise HeadwordError(
+            f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
+        )
+    if not tag and not timm.is_model_pretrained(architecture):
+        raise HeadwordError(
+            f"timm has no trained weights for {architecture!r}; an untrained head has no words"
+        )
 
 
 def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
@@ -200,9 +220,10 @@ def from_torchvision(name: str) -> VisionSource:
             f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}"
         )
     weights = choices[tag] if slash else choices.DEFAULT
-    # torch.hub prints a line on stderr for a download even where no progress is asked for.
+    # torch.hub says that it downloads, on stdout or stderr, even where no progress is asked for.
     with (
         loading(f"torchvision:{name}", host="download.pytorch.org"),
+        contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         model = models.get_model(architecture, weights=weights, progress=False)
@@ -221,24 +242,19 @@ def from_torchvision(name: str) -> VisionSource:
 
 
 def from_transformers(name: str) -> VisionSource:
-    """A transformers image classifier by hub id ("ID" or "ID@COMMIT") or folder
+    """A transformers image classifier by hub id ("ID" or "ID@REVISION") or folder
     (`AutoModelForImageClassification`).
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    folder = expand(name)
-    local = folder.is_dir()
-    where, revision = (str(folder.resolve()), None) if local else split_revision(name)
-    if not local:
-        refuse_path(name, "a transformers model")
-    with loading(where, local=local):
-        if local:
-            check_folder(folder)
+    place = find("transformers", name, "a transformers model")
+    with loading(place.id, local=True):
+        check_folder(place.folder)
         model, info = AutoModelForImageClassification.from_pretrained(
-            where, revision=revision, output_loading_info=True
+            place.folder, output_loading_info=True, trust_remote_code=False
         )
-        refuse_new_weights(where, info)
-        processor = AutoImageProcessor.from_pretrained(where, revision=revision)
+        refuse_new_weights(place.id, info)
+        processor = AutoImageProcessor.from_pretrained(place.folder, trust_remote_code=False)
 
     def transform(image: Any) -> Tensor:
         pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
@@ -257,13 +273,13 @@ def from_transformers(name: str) -> VisionSource:
     settings = json.loads(processor.to_json_string())
     return VisionSource(
         kind="transformers",
-        id=where,
+        id=place.id,
         model=model,
         transform=transform,
         transform_settings={"library": "transformers", **settings},
         input_size=(int(height), int(width)),
         labels=None if placeholders(names) else Labels(parse_labels(names), "model configuration"),
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=place.revision,
         licence=None,
         save=save,
     )
@@ -296,7 +312,12 @@ def from_module(
         id=type(model).__name__,
         model=model,
         transform=transform,
-        transform_settings={"library": "user", "repr": repr(transform), "input_size": list(size)},
+        # Without addresses, which differ from run to run.
+        transform_settings={
+            "library": "user",
+            "repr": re.sub(r" at 0x[0-9a-f]+", "", repr(transform)),
+            "input_size": list(size),
+        },
         input_size=size,
     )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import platformdirs
 
 from headword.data.images import ImageSource, load_image
 from headword.data.splits import chosen_split
-from headword.encoders._hub import hub_reachable
+from headword.encoders._hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.shards import encoded_image
 from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed
@@ -111,7 +110,7 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
         raise MissingExtraError("reading Hugging Face data sets", "eval") from None
     folder = Path(name).expanduser()
     try:
-        with _without_retries():
+        with data_sets():
             found = datasets.load_from_disk(str(folder)) if folder.is_dir() else datasets.load_dataset(name)
     except (OSError, ValueError) as error:  # its own errors, ConnectionError among them, derive from these
         raise HeadwordError(f"cannot read the data set hf:{name}: {str(error).splitlines()[0]}") from error
@@ -149,20 +148,6 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
         split=split,
         version=f"hf {found._fingerprint}",
     )
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """Keep the hub's client from asking a hub that cannot be reached for half a minute; its cache serves."""
-    import datasets
-    from huggingface_hub import constants
-
-    was = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = was[0] or not hub_reachable()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = was
 
 
 def _made(make: Callable[..., Any]) -> Any:

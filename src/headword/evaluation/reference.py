@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headword.data.images import ImageSource, load_image
-from headword.encoders._hub import loading
+from headword.encoders._hub import check_folder, loading
+from headword.encoders.clip_folder import open_clip_model
+from headword.encoders.repository import find
 from headword.encoders.vision import fingerprint, resolve_device
-from headword.errors import HeadwordError, near
+from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.pairs import Pairs
 
@@ -31,6 +32,8 @@ class Reference:
     """An open_clip or transformers CLIP model under evaluation; see `open_reference`."""
 
     name: str
+    revision: str | None
+    """The commit, of a repository on the hub."""
     model: nn.Module
     transform: Callable[[Image.Image], Tensor]
     embed_images: Callable[[Tensor], Tensor]
@@ -131,6 +134,7 @@ class Reference:
         """The model's name, weights and transform; it is never centred."""
         return {
             "reference": self.name,
+            "revision": self.revision,
             "weights_sha256": self._weights(),
             "transform": self.transform_settings,
             "template": list(self.templates),
@@ -147,8 +151,8 @@ def open_reference(name: str, *, device: str = "auto") -> Reference:
     """A CLIP model.
 
     Args:
-        name: "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID", or
-            "transformers:ID_OR_FOLDER".
+        name: "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID",
+            "open_clip:local-dir:FOLDER", or "transformers:ID_OR_FOLDER", an ID perhaps with @REVISION.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
@@ -162,23 +166,11 @@ def open_reference(name: str, *, device: str = "auto") -> Reference:
 
 
 def _open_clip(name: str, rest: str, device: torch.device) -> Reference:
-    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    architecture, _, weights = (rest, "", "") if rest.startswith("hf-hub:") else rest.partition("/")
-    if not rest.startswith("hf-hub:"):
-        if architecture not in open_clip.list_models():
-            known = near(architecture, open_clip.list_models())
-            raise HeadwordError(f"open_clip has no model {architecture!r}{known}")
-        if not weights:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            raise HeadwordError(f"say which weights: {name}/TAG, one of {tags}; or a checkpoint's path")
-    file = Path(weights).expanduser()
-    local = bool(weights) and file.is_file()
-    with loading(rest, local=local):
-        model, _, transform = open_clip.create_model_and_transforms(
-            architecture, pretrained=str(file) if local else weights or None, require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(architecture)
+    clip = open_clip_model(rest)
+    model, tokenizer = clip.model, clip.tokenizer
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
     def embed_texts(texts: list[str]) -> Tensor:
         embedded: Tensor = model.encode_text(tokenizer(texts).to(device))
@@ -186,6 +178,7 @@ def _open_clip(name: str, rest: str, device: torch.device) -> Reference:
 
     return Reference(
         name=name,
+        revision=clip.revision,
         model=model,
         transform=transform,
         embed_images=model.encode_image,
@@ -198,13 +191,13 @@ def _open_clip(name: str, rest: str, device: torch.device) -> Reference:
 def _transformers(name: str, rest: str, device: torch.device) -> Reference:
     from transformers import AutoModel, AutoProcessor
 
-    folder = Path(rest).expanduser()
-    where = str(folder.resolve()) if folder.is_dir() else rest
-    with loading(where, local=folder.is_dir()):
-        model = AutoModel.from_pretrained(where)
+    place = find("transformers", rest, "a CLIP model")
+    with loading(place.id, local=True):
+        check_folder(place.folder)
+        model = AutoModel.from_pretrained(place.folder, trust_remote_code=False)
         if not hasattr(model, "get_image_features"):
             raise HeadwordError(f"{name} is a {type(model).__name__}: no model of images and texts")
-        processor = AutoProcessor.from_pretrained(where)
+        processor = AutoProcessor.from_pretrained(place.folder, trust_remote_code=False)
 
     def transform(image: Image.Image) -> Tensor:
         pixels: Tensor = processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
@@ -219,6 +212,7 @@ def _transformers(name: str, rest: str, device: torch.device) -> Reference:
 
     return Reference(
         name=name,
+        revision=place.revision,
         model=model,
         transform=transform,
         embed_images=embed_images,

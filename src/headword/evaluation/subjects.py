@@ -16,6 +16,7 @@ from typing_extensions import Self
 from headword.aligners import make_aligner
 from headword.data.images import ImageSource
 from headword.dual_encoder import Centre, DualEncoder
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
 from headword.pairs import Pairs
@@ -203,19 +204,24 @@ def arrival(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def open_subject(model: str, *, device: str = "auto", dtype: str = "auto") -> Subject:
+def open_subject(
+    model: str, *, vision: Vision | None = None, device: str = "auto", dtype: str = "auto"
+) -> Subject:
     """A model to evaluate, by name.
 
     Args:
         model: a saved model's folder; "embedded", recycled on the spot; or a CLIP model as the reference:
             "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID" or
             "transformers:ID_OR_FOLDER".
+        vision: the classifier of a saved model, as in `headword.load`.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16", of the vision encoder.
 
     Raises:
         HeadwordError: if it is none of these or cannot be loaded.
     """
+    if vision is not None and not Path(model).expanduser().is_dir():
+        raise HeadwordError(f"{model} is no saved model's folder, which --vision goes with")
     if model.startswith(("open_clip:", "transformers:")):
         from headword.evaluation.reference import open_reference
 
@@ -231,4 +237,6 @@ def open_subject(model: str, *, device: str = "auto", dtype: str = "auto") -> Su
         )
     from headword.saved_model import load
 
-    return Recycled(load(model, device=device, dtype=None if dtype == "auto" else dtype), model)
+    return Recycled(
+        load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype), model
+    )

@@ -302,13 +302,16 @@ def _hugging_face(name: str) -> list[Item]:
         import datasets
     except ModuleNotFoundError:
         raise MissingExtraError("reading Hugging Face data sets", "scale") from None
+    from headword.encoders._hub import data_sets
+
     folder = Path(name).expanduser()
     base, _, split = name.partition(":")
     try:
-        if folder.is_dir():
-            data = datasets.load_from_disk(str(folder))
-        else:
-            data = datasets.load_dataset(base, split=split or None)
+        with data_sets():
+            if folder.is_dir():
+                data = datasets.load_from_disk(str(folder))
+            else:
+                data = datasets.load_dataset(base, split=split or None)
     except (OSError, ValueError) as error:
         raise HeadwordError(f"cannot read the data set {name}: {error}".splitlines()[0]) from error
     if isinstance(data, dict):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headword.dual_encoder import DualEncoder
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
@@ -59,6 +60,7 @@ def build_index(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    vision: Vision | None = None,
     centre_on: str | None = None,
     engine: str = "auto",
     dtype: str = "auto",
@@ -78,6 +80,7 @@ def build_index(
         model: a saved model's folder, or a model.
         folder: the images, subfolders included.
         out: the index's folder; may lie in `folder`.
+        vision: the classifier of a model that is given by its folder, as in `headword.load`.
         centre_on: "collection" centres on the mean of all images of the index, "none" takes the model's own
             centre; when not given, as the index was made, or "collection".
         engine: "auto", "torch" or "openvino"; an index goes on as it began.
@@ -101,7 +104,7 @@ def build_index(
     if not isinstance(model, DualEncoder):
         from headword.saved_model import load
 
-        model = load(model, device=device)
+        model = load(model, vision=vision, device=device)
     with writing(target):
         before = Manifest.read(target, older=True) if (target / NAME).is_file() else None
         described = _described(model, saved, before)

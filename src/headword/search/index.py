@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headword.dual_encoder import DualEncoder
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.search.identity import check_model
@@ -37,10 +38,17 @@ class Index:
     another process may write a new one meanwhile. Searching is thread-safe.
     """
 
-    def __init__(self, folder: Path, *, model: DualEncoder | None, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: DualEncoder | None,
+        vision: Vision | None,
+        device: str | torch.device,
+    ) -> None:
         self.path = folder
         """The index's folder, absolute."""
-        self._device = device
+        self._device, self._vision = device, vision
         self._version = newest(folder)
         if model is not None:
             check_model(model, self._version.manifest.model, folder)
@@ -52,6 +60,7 @@ class Index:
         folder: str | os.PathLike[str],
         *,
         model: DualEncoder | None = None,
+        vision: Vision | None = None,
         device: str | torch.device = "auto",
     ) -> Index:
         """Open an index.
@@ -60,12 +69,13 @@ class Index:
             folder: where it is.
             model: the model it was made with, if that is at hand, or was never saved; otherwise it is loaded
                 when it is first needed.
+            vision: that model's classifier, as in `headword.load`.
             device: where that model computes.
 
         Raises:
             HeadwordError: if the folder is no index or a damaged one, or `model` is another than its own.
         """
-        return cls(expand(folder).resolve(), model=model, device=device)
+        return cls(expand(folder).resolve(), model=model, vision=vision, device=device)
 
     @cached_property
     def model(self) -> DualEncoder:
@@ -81,7 +91,7 @@ class Index:
             raise HeadwordError(
                 f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
             )
-        model = load(said["folder"], device=self._device)
+        model = load(said["folder"], vision=self._vision, device=self._device)
         check_model(model, said, self.path)
         return model
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from headword.encoders.clip_config import check_clip_config
+from headword.encoders.clip_folder import tokenizer_of
 from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.superclip.config import TrainConfig
@@ -66,6 +68,7 @@ class Blueprint:
         """
         import open_clip
 
+        check_clip_config(self.as_json(), "the model's configuration")  # it may be another's checkpoint
         with tempfile.TemporaryDirectory(prefix="headword-") as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(self.as_json()), encoding="utf-8")
             with _quiet_open_clip():
@@ -76,13 +79,13 @@ class Blueprint:
                         pretrained_text=False,
                         force_image_size=self.image_size,
                     )
+                    if isinstance(clip, open_clip.CoCa):  # which leaves this as the memory was
+                        nn.init.normal_(clip.text_decoder.text_projection, std=clip.text_decoder.width**-0.5)
+                    return SuperCLIP(clip, tokenizer_of(f"local-dir:{folder}", self.model_cfg))
                 except (TypeError, ValueError, RuntimeError, AssertionError) as error:
                     raise HeadwordError(
                         f"this model cannot be built: {' '.join(str(error).split())}"
                     ) from error
-                if isinstance(clip, open_clip.CoCa):  # which leaves this as the memory was
-                    nn.init.normal_(clip.text_decoder.text_projection, std=clip.text_decoder.width**-0.5)
-                return SuperCLIP(clip, open_clip.get_tokenizer(f"local-dir:{folder}"))
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
         """The model with the given state, gathered from shards or not, in evaluation mode.
