@@ -61,9 +61,7 @@ def wrong(): return Net(), transform, colours.NAMES, 5
 def nothing(): return None
 def no_transform(): return Net(), None, colours.NAMES
 """
-NAMES = [
-    "red", "green", "blue", "yellow", "black", "white", "a cat", "a dog", "a car", "a tree", "a house", "a boat",
-]  # fmt: skip
+NAMES = ["red", "green", "blue", "yellow", "black", "white", "cat", "dog", "car", "tree", "house", "boat"]
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,10 +153,11 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
 
 
 def _made(make: Callable[..., Any]) -> Any:
-    try:
-        return make(download=False)
-    except RuntimeError:  # what torchvision says when the files are not there
-        return make(download=True)
+    with contextlib.redirect_stdout(sys.stderr):  # where it says what it downloads: results go to stdout
+        try:
+            return make(download=False)
+        except RuntimeError:  # what torchvision says when the files are not there
+            return make(download=True)
 
 
 def _labels(data: Any) -> list[int]:
