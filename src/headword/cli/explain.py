@@ -7,24 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, TemplateOption
 
 if TYPE_CHECKING:
     from headword.explaining import Explanation
 
 
-@app.command()
+@command('explain model "a zebra" "a birthday party"', 'explain model "a red bicycle" -k 3')
 def explain(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
-    words: Annotated[list[str], typer.Argument(help="Any words; several are explained one by one.")],
+    words: Annotated[
+        list[str], typer.Argument(help='Words, "each in quotation marks"; explained one by one.')
+    ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
     template: TemplateOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Show which class prototypes make up words, with what weight, and how well the head covers them."""
+    """Show what words are made of, and whether the head knows enough.
+
+    Words are weights of class prototypes; how well these cover them says how far to trust an answer.
+    """
     output = Output(quiet, json_to)
     from headword.encoders.prompts import check_labels
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Method(str, Enum):
     superclass = "superclass"
 
 
-@app.command()
+@command("train --data shapes --out run", "train --data pairs.jsonl --epochs 5 --out run --resume auto")
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the model is in its model/.")],
     data: Annotated[
@@ -72,11 +72,14 @@ def train(
         str | None,
         typer.Option(metavar="auto|FOLDER", help="Go on from the last checkpoint in --out, or from one."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run at --out.")] = False,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Train a CLIP or SuperCLIP model; several processes: torchrun --nproc-per-node N -m headword train …"""
+    """Train a CLIP or SuperCLIP model.
+
+    In several processes: torchrun --nproc-per-node N -m headword train, and its options.
+    """
     output = Output(quiet, json_to)
     from headword.superclip.config import TrainConfig
 
@@ -114,7 +117,7 @@ def train(
         metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
     _save(options, result, metrics)
     output.facts(f"Trained into {out}", _facts(result, metrics))
-    output.say(f'Try: headword classify {out / "model"} IMAGE --labels "a red circle,two blue stars"')
+    output.next_step(f'headword classify {out / "model"} IMAGE --labels "a red circle,two stars"')
     output.result(
         "train",
         model={"architecture": result.blueprint.model_cfg},

@@ -102,12 +102,13 @@ class Index:
     another process may write a new one meanwhile. Searching is thread-safe.
     """
 
-    def __init__(self, folder: Path, *, model: DualEncoder | None, device: str | torch.device) -> None:
+    def __init__(self, folder: Path, *, model: DualEncoder | Path | None, device: str | torch.device) -> None:
         self.path = folder
         """The index's folder, absolute."""
         self._device = device
         self._version = _current(folder)
-        if model is not None:
+        self._moved_to = model if isinstance(model, Path) else None
+        if isinstance(model, DualEncoder):
             check_model(model, self._version.manifest.model, folder)
             self.__dict__["model"] = model
 
@@ -116,20 +117,22 @@ class Index:
         cls,
         folder: str | os.PathLike[str],
         *,
-        model: DualEncoder | None = None,
+        model: DualEncoder | str | os.PathLike[str] | None = None,
         device: str | torch.device = "auto",
     ) -> Index:
         """Open an index.
 
         Args:
             folder: where it is.
-            model: the model it was made with, if that is at hand, or was never saved; otherwise it is loaded
-                when it is first needed.
+            model: the model it was made with, if that is at hand or was never saved, or its folder, if that
+                was moved; otherwise it is loaded from where it was when it is first needed.
             device: where that model computes.
 
         Raises:
             HeadwordError: if the folder is no index or a damaged one, or `model` is another than its own.
         """
+        if model is not None and not isinstance(model, DualEncoder):
+            model = expand(model).resolve()
         return cls(expand(folder).resolve(), model=model, device=device)
 
     @cached_property
@@ -142,11 +145,17 @@ class Index:
         from headword.saved_model import load
 
         said = self._version.manifest.model
-        if said["folder"] is None:
+        folder = self._moved_to or said["folder"]
+        if folder is None:
             raise HeadwordError(
                 f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
             )
-        model = load(said["folder"], device=self._device)
+        if self._moved_to is None and not Path(folder).is_dir():
+            raise HeadwordError(
+                f"{self.path} was made with the model at {folder}, which is not there by now; say where it "
+                "is: --model DIR, or in Python Index.open(folder, model=…)"
+            )
+        model = load(folder, device=self._device)
         check_model(model, said, self.path)
         return model
 
