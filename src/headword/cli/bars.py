@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -49,8 +50,12 @@ class Bars:
         task = self._display.add_task(what, total=None)
         self._display.start()
         try:
-            yield lambda done, total: self._display.update(task, completed=done, total=total)
+            yield partial(self.step, task)
         finally:
             self._display.remove_task(task)
             if not self._display.tasks:
                 self._display.stop()
+
+    def step(self, task: TaskID, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._display.update(task, completed=done, total=total)

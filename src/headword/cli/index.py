@@ -46,7 +46,8 @@ def index(
         IndexCentre,
         typer.Option(
             help="What images are centred on, unlabelled: collection, the images at hand themselves; none, "
-            "the model's own centre. auto is as the index was made, else collection.",
+            "the model's own centre. auto is as the index was made, else collection, but none for a model "
+            "trained in one space.",
         ),
     ] = IndexCentre.auto,
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
