@@ -30,7 +30,9 @@ import headword.evaluation  # noqa: E402
 import headword.extract  # noqa: E402
 import headword.recycling  # noqa: E402
 import headword.saved_model  # noqa: E402
-import headword.search  # noqa: E402, F401
+import headword.search  # noqa: E402
+import headword.superclip.train  # noqa: E402
+import headword.superclip.trained  # noqa: E402, F401
 from headword.cli import bars, main  # noqa: E402
 
 
@@ -76,7 +78,8 @@ def serve(control: socket.socket) -> None:
     """Commands until the other side is gone."""
     with control, control.makefile("r") as lines:
         for line in lines:
-            pid, terminal = start(json.loads(line))
+            wanted = json.loads(line)
+            pid, terminal = start(wanted)
             control.sendmsg(
                 [str(pid).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [terminal]))]
             )
@@ -84,7 +87,8 @@ def serve(control: socket.socket) -> None:
             lines.readline()
             _, status, used = os.wait4(pid, 0)
             if os.environ.get("TERMINAL_USAGE"):
-                print(said["arguments"][:2], round(used.ru_utime + used.ru_stime, 1), file=sys.stderr, flush=True)
+                seconds = used.ru_utime + used.ru_stime
+                print(f"{seconds:.1f} {wanted['arguments'][:2]}", file=sys.stderr, flush=True)
             control.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 

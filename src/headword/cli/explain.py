@@ -47,6 +47,7 @@ def explain(
         far = None if fit is None or coverage is None else coverage < fit.low
         output.table(title(text, coverage, bool(far)), *cells(explanation))
         results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
+    output.next_step(f'headword classify {model} IMAGE --labels "{",".join(words[:2])}"')
     output.result(
         "explain",
         model=encoder.provenance(),

@@ -72,7 +72,7 @@ def image_features(
     if progress is not None and done:
         progress(done, len(items))
     failed: list[str] = []
-    for batch, features in _keeping(kept, job, [items[row] for row in missing], done):
+    for batch, features in _keeping(kept, job, [items[row] for row in missing], done, progress):
         if batch.errors and skipped is None:
             raise HeadwordError(next(iter(batch.errors.values())))
         failed += batch.errors.values()
@@ -83,8 +83,6 @@ def image_features(
         if kept is not None:
             kept.put(read, features, job)
         done += len(batch.items)
-        if progress is not None:
-            progress(done, len(items))
     if skipped is not None:
         skipped += failed
     if not have.any():
@@ -92,13 +90,17 @@ def image_features(
     return rows if bool(have.all()) else rows[have]
 
 
-def _keeping(kept: _Kept | None, job: Job, items: list[Item], done: int) -> Iterator[tuple[Batch, Tensor]]:
+def _keeping(
+    kept: _Kept | None, job: Job, items: list[Item], done: int, progress: Progress | None
+) -> Iterator[tuple[Batch, Tensor]]:
     """A job's run, of which what was computed is in the cache whenever it ends; `done` were there before."""
     count = done + len(items)
     try:
         for batch, features in job.run(items):
             yield batch, features
             done += len(batch.items)
+            if progress is not None:
+                progress(done, count)
     except KeyboardInterrupt:
         if kept is None or not kept.on:
             raise

@@ -129,7 +129,9 @@ class Embedder:
         missing = (~have).nonzero().flatten().tolist()
         failed: dict[int, str] = {}
         start = 0
-        for batch, features in self._until_interrupted([items[place] for place in missing]):
+        known = len(files) - len(missing)
+        to_embed = [items[place] for place in missing]
+        for batch, features in self._until_interrupted(to_embed, lambda done: tell(known + done)):
             places = missing[start : start + len(batch.items)]
             start += len(batch.items)
             read = [place for n, place in enumerate(places) if n not in batch.errors]
@@ -137,15 +139,20 @@ class Embedder:
             broken = {place for place in read if not bool(rows[place].isfinite().all())}
             failed |= {fresh[places[n]]: why for n, why in batch.errors.items()}
             failed |= {fresh[place]: "its features are not finite" for place in broken}
-            tell(len(files) - len(missing) + start)
         unit = F.normalize(rows, dim=1).numpy()
         left = set(missing[start:])  # where it was interrupted
         units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed and place not in left}
         return failed
 
-    def _until_interrupted(self, items: list[Item]) -> Iterator[tuple[Batch, Tensor]]:
+    def _until_interrupted(
+        self, items: list[Item], tell: Callable[[int], None]
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        done = 0
         try:
-            yield from self.job.run(items)
+            for batch, features in self.job.run(items):
+                yield batch, features
+                done += len(batch.items)
+                tell(done)
         except KeyboardInterrupt:
             self.interrupted = True
 
