@@ -49,8 +49,7 @@ class Terminal:
         press: tuple[bytes, Callable[[str], object]] | None = None,
         again: int = 0,
         pause: float = 0.0,
-        stdout: Path | None = None,
-        environment: dict[str, str] | None = None,
+        stdout: Path | str | None = None,
     ) -> Shown:
         """Run a command to its end.
 
@@ -60,8 +59,7 @@ class Terminal:
             press: keys, and by which text that appears they are pressed.
             again: how often they are pressed once more right after.
             pause: seconds that a progress bar stops at each step.
-            stdout: a file or pipe in place of the terminal.
-            environment: further variables.
+            stdout: a file in place of the terminal, or "|" for a pipe whose reader is gone.
         """
         said = {
             "arguments": [str(argument) for argument in arguments],
@@ -69,7 +67,6 @@ class Terminal:
             "folder": str(self._folder),
             "pause": pause,
             "stdout": None if stdout is None else str(stdout),
-            "environment": environment or {},
         }
         self._control.sendall(dumps(said).encode() + b"\n")
         _, (terminal, *_), _, _ = socket.recv_fds(self._control, 64, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import gc
 import json
 import os
 import socket
@@ -48,14 +49,17 @@ def start(said: dict[str, Any]) -> tuple[int, int]:
     fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
     for fd in (0, 1, 2):
         os.dup2(theirs, fd)
-    if said["stdout"]:
+    if said["stdout"] == "|":  # a pipe whose reader is gone
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+    elif said["stdout"]:
         os.dup2(os.open(said["stdout"], os.O_WRONLY | os.O_CREAT), 1)
     sys.stdin, sys.stdout, sys.stderr = (
         open(fd, mode, closefd=False)  # noqa: SIM115
         for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
     os.chdir(said["folder"])
-    os.environ.update(said["environment"])
     if said["pause"]:
         slow_down(said["pause"])
     sys.argv = ["headword", *said["arguments"]]
@@ -78,17 +82,13 @@ def serve(control: socket.socket) -> None:
     """Commands until the other side is gone."""
     with control, control.makefile("r") as lines:
         for line in lines:
-            wanted = json.loads(line)
-            pid, terminal = start(wanted)
+            pid, terminal = start(json.loads(line))
             control.sendmsg(
                 [str(pid).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [terminal]))]
             )
             os.close(terminal)
             lines.readline()
-            _, status, used = os.wait4(pid, 0)
-            if os.environ.get("TERMINAL_USAGE"):
-                seconds = used.ru_utime + used.ru_stime
-                print(f"{seconds:.1f} {wanted['arguments'][:2]}", file=sys.stderr, flush=True)
+            _, status = os.waitpid(pid, 0)
             control.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
@@ -96,4 +96,5 @@ if __name__ == "__main__":
     for name in ("COLUMNS", "LINES", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ["TERM"] = "xterm-256color"
+    gc.freeze()  # a collection in a child would copy the parent's memory
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -90,8 +90,9 @@ def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
     run("inspect", "recycled", "--names", 3)
     moved(run("embed", MODEL, "photos", "--out", "vectors"), "images", PICTURES)
     for columns in WIDTHS:
-        moved(run("index", MODEL, "photos", "--out", f"i{columns}", columns=columns), "images", PICTURES)
-        options = ("--task", "classification", "--centre-on", "collection", "--data", f"classes{columns}")
+        data = f"classes{columns}"
+        moved(run("index", MODEL, data, "--out", f"i{columns}", columns=columns), "images", 81)
+        options = ("--task", "classification", "--centre-on", "collection", "--data", data)
         moved(run("evaluate", MODEL, *options, columns=columns), "images", 81)
     run("search", "index", "snow people", columns=120)
     run("inspect", "recycled", columns=120)
@@ -113,6 +114,37 @@ def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folde
     assert re.search(
         rf"{mark} +my pet is looking at me .* {cat['meant']['rank']}(st|nd|rd|th) of 14", demo.text
     )
+
+
+def test_paths_alone_for_other_programs(terminal: Terminal, folder: Path) -> None:
+    shown = terminal.run("search", "index", "snow", "-k", 5, "--paths", stdout=folder / "found.txt")
+    assert (shown.code, shown.lines) == (0, [])
+    found = [Path(line) for line in (folder / "found.txt").read_text().splitlines()]
+    assert len(found) == 5
+    assert all(path.is_absolute() and path.is_file() for path in found)
+
+
+@pytest.mark.parametrize(
+    "command", [("search", "index", "snow"), ("search", "index", "a", "--paths"), ("--help",)]
+)
+def test_a_reader_that_goes_away_is_no_error(terminal: Terminal, command: tuple[str, ...]) -> None:
+    """As in `headword search index words | head -1`."""
+    assert terminal.run(*command, stdout="|").lines == []
+
+
+def test_an_index_whose_model_moved(terminal: Terminal, folder: Path) -> None:
+    (folder / "run" / "model").rename(folder / "moved")
+    try:
+        for command in (("search", "index", "snow"), ("tag", "index", "--labels", "a,b"), ("app", "index")):
+            lost = terminal.run(*command, columns=500)
+            assert (lost.code, len(lost.lines)) == (2, 1)
+            assert "--model DIR" in lost.text
+        read(terminal.run("search", "index", "snow", "--model", "moved"), 80)
+        wrong = terminal.run("search", "index", "snow", "--model", "recycled", columns=500)
+        assert wrong.code == 2
+        assert "was made with the model" in wrong.text
+    finally:
+        (folder / "moved").rename(folder / "run" / "model")
 
 
 def test_the_app_ends_with_ctrl_c(terminal: Terminal) -> None:

@@ -29,7 +29,7 @@ AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
 
 @command(
     'classify model photo.jpg --labels "a sleeping dog,a birthday party"',
-    "classify model holiday/ --labels-file words.txt --centre-on collection",
+    "classify model holiday/ --labels-file words.txt --centre-on none",
 )
 def classify(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],

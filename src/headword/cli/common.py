@@ -134,14 +134,16 @@ class Output:
             show_edge=False,
             show_header=bool(columns),
         )
-        for column in columns:
-            table.add_column(Text(printable(column)), no_wrap=column == whole, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+        cells = [[Text(printable(cell)) for cell in row] for row in rows]
+        for n, column in enumerate(columns):
+            least = max((row[n].cell_len for row in cells), default=0) if column == whole else None
+            table.add_column(Text(printable(column)), min_width=least)
+        for row in cells:
+            table.add_row(*row)
         console = Console()
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
-        least = Measurement.get(console, console.options.update(max_width=_WIDEST), table).minimum
-        console.width = max(console.width, least)
+        needed = Measurement.get(console, console.options.update(max_width=_WIDEST), table).minimum
+        console.width = max(console.width, needed)
         with console.capture() as capture:
             console.print(table)
         # Without the blanks that fill up cells: they would wrap where a row is wider than the terminal.

@@ -41,7 +41,7 @@ class StoreDtype(str, Enum):
 
 @command(
     "embed model holiday/ --out features",
-    "embed resnet50.a1_in1k photos.csv --out features --store-dtype float16",
+    "embed resnet50.a1_in1k photos.csv --out features --batch-size 8",
 )
 def embed(
     model: Annotated[

@@ -122,8 +122,8 @@ def evaluate(
 
 
 @command(
-    "compare model open_clip:ViT-B-32/openai --task probe --data folders/",
-    "compare model --aligners ridge,cca --task classification --data folders/",
+    "compare model open_clip:ViT-B-32/openai --task probe --data set/",
+    "compare model --aligners ridge,cca --task probe --data set/",
 )
 def compare(
     models: Annotated[list[str], typer.Argument(help="Models as for evaluate; one with --aligners.")],
