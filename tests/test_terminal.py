@@ -95,7 +95,6 @@ def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
         options = ("--task", "classification", "--centre-on", "collection", "--data", data)
         moved(run("evaluate", MODEL, *options, columns=columns), "images", 81)
     run("search", "index", "snow people", columns=120)
-    run("inspect", "recycled", columns=120)
     run("reproduce", "--list")
 
 
@@ -135,7 +134,7 @@ def test_a_reader_that_goes_away_is_no_error(terminal: Terminal, command: tuple[
 def test_an_index_whose_model_moved(terminal: Terminal, folder: Path) -> None:
     (folder / "run" / "model").rename(folder / "moved")
     try:
-        for command in (("search", "index", "snow"), ("tag", "index", "--labels", "a,b"), ("app", "index")):
+        for command in (("search", "index", "snow"), ("app", "index")):
             lost = terminal.run(*command, columns=500)
             assert (lost.code, len(lost.lines)) == (2, 1)
             assert "--model DIR" in lost.text

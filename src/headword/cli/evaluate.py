@@ -117,7 +117,7 @@ def evaluate(
     rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]
     output.table(f"{result.name}: {result.protocol.title}", ("metric", "value"), rows)
     _remarks(output, [result])
-    output.next_step(f"headword compare {model} OTHER_MODEL --task {task} --data {data}")
+    output.next_step("headword compare puts it beside other models; --json FILE keeps it")
     output.result("evaluate", **result.parts())
 
 
