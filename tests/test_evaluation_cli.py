@@ -48,7 +48,7 @@ def test_compare_models_in_retrieval(saved, tmp_path):
     said = json.loads(
         run(
             *("compare", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
-            *("--split", "test", "--k", 1, "--k", 2, "--json", "-"),
+            *("--split", "test", "-k", 1, "-k", 2, "--json", "-"),
         )
     )
     one, two = said["results"]
@@ -71,7 +71,7 @@ def test_probe(saved, tmp_path):
         (["--task", "clasification", "--data", "DATA"], "did you mean 'classification'"),
         (["--task", "classification", "--data", "/nope"], "there is no folder /nope"),
         (["--task", "classification", "--data", "DATA", "--split", "val"], "no split 'val'; its subfolders"),
-        (["--task", "classification", "--data", "DATA", "--k", "9"], "k = 9 does not fit a set of 3 classes"),
+        (["--task", "classification", "--data", "DATA", "-k", "9"], "k = 9 does not fit a set of 3 classes"),
         (["--task", "classification", "--data", "DATA", "--template", "x"], 'must have exactly one "{}"'),
         (["--task", "classification", "--data", "DATA", "--centre-on", "/nope"], "/nope"),
         (["--task", "classification", "--data", "DATA", "--class-names", "NAMES"], "2 class names for the 3"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from headword.errors import HeadwordError
-from headword.report import Found, Hit, Labelled, Score, write_demo_page
+from headword.report import Expected, Found, Hit, Labelled, Score, write_demo_page
 
 VOID = {"meta", "img", "link", "br"}
 
@@ -58,11 +58,20 @@ def write(path: Path, pictures: list[Path]) -> str:
                 wide,
                 'A "wide" <red> one',
                 [Score("red & wide", 0.957, 0.41), Score("tiny", 0.043, -0.02)],
+                Expected("red & wide", 1, 2),
                 "Me, CC0",
             ),
-            Labelled(small, "A small one", [Score("<script>alert(1)</script>", 1.0, 1.0)]),
+            Labelled(
+                small, "A small one", [Score("<script>alert(1)</script>", 1.0, 1.0)], Expected("tiny", 2, 2)
+            ),
         ],
-        searches=[Found("pictures of <nothing>", [Hit(small, "A small one", 0.3), Hit(wide, "Wide", -0.1)])],
+        searches=[
+            Found(
+                "pictures of <nothing>",
+                [Hit(small, "A small one", 0.3), Hit(wide, "Wide", -0.1)],
+                Expected("Wide", 2, 2),
+            )
+        ],
         facts=[("Fitting", "0.08 s"), ("Encoder", "a <b>bold</b> one")],
         labels=["red & wide", "tiny"],
         lead="What this is & how.",
@@ -86,6 +95,10 @@ def test_the_page_holds_everything(tmp_path: Path, pictures: list[Path]) -> None
         "The 2 labels every picture could have had",
         "What this is & how.",
         'A "wide" <red> one: Me, CC0.',
+        "1 of 2 pictures got their own words first.",
+        "Its own words, “tiny”, came 2nd of 2",
+        "0 of 1 sentences found the picture that was meant first.",
+        "Wide: came 2nd of 2",
     ):
         assert said in page.text
     assert page.text.index("A small one", page.text.index("“pictures")) < page.text.rindex("Wide")
@@ -135,7 +148,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path, pictures: list[Path]) -> 
 
 def test_a_bad_picture_leaves_no_page(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
-    labelled = [Labelled(tmp_path / "bad.png", "Bad", [])]
+    labelled = [Labelled(tmp_path / "bad.png", "Bad", [], Expected("x", 1, 1))]
     with pytest.raises(HeadwordError, match=r"bad\.png is empty"):
         write_demo_page(tmp_path / "page.html", labelled=labelled, searches=[], facts=[])
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
@@ -144,3 +157,15 @@ def test_a_bad_picture_leaves_no_page(tmp_path: Path) -> None:
 def test_empty_sections_are_still_a_page(tmp_path: Path) -> None:
     write_demo_page(tmp_path / "page.html", labelled=[], searches=[], facts=[])
     assert "headword" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+
+
+def test_pictures_come_before_facts(tmp_path: Path, pictures: list[Path]) -> None:
+    page = Page(write(tmp_path / "page.html", pictures))
+    assert page.text.index("“pictures of <nothing>”") < page.text.index("Fitting")
+
+
+@pytest.mark.parametrize(
+    ("rank", "text"), [(1, "1st of 200"), (2, "2nd of 200"), (13, "13th of 200"), (103, "103rd of 200")]
+)
+def test_ranks_in_words(rank: int, text: str) -> None:
+    assert str(Expected("x", rank, 200)) == text

@@ -32,6 +32,27 @@ class Score(NamedTuple):
     """-1 … 1."""
 
 
+class Expected(NamedTuple):
+    """What would have been right, and where it came."""
+
+    name: str
+    rank: int
+    """1 for the first, which is right."""
+    of: int
+    """How many there were to choose from."""
+
+    @property
+    def right(self) -> bool:
+        """Whether it came first."""
+        return self.rank == 1
+
+    def __str__(self) -> str:
+        """The rank in words: "3rd of 14"."""
+        teen = self.rank % 100 in (11, 12, 13)
+        ending = {1: "st", 2: "nd", 3: "rd"}.get(0 if teen else self.rank % 10, "th")
+        return f"{self.rank}{ending} of {self.of}"
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A picture and its best labels, best first."""
@@ -39,6 +60,8 @@ class Labelled:
     path: Path
     title: str
     scores: Sequence[Score]
+    expected: Expected
+    """The picture's own words."""
     credit: str = ""
 
 
@@ -56,6 +79,8 @@ class Found:
 
     query: str
     hits: Sequence[Hit]
+    expected: Expected
+    """The title of the picture that was meant."""
 
 
 def write_demo_page(
@@ -74,7 +99,7 @@ def write_demo_page(
         path: the HTML file; an old one is replaced.
         labelled: the pictures with their labels.
         searches: the sentences with what they found.
-        facts: names and values of what was run and how long it took, for the head of the page.
+        facts: names and values of what was run and how long it took, for the end of the page.
         labels: every label that was offered, shown so that a reader can judge the choice.
         title: the page's heading.
         lead: a paragraph below it, as plain text.
@@ -86,15 +111,20 @@ def write_demo_page(
     body = [
         f'<header><p class="name">headword</p><h1>{escape(title)}</h1>',
         f'<p class="lead">{escape(lead)}</p>' if lead else "",
-        facts_list(facts),
         "</header><main>",
         '<section aria-labelledby="labels"><h2 id="labels">Labelled with words that are not its classes</h2>',
-        _offered(labels) if labels else "",
+        _count(labelled, "pictures got their own words first"),
         '<div class="cards">',
         *(_card(item, thumbnail(item.path, 520)) for item in labelled),
-        "</div></section>",
+        "</div>",
+        _offered(labels) if labels else "",
+        "</section>",
         '<section aria-labelledby="searches"><h2 id="searches">Found by a sentence</h2>',
+        _count(searches, "sentences found the picture that was meant first"),
         *(_search(found, [thumbnail(hit.path, 280) for hit in found.hits]) for found in searches),
+        "</section>",
+        '<section aria-labelledby="facts"><h2 id="facts">What ran, and how long it took</h2>',
+        facts_list(facts),
         "</section></main>",
         _footer(labelled),
     ]
@@ -153,7 +183,21 @@ def _offered(labels: Sequence[str]) -> str:
     )
 
 
+def _count(judged: Sequence[Labelled | Found], what: str) -> str:
+    if not judged:
+        return ""
+    right = sum(one.expected.right for one in judged)
+    return f'<p class="count">{right} of {len(judged)} {escape(what)}.</p>'
+
+
+def _verdict(expected: Expected, right: str, wrong: str) -> str:
+    """Right or wrong, in a line; where the expected one came is said by `wrong`."""
+    kind, mark, text = ("right", "✓", right) if expected.right else ("wrong", "✗", wrong)
+    return f'<p class="verdict {kind}"><span aria-hidden="true">{mark}</span> {escape(text)}</p>'
+
+
 def _card(item: Labelled, thumbnail: _Thumbnail) -> str:
+    wrong = f"Its own words, “{item.expected.name}”, came {item.expected}"
     rows = "".join(
         f'<li><span class="label">{escape(score.label)}</span>'
         f'<span class="number">{_percent(score.probability)}</span>'
@@ -163,17 +207,21 @@ def _card(item: Labelled, thumbnail: _Thumbnail) -> str:
     )
     return (
         f'<article class="card">{_img(thumbnail, item.title)}<h3>{escape(item.title)}</h3>'
+        f"{_verdict(item.expected, 'Its own words came first', wrong)}"
         f'<ol class="scores">{rows}</ol></article>'
     )
 
 
 def _search(found: Found, thumbnails: Sequence[_Thumbnail]) -> str:
+    meant = found.expected.name
     hits = "".join(
-        f"<li><figure>{_img(thumbnail, hit.title)}<figcaption>{escape(hit.title)}"
+        f"<li{' class=meant' * (hit.title == meant)}><figure>"
+        f"{_img(thumbnail, hit.title)}<figcaption>{escape(hit.title)}"
         f'<span class="cosine">cosine {_signed(hit.cosine)}</span></figcaption></figure></li>'
         for hit, thumbnail in zip(found.hits, thumbnails, strict=True)
     )
-    return f'<div class="search"><h3>“{escape(found.query)}”</h3><ol class="hits">{hits}</ol></div>'
+    verdict = _verdict(found.expected, f"{meant}: found first", f"{meant}: came {found.expected}")
+    return f'<div class="search"><h3>“{escape(found.query)}”</h3>{verdict}<ol class="hits">{hits}</ol></div>'
 
 
 def _footer(labelled: Sequence[Labelled]) -> str:
@@ -197,14 +245,14 @@ def _signed(cosine: float) -> str:
 _STYLE = """
 :root {
   --paper: #faf8f4; --card: #ffffff; --ink: #1d1b18; --soft: #6b655c; --line: #e4dfd5;
-  --accent: #b4472b; --bar: #d9674a; --track: #f0ebe2;
+  --accent: #b4472b; --bar: #d9674a; --track: #f0ebe2; --right: #1f7a4a; --wrong: #b4472b;
   --text: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
   --display: ui-serif, "Iowan Old Style", Charter, "Source Serif Pro", Georgia, "DejaVu Serif", serif;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #171614; --card: #211f1c; --ink: #efebe4; --soft: #a39c90; --line: #35312c;
-    --accent: #f0906f; --bar: #d9674a; --track: #2e2a26;
+    --accent: #f0906f; --bar: #d9674a; --track: #2e2a26; --right: #6cc794; --wrong: #f0906f;
   }
 }
 * { box-sizing: border-box; }
@@ -217,11 +265,17 @@ h1 { font-size: clamp(2rem, 5.5vw, 3.4rem); letter-spacing: -.015em; margin: .3r
 h2 { font-size: clamp(1.4rem, 3vw, 1.9rem); margin: 3.5rem 0 1rem; }
 .name { margin: 0; color: var(--accent); font-weight: 650; letter-spacing: .02em; }
 .lead { max-width: 44rem; margin: 0 0 1.5rem; font-size: 1.1rem; color: var(--soft); }
+.count { margin: 0 0 1.25rem; font-weight: 650; }
+.verdict { margin: 0; font-size: .9rem; line-height: 1.35; }
+.verdict.right { color: var(--right); }
+.verdict.wrong { color: var(--wrong); }
+.card .verdict { margin: 0 1rem .8rem; }
+.search .verdict { margin: -.5rem 0 .9rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem 2rem;
   margin: 2rem 0 0; padding: 1.25rem 0; border-block: 1px solid var(--line); }
 dt { color: var(--soft); font-size: .85rem; }
 dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-details { margin: 0 0 1.5rem; }
+details { margin: 1.5rem 0 0; }
 summary { cursor: pointer; color: var(--soft); }
 summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
 .words { display: flex; flex-wrap: wrap; gap: .4rem; list-style: none; margin: .75rem 0 0; padding: 0; }
@@ -248,7 +302,7 @@ img { display: block; width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit
 .hits li { flex: 1 1 8.5rem; max-width: 13rem; }
 .hits figure { margin: 0; }
 .hits img { border-radius: .5rem; border: 1px solid var(--line); }
-.hits li:first-child img { outline: 3px solid var(--bar); outline-offset: 2px; }
+.hits .meant img { outline: 3px solid var(--right); outline-offset: 2px; }
 figcaption { display: flex; flex-direction: column; margin-top: .45rem; font-size: .9rem; line-height: 1.35; }
 footer { margin-top: 3rem; padding-block: 1.5rem 3rem; color: var(--soft); font-size: .85rem; }
 footer p { max-width: 60rem; }

@@ -14,14 +14,16 @@ def result_json(command: str, **parts: Any) -> dict[str, Any]:
 
     Args:
         command: which command it is the result of.
-        **parts: `model`, `protocol`, `metrics`, `seed`, `environment` if another process did the work, and
-            whatever else the command has to say.
+        **parts: `results`, which come first; `model`, `protocol`, `metrics`, `seed`, `environment` if another
+            process did the work, and whatever else the command has to say.
     """
     elsewhere = parts.pop("environment", None)
+    first = {"results": parts.pop("results")} if "results" in parts else {}
     return {
         "schema": 1,
         "headword": __version__,
         "command": command,
+        **first,
         "model": parts.pop("model", {}),
         "protocol": parts.pop("protocol", {}),
         "metrics": parts.pop("metrics", {}),

@@ -1,44 +1,124 @@
-"""The `headword` command: its groups, and how errors become exit codes."""
+"""The `headword` command: its groups, and how errors become lines and exit codes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from headword import __version__
 from headword.errors import HeadwordError
 
-USER_ERROR = 2
+OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+ORDER = (
+    "recycle", "inspect", "classify", "explain", "embed", "index", "search", "tag", "app", "evaluate",
+    "compare", "reproduce", "train", "demo", "cache",
+)  # fmt: skip
+"""The commands in the order of the work."""
 
 
-class _Commands(TyperGroup):
-    """Turns the user's mistakes into one line on stderr and exit code 2; a bug of ours exits with 1."""
+class _Formatter(typer.Context.formatter_class):  # type: ignore[misc,valid-type]
+    """Help whose lines are not broken within `--a-flag` or a path."""
+
+    HYPHEN = "\ue000"  # stands for a hyphen until the lines are broken
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", self.HYPHEN))
+
+    def write_dl(self, rows: Any, *args: Any, **options: Any) -> None:
+        super().write_dl([(name, text.replace("-", self.HYPHEN)) for name, text in rows], *args, **options)
+
+    def getvalue(self) -> str:
+        return str(super().getvalue()).replace(self.HYPHEN, "-")
+
+
+class _Context(typer.Context):
+    formatter_class = _Formatter
+
+
+class Command(TyperCommand):
+    """A command whose help is whole."""
+
+    context_class = _Context
+
+
+class Group(TyperGroup):
+    """Commands in the order of the work; an error becomes one line on stderr and an exit code.
+
+    2 is the user's mistake, 1 is ours or the machine's, 130 is Ctrl-C. A layer that knows what an
+    interrupted run leaves raises `KeyboardInterrupt` with that as its message.
+    """
+
+    context_class = _Context
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        names = super().list_commands(ctx)
+        return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
         except HeadwordError as error:
-            line = " ".join(str(error).split())
-            typer.echo(f"headword: {line}", err=True)
-            raise typer.Exit(USER_ERROR) from None
+            _end(str(error), USER_ERROR)
         except KeyboardInterrupt as error:
-            kept = f": {error}" if error.args else ""
-            typer.echo(f"headword: interrupted{kept}", err=True)
-            raise typer.Exit(130) from None
+            _end(f"interrupted: {error if error.args else NOTHING_KEPT}", INTERRUPTED)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            _end(
+                "the memory ran out; a smaller --batch-size, fewer --workers, fewer or smaller pictures at "
+                "once need less",
+                OUR_ERROR,
+            )
+
+
+NOTHING_KEPT = "no result was written; run the same command again"
+
+
+def _end(line: str, code: int) -> NoReturn:
+    typer.echo(f"headword: {' '.join(line.split())}", err=True)
+    raise typer.Exit(code) from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the machine or its accelerator.
+
+    Torch and OpenVINO say so in a `RuntimeError` of whatever kind.
+    """
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Group,
     name="headword",
     help="Turn a trained classifier's head into words: label and search images with any text, without "
     "captions.",
+    epilog="Each command has examples: headword COMMAND -h. The first two to try: headword demo, and "
+    "headword recycle --out model",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would double the time --help takes
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add a command, with examples below its help."""
+    return app.command(name, cls=Command, epilog=shown_examples(*examples))
+
+
+def shown_examples(*examples: str) -> str:
+    """Lines for the end of a command's help, kept as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  headword {example}" for example in examples)])
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,7 +139,22 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     app(prog_name="headword")
+
+
+def _interrupt(*_: object) -> None:
+    """The first Ctrl-C ends the work in order, a second one ends the process wherever it is."""
+    signal.signal(signal.SIGINT, _interrupt_again)
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(*_: object) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor
+    os.write(2, b"headword: interrupted twice; the same command goes on from what is kept\n")
+    os._exit(INTERRUPTED)
 
 
 # Each adds its commands to `app`.

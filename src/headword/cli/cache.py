@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import Command, Group, app, shown_examples
 from headword.cli.common import JsonOption, Output, QuietOption
 
 commands = typer.Typer(
-    help="Show or clear what was kept of earlier runs (HEADWORD_CACHE, HEADWORD_CACHE_LIMIT)."
+    cls=Group,
+    help="Show or clear what was kept of earlier runs.\n\n"
+    "HEADWORD_CACHE says where it is, HEADWORD_CACHE_LIMIT how large it may be (20GB, or 0 for none).",
+    epilog=shown_examples("cache info", "cache clear"),
 )
 app.add_typer(commands, name="cache", no_args_is_help=True)
 
 
-@commands.command()
+@commands.command(cls=Command, epilog=shown_examples("cache info", "cache info --json -"))
 def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
-    """Show what is in the cache, where it is, and how large it may become."""
+    """Show what is in the cache, and how large it may become."""
     output = Output(quiet, json_to)
     from headword.cache import cache_folder, cache_limit, entries
 
@@ -32,6 +35,7 @@ def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
     held = sum(entry.bytes for entry in found)
     output.table(f"Cache {cache_folder()}", ("kind", "of", "vectors", "size"), rows)
     output.say(f"{held / 1e6:,.1f} MB of at most {cache_limit() / 1e6:,.0f} MB (HEADWORD_CACHE_LIMIT)")
+    output.next_step("headword cache clear removes all of it")
     output.result(
         "cache info",
         metrics={"bytes": held, "limit_bytes": cache_limit()},
@@ -43,7 +47,7 @@ def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
     )
 
 
-@commands.command()
+@commands.command(cls=Command, epilog=shown_examples("cache clear", "cache clear --quiet"))
 def clear(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
     """Remove everything from the cache."""
     output = Output(quiet, json_to)

@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
+    CENTRE_HELP,
     Device,
     DeviceOption,
     Dtype,
     DtypeOption,
     JsonOption,
+    LabelsFileOption,
+    LabelsOption,
     Output,
     QuietOption,
     TemplateOption,
     VisionOption,
     expand_images,
+    read_labels,
 )
-from headword.errors import HeadwordError
 
-AUTO, NONE, ONLINE = "auto", "none", "online"
+AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
 
 
-@app.command()
+@command(
+    'classify model photo.jpg --labels "a sleeping dog,a birthday party"',
+    "classify model holiday/ --labels-file words.txt --centre-on none",
+)
 def classify(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
-    labels: Annotated[
-        str | None,
-        typer.Option(help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.'),
-    ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="Words to choose from, one a line.")] = None,
+    labels: LabelsOption = None,
+    labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
-    top: Annotated[int, typer.Option(min=1, help="How many labels to show for each image.")] = 3,
-    multi_label: Annotated[bool, typer.Option(help="Judge each label by itself.")] = False,
-    none_of_these: Annotated[bool, typer.Option(help='Let "none of these" be an answer.')] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many labels to show for each image.")] = 3,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Judge each label by itself.")] = False,
+    none_of_these: Annotated[
+        bool, typer.Option("--none-of-these", help='Let "none of these" be an answer.')
+    ] = False,
     centre_on: Annotated[
         str,
         typer.Option(
-            metavar="FOLDER|online|none|auto",
-            help="A folder of unlabelled images to centre on, for this run only; online centres each image "
-            "on those up to it; none takes the model's own centre. auto is online where the model was not "
-            "centred.",
+            metavar="FOLDER|collection|online|none|auto",
+            help=f"{CENTRE_HELP} auto is online where a recycled model has no centre, else none.",
         ),
     ] = AUTO,
     collection: Annotated[
@@ -65,13 +68,13 @@ def classify(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Label images with any words, which need not be classes of the head."""
+    """Label images with any words.
+
+    They need not be classes of the head.
+    """
     output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
     paths = expand_images(images)
-    from headword.encoders.prompts import check_labels
-
-    check_labels(words)
     from headword.collection import OFF, check_method, collective_scores, label_shares
     from headword.data.priors import read_prior
 
@@ -88,7 +91,8 @@ def classify(
             centre_on = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
         running = encoder.running_centre() if centre_on == ONLINE else None
         if centre_on not in (NONE, ONLINE):
-            encoder.centre_on(centre_on, batch_size=batch_size, progress=progress)
+            pool: Any = paths if centre_on == COLLECTION else centre_on
+            encoder.centre_on(pool, batch_size=batch_size, progress=progress)
         embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
@@ -111,10 +115,10 @@ def classify(
         ]
         results.append({"image": str(path), "labels": ranked})
         rows += [
-            (path.name if n == 0 else "", words[i] + " *" * (words[i] in far), f"{said[i]:6.1%}")
-            for n, i in enumerate(order[:top])
+            (f"{said[i]:6.1%}", words[i] + " *" * (words[i] in far), path.name if n == 0 else "")
+            for n, i in enumerate(order[:k])
         ]
-    output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
+    output.table(f"Labels by {model}", ("", "label", "image"), rows, whole="image")
     if far:
         output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
     notes = []
@@ -126,6 +130,10 @@ def classify(
         )
     for note in notes:
         output.say(note)
+    if len(paths) > 1:
+        output.next_step("--json FILE keeps all labels; headword index makes the images searchable")
+    else:
+        output.next_step("a folder in place of the image labels all of its images")
     output.result(
         "classify",
         model=encoder.provenance(),
@@ -142,19 +150,3 @@ def classify(
         results=results,
         coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )
-
-
-def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
-    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each.
-
-    Raises:
-        HeadwordError: if both or neither are given, or one is empty.
-    """
-    if (labels is None) == (labels_file is None):
-        raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
-    if labels is not None:
-        return [label.strip() for label in labels.split(",")] if labels.strip() else []
-    from headword.files import read_text
-
-    assert labels_file is not None
-    return [line.strip() for line in read_text(labels_file).split("\n") if line.strip()]

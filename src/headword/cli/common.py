@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import glob
 import json
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -16,6 +19,7 @@ import typer
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
+    from headword.cli.bars import Bars
     from headword.extract import Progress
 
 
@@ -54,6 +58,26 @@ VisionOption = Annotated[
         "or has moved.",
     ),
 ]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="WORDS",
+        help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.',
+    ),
+]
+LabelsFileOption = Annotated[
+    Path | None, typer.Option("--labels-file", metavar="FILE", help="Words to choose from, one a line.")
+]
+IndexModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="DIR", help="The index's model, where it is elsewhere by now."),
+]
+CENTRE_HELP = (
+    "What images are centred on, unlabelled: a FOLDER of images; collection, the images at hand themselves; "
+    "online, each on those up to it; none, the model's own centre."
+)
+"""Said of --centre-on in every command; each adds which of them it has besides or not."""
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),
@@ -68,41 +92,71 @@ class Output:
     def __init__(self, quiet: bool, json_to: str | None) -> None:
         self.json_to = json_to
         self.quiet = quiet or json_to == "-"
+        self._bars: Bars | None = None
         if json_to not in (None, "-") and Path(json_to).is_dir():
             raise HeadwordError(f"--json {json_to} is a folder; give a file's name, or - for standard output")
 
     def say(self, text: str = "") -> None:
-        """Print a line for people."""
+        """Print a line for people; one wider than their terminal is broken between words."""
+        if self.quiet:
+            return
+        text = printable(text)
+        width = shutil.get_terminal_size().columns
+        if sys.stdout.isatty() and len(text) > width:
+            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        typer.echo(text)
+
+    def next_step(self, text: str) -> None:
+        """Print what to do next, the last line of a command, in one piece so that it can be copied."""
         if not self.quiet:
-            typer.echo(printable(text))
+            typer.echo(printable(f"Next: {text}"))
 
     def note(self, text: str) -> None:
         """Say on stderr what is being done, unless `--quiet`."""
         if not self.quiet:
             typer.echo(printable(text), err=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table for people; without columns, one of names and values."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: str | None = None
+    ) -> None:
+        """Print a table for people; without columns, one of names and values.
+
+        Args:
+            title: a line above it, never broken.
+            columns: their headings.
+            rows: the cells.
+            whole: the column whose cells (paths, say) are never broken; best the last one.
+        """
         if self.quiet:
             return
         from rich import box
         from rich.console import Console
+        from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
 
         # Plain `Text`, since names of files and labels may look like markup.
         table = Table(
-            *columns,
-            title=Text(printable(title)),
-            title_justify="left",
-            title_style="bold",
             box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
             pad_edge=False,
+            show_edge=False,
+            show_header=bool(columns),
         )
-        table.show_header = bool(columns)
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        Console().print(table)
+        cells = [[Text(printable(cell)) for cell in row] for row in rows]
+        for n, column in enumerate(columns):
+            least = max((row[n].cell_len for row in cells), default=0) if column == whole else None
+            table.add_column(Text(printable(column)), min_width=least)
+        for row in cells:
+            table.add_row(*row)
+        console = Console()
+        console.print(Text(printable(title), style="bold"), soft_wrap=True)
+        needed = Measurement.get(console, console.options.update(max_width=_WIDEST), table).minimum
+        console.width = max(console.width, needed)
+        with console.capture() as capture:
+            console.print(table)
+        # Without the blanks that fill up cells: they would wrap where a row is wider than the terminal.
+        typer.echo(re.sub(r" +((?:\x1b\[[0-9;]*m)*)$", r"\1", capture.get(), flags=re.MULTILINE))
 
     def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """Print names and values for people."""
@@ -125,23 +179,25 @@ class Output:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress | None]:
-        """A progress bar on stderr, with images a second and the time left, where a person is watching."""
+        """A progress bar on stderr where a person is watching, with how many a second and the time left.
+
+        Args:
+            what: is counted: "images", "texts".
+
+        Yields:
+            What to call with (done, all), or None. Several bars may be open at once, or one after another.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from headword.cli.bars import Bars
 
-        columns = (
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.speed:.0f}/s"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        self._bars = self._bars or Bars()
+        with self._bars.open(what) as progress:
+            yield progress
+
+
+_WIDEST = 10_000  # columns; what a table is measured in that may be wider than the terminal
 
 
 def printable(text: str) -> str:
@@ -166,3 +222,20 @@ def expand_images(arguments: Sequence[str]) -> list[Path]:
             else [path]
         )
     return images
+
+
+def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; empty ones are left out.
+
+    Raises:
+        HeadwordError: if both or neither are given, there are none, or one is given twice.
+    """
+    if (labels is None) == (labels_file is None):
+        raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
+    from headword.encoders.prompts import check_labels, tidy_labels
+    from headword.files import read_text
+
+    if labels is not None:
+        return check_labels(tidy_labels(labels.split(",")))
+    assert labels_file is not None
+    return check_labels(tidy_labels(read_text(labels_file).split("\n")))

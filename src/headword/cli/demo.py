@@ -3,51 +3,87 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
 
+if TYPE_CHECKING:
+    from headword.report import Found, Labelled
 
-@app.command()
+
+@command("demo", "demo --out /tmp/demo --overwrite")
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to put the page and the model.")] = Path(
         "headword-demo"
     ),
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Recycle a head, label and search real pictures with words it was never taught, write a page that
-    shows it.
+    """Recycle a head, label and search pictures, write a page.
+
+    The pictures are real, the words none of its classes; what comes out wrong is shown, too.
     """
     output = Output(quiet, json_to)
-    output.say("Recycling the head of an image classifier; this takes some seconds …")
+    output.note("Recycling the head of an image classifier; the first time takes longest …")
     from headword.demo import run_demo
 
     result = run_demo(out, overwrite=overwrite, device=device.value)
-    rows = [
-        (entry.title, entry.scores[0].label, f"{entry.scores[0].probability:.0%}")
-        for entry in result.labelled
-    ]
     output.table(
-        "Pictures and the words they got (none is a class name)", ("picture", "words", "probability"), rows
+        f"Labelled: each picture with one of {len(result.labelled)} labels, none of them a class name",
+        ("", "picture", "got", "", "own words"),
+        [
+            (mark(e), e.title, e.scores[0].label, f"{e.scores[0].probability:.0%}", str(e.expected))
+            for e in result.labelled
+        ],
     )
-    hits = [(found.query, found.hits[0].title, f"{found.hits[0].cosine:.2f}") for found in result.found]
-    output.table("Searched by sentences", ("sentence", "first picture", "cosine"), hits)
+    output.table(
+        "Searched: each sentence means one of the pictures",
+        ("", "sentence", "first came", "meant one"),
+        [(mark(found), found.query, found.hits[0].title, str(found.expected)) for found in result.found],
+    )
+    labelled = sum(entry.expected.right for entry in result.labelled)
+    searched = sum(found.expected.right for found in result.found)
+    output.say(f"{labelled} of {len(result.labelled)} pictures got their own words first.")
+    output.say(f"{searched} of {len(result.found)} sentences found the picture that was meant first.")
+    output.say()
     output.facts("Seconds", [(step, f"{value:.2f}") for step, value in result.seconds.items()])
-    output.say(f"{result.right} of {len(result.labelled)} pictures got their own words first.")
-    output.say(f"Page:  {result.page}")
-    output.say(f'Model: {result.saved}   (headword classify {result.saved} YOUR.jpg --labels "a cat,a dog")')
+    output.say(f"Page: {result.page}")
+    output.next_step(f'headword classify {result.saved} YOUR.jpg --labels "a cat,a dog"')
     output.result(
         "demo",
         model=result.model.provenance(),
-        metrics={**result.seconds, "own_words_first": result.right, "pictures": len(result.labelled)},
+        metrics={
+            **result.seconds,
+            "own_words_first": labelled,
+            "pictures": len(result.labelled),
+            "meant_picture_first": searched,
+            "sentences": len(result.found),
+        },
         results=[
-            {"picture": e.title, "labels": [score._asdict() for score in e.scores]} for e in result.labelled
+            {
+                "picture": e.title,
+                "labels": [score._asdict() for score in e.scores],
+                "own_words": e.expected._asdict(),
+            }
+            for e in result.labelled
+        ],
+        searches=[
+            {
+                "sentence": found.query,
+                "hits": [{"picture": hit.title, "cosine": hit.cosine} for hit in found.hits],
+                "meant": found.expected._asdict(),
+            }
+            for found in result.found
         ],
         page=str(result.page),
     )
+
+
+def mark(judged: Labelled | Found) -> str:
+    """Whether it came out right."""
+    return "✓" if judged.expected.right else "✗"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
     Device,
     DeviceOption,
@@ -48,7 +48,10 @@ class StoreDtype(str, Enum):
     float16 = "float16"
 
 
-@app.command()
+@command(
+    "embed model holiday/ --out features",
+    "embed resnet50.a1_in1k photos.csv --out features --batch-size 8",
+)
 def embed(
     model: Annotated[
         str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
@@ -85,7 +88,10 @@ def embed(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Embed images into a feature store, which may be indexed; a run that was interrupted goes on."""
+    """Embed images of any source into a store of vectors.
+
+    A run that was interrupted goes on where it stopped.
+    """
     output = Output(quiet, json_to)
     from functools import partial
 
@@ -139,6 +145,7 @@ def embed(
         output.say(f"Note: {done.note}")
     if done.unreadable:
         output.say("Why images are unreadable is in the column status of the store.")
+    output.next_step(f"in Python: headword.data.vectors.read_vectors({str(out)!r})")
     output.result(
         "embed",
         model=provenance or {"vision": encoder.provenance()},

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
+    CENTRE_HELP,
     Device,
     DeviceOption,
     Dtype,
@@ -45,8 +46,9 @@ NamesOption = Annotated[
 CentreOption = Annotated[
     str,
     typer.Option(
-        help="Centre on: collection (the tested images), online (each on those before it), first:N, "
-        "reference (the images of --hubness), a FOLDER, or none (as the model is)."
+        metavar="FOLDER|collection|online|none|…",
+        help=f"{CENTRE_HELP} Here also first:N, the first N of the tested images, and reference, the images "
+        "of --hubness.",
     ),
 ]
 CollectionOption = Annotated[
@@ -60,7 +62,9 @@ HubnessOption = Annotated[
     str | None,
     typer.Option(help="For retrieval: a split whose images and texts say what is near to everything."),
 ]
-KOption = Annotated[list[int] | None, typer.Option("--k", help="A k of top-k or recall@k; may be repeated.")]
+KOption = Annotated[
+    list[int] | None, typer.Option("-k", min=1, help="A k of top-k or recall@k; may be repeated.")
+]
 ShotsOption = Annotated[
     list[int] | None, typer.Option(help="Images a class for probe and few-shot; may be repeated.")
 ]
@@ -69,7 +73,10 @@ MissingOption = Annotated[str, typer.Option(help="Captions of missing images: er
 SeedOption = Annotated[int, typer.Option(help="Seed of the draws.")]
 
 
-@app.command()
+@command(
+    "evaluate model --task classification --data folders/",
+    "evaluate model --task retrieval --data captions.jsonl -k 1 -k 10",
+)
 def evaluate(
     model: Annotated[
         str,
@@ -115,10 +122,14 @@ def evaluate(
     rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]
     output.table(f"{result.name}: {result.protocol.title}", ("metric", "value"), rows)
     _remarks(output, [result])
+    output.next_step("headword compare puts it beside other models; --json FILE keeps it")
     output.result("evaluate", **result.parts())
 
 
-@app.command()
+@command(
+    "compare model open_clip:ViT-B-32/openai --task probe --data set/",
+    "compare model --aligners ridge,cca --task probe --data set/",
+)
 def compare(
     models: Annotated[list[str], typer.Argument(help="Models as for evaluate; one with --aligners.")],
     task: TaskOption,
@@ -144,7 +155,7 @@ def compare(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Measure several models, or several mappings of one, by one protocol: one table."""
+    """Measure several models, or mappings, by one protocol."""
     output = Output(quiet, json_to)
     if aligners is not None and len(models) != 1:
         raise HeadwordError("--aligners exchanges the mapping of one model; give one")
@@ -159,7 +170,7 @@ def compare(
     from headword.evaluation.protocol import table
     from headword.evaluation.run import check_aligners, check_data, with_aligners
 
-    mappings = [name.strip() for name in (aligners or "").split(",")]
+    mappings = [name.strip() for name in (aligners or "").split(",") if name.strip()]
     if aligners is not None:
         check_aligners(mappings)
     check_data(protocol)
@@ -173,6 +184,7 @@ def compare(
     protocol = replace(protocol, split=results[0].protocol.split)
     output.table(protocol.title, *table(results))
     _remarks(output, results)
+    output.next_step("--json FILE keeps the result with its protocol and seed")
     output.result(
         "compare",
         protocol=protocol.as_json(),

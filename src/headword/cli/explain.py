@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
     Device,
     DeviceOption,
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from headword.explaining import Explanation
 
 
-@app.command()
+@command('explain model "a zebra" "a birthday party"', 'explain model "a red bicycle" -k 3')
 def explain(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
-    words: Annotated[list[str], typer.Argument(help="Any words; several are explained one by one.")],
+    words: Annotated[
+        list[str], typer.Argument(help='Words, "each in quotation marks"; explained one by one.')
+    ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
     template: TemplateOption = None,
     vision: VisionOption = None,
@@ -33,7 +35,10 @@ def explain(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Show which class prototypes make up words, with what weight, and how well the head covers them."""
+    """Show what words are made of, and whether the head knows enough.
+
+    Words are weights of class prototypes; how well these cover them says how far to trust an answer.
+    """
     output = Output(quiet, json_to)
     from headword.encoders.prompts import check_labels
 
@@ -51,6 +56,7 @@ def explain(
         far = None if fit is None or coverage is None else coverage < fit.low
         output.table(title(text, coverage, bool(far)), *cells(explanation))
         results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
+    output.next_step(f'headword classify {model} IMAGE --labels "{",".join(words[:2])}"')
     output.result(
         "explain",
         model=encoder.provenance(),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
     Device,
     DeviceOption,
@@ -27,6 +27,7 @@ class IndexCentre(str, Enum):
 
     collection = "collection"
     none = "none"
+    auto = "auto"
 
 
 class IndexEngine(str, Enum):
@@ -40,7 +41,10 @@ class IndexEngine(str, Enum):
 _SHOWN = 5  # unreadable files named in the table
 
 
-@app.command()
+@command(
+    "index model holiday/ --out index",
+    "index model holiday/ --out index --centre-on none --quiet",
+)
 def index(
     model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,
     folder: Annotated[Path | None, typer.Argument(help="The images, subfolders included.")] = None,
@@ -54,12 +58,13 @@ def index(
         ),
     ] = None,
     centre_on: Annotated[
-        IndexCentre | None,
+        IndexCentre,
         typer.Option(
-            help="Centre on the mean of all images of the index (collection, the default), or as the model "
-            "is (none)."
+            help="What images are centred on, unlabelled: collection, the images at hand themselves; none, "
+            "the model's own centre. auto is as the index was made, else collection, but none for a model "
+            "trained in one space.",
         ),
-    ] = None,
+    ] = IndexCentre.auto,
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
@@ -69,7 +74,10 @@ def index(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Index a folder of images, or bring an index up to date: only new and changed files are embedded."""
+    """Index a folder of images, or bring an index up to date.
+
+    Only new and changed files are embedded, and a run that was interrupted goes on where it stopped.
+    """
     output = Output(quiet, json_to)
     from headword.errors import HeadwordError
 
@@ -87,7 +95,7 @@ def index(
             folder,
             out,
             vision=vision,
-            centre_on=None if centre_on is None else centre_on.value,
+            centre_on=None if centre_on is IndexCentre.auto else centre_on.value,
             engine=engine.value,
             dtype=dtype.value,
             batch_size=batch_size,
@@ -116,7 +124,7 @@ def index(
         output.say(f"… and {len(changes.unreadable) - _SHOWN:,} more; all are in the JSON (--json)")
     if changes.outside:
         output.say(f"Not followed, since they lead out of the folder: {len(changes.outside):,} links")
-    output.say(f'Search it: headword search {out} "words"')
+    output.next_step(f"headword search {out} WORDS, or headword app {out}")
     output.result(
         "index",
         model=about["model"]["provenance"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headword.names import ClassName
 
 
-@app.command()
+@command("inspect resnet50.a1_in1k", "inspect model --names 3")
 def inspect(
     model: Annotated[
         str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
@@ -32,7 +32,10 @@ def inspect(
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Show what a head is, what its rows are called, its licence, and what would be recycled."""
+    """Show a head, its classes and licence, or what a model is.
+
+    For a classifier: what would be recycled.
+    """
     output = Output(quiet, json_to)
     from headword.files import expand
     from headword.saved_model import CLASSES, CONFIG, check_files, load, read_config
@@ -51,6 +54,7 @@ def inspect(
         output.facts(f"Saved model {model}", _model_facts(config))
         if classes:
             _show_classes(output, classes, names)
+        output.next_step(f'headword classify {model} IMAGE --labels "a cat,a dog"')
         said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
         output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return
@@ -63,8 +67,9 @@ def inspect(
     _show_classes(output, labels.classes, names)
     output.say(
         f"Recycling would pair {rows.n_classes:,} rows of width {encoder.dim:,} with the names of their "
-        f"classes: headword recycle --vision {model} --out DIR"
+        "classes."
     )
+    output.next_step(f"headword recycle --vision {model} --out model")
     output.result(
         "inspect", model={"vision": encoder.provenance()}, classes=[c.as_json() for c in labels.classes]
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import (
     Device,
     DeviceOption,
@@ -22,7 +22,10 @@ from headword.cli.common import (
 from headword.errors import HeadwordError
 
 
-@app.command()
+@command(
+    "recycle --out model",
+    "recycle --vision resnet50.a1_in1k --centre-on holiday/ --out model",
+)
 def recycle(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     vision: Annotated[
@@ -53,9 +56,11 @@ def recycle(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated."),
     ] = None,
     centre_on: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A folder of unlabelled images to centre on: best the ones to be labelled or searched."
+            metavar="FOLDER|none",
+            help="What images are centred on, unlabelled: a FOLDER of images, best those to be labelled or "
+            "searched; none, the aligner's own centre.  [default: none]",
         ),
     ] = None,
     words: Annotated[
@@ -69,15 +74,20 @@ def recycle(
         list[str] | None,
         typer.Option(help="Dotted name of the last linear layer, where it is not found by itself."),
     ] = None,
-    with_encoders: Annotated[bool, typer.Option(help="Copy the encoders' weights into the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace a saved model at --out.")] = False,
+    with_encoders: Annotated[
+        bool, typer.Option("--with-encoders", help="Copy the encoders' weights into the folder.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved model at --out.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Recycle a classifier's head: pair its rows with its class names, fit a mapping, save the model."""
+    """Make a model that knows words from a classifier's head.
+
+    Its rows are paired with its class names, a mapping is fitted, and the model saved.
+    """
     output = Output(quiet, json_to)
     from headword.files import check_new_folder
 
@@ -96,7 +106,7 @@ def recycle(
             aligner=mapping,
             class_names=class_names,
             captions=captions,
-            centre_on=centre_on,
+            centre_on=None if centre_on == "none" else centre_on,
             words=words,
             template=template,
             device=device.value,
@@ -110,7 +120,7 @@ def recycle(
 
     output.facts(f"Recycled into {out}", model_facts(model))
     output.table("Seconds", ("step", "s"), [(step, f"{s:.2f}") for step, s in model.timings.items()])
-    output.say(f'Try: headword classify {out} IMAGE --labels "a cat,a dog,a street at night"')
+    output.next_step(f'headword classify {out} IMAGE --labels "a cat,a dog"')
     output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
 from headword.errors import HeadwordError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headword.recipes.publish import Published
 
 
-@app.command()
+@command("reproduce --list", "reproduce setting-1 --without mlp")
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="A recipe's name, or all.", metavar="NAME")] = None,
     out: Annotated[
@@ -31,17 +31,21 @@ def reproduce(
         typer.Option(help="A mapping to leave out; mlp takes an hour to fit, once. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of draws, shuffles and starts.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace earlier results at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results at --out.")] = False,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Run a paper's experiment: what it found beside what is measured here, as table, figures and page."""
+    """Run a paper's experiment: found there, measured here.
+
+    The result is a table, figures and a page.
+    """
     output = Output(quiet, json_to)
     from headword.recipes import RECIPES, recipe_of
 
     if list_recipes:
         output.table("Recipes", ("name", "question"), [(r.name, r.title) for r in RECIPES.values()])
+        output.next_step(f"headword reproduce {next(iter(RECIPES))}")
         output.result("reproduce", recipes=[{"name": r.name, "title": r.title} for r in RECIPES.values()])
         return
     if name is None:
@@ -68,6 +72,8 @@ def reproduce(
             done = run(recipe, bench, out / recipe.name, overwrite=overwrite)
         _show(output, done)
         results.append(done.parts)
+        page = done.folder / "report.html"
+    output.next_step(f"open {page}")
     if name == "all":
         output.result("reproduce", seed=seed, results=results)
     else:
@@ -103,5 +109,4 @@ def _show(output: Output, done: Published) -> None:
     output.table("Found there, measured here", ("the paper", "here", "so it"), verdicts)
     for note in done.findings.notes:
         output.say(note)
-    output.say(f"Page: {done.folder / 'report.html'}")
     output.say()

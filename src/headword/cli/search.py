@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import shlex
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
+from headword.cli.app import command
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    IndexModelOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    VisionOption,
+)
+from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
-    from headword.search import Hit, Query
+    from headword.search import Hit
+
+LONG_SECONDS = 3.0
+"""A search that took longer says that a server makes it quick."""
 
 
-@app.command()
+@command(
+    "search index children playing football --not indoors",
+    "search index a red bicycle -k 50 --paths > found.txt",
+)
 def search(
     index: Annotated[Path, typer.Argument(help="The index's folder.")],
-    words: Annotated[str | None, typer.Argument(help="What to search for, in words.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="What to search for, with or without quotation marks.")
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="A picture to find the like of; with words, both count.")
     ] = None,
@@ -33,71 +53,53 @@ def search(
         str | None,
         typer.Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print the images' absolute paths alone, one a line.")
+    ] = False,
+    model: IndexModelOption = None,
     vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Find the images of an index that are nearest to words, to a picture, or to both."""
+    """Find the images of an index that are nearest to words.
+
+    Or to a picture, or to both.
+    """
     output = Output(quiet, json_to)
+    if paths and json_to == "-":
+        raise HeadwordError("--paths and --json - both write to standard output; give one of them")
     from headword.search.query import Query
 
-    query = Query(text=words, image=image, like=like, negative=tuple(negative or ()))
+    text = " ".join(words) if words else None
+    query = Query(text=text, image=image, like=like, negative=tuple(negative or ()))
     query.check()
     from headword.search.client import ask_server
 
+    begin = time.perf_counter()
     answer = None
     if device is Device.auto:  # a server has its own
         answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
-        opened = Index.open(index, vision=vision, device=device.value)
+        opened = Index.open(index, model=model, vision=vision, device=device.value)
         hits, about, environment = opened.search(query, k=k, where=where), opened.about(), None
-        known = None if words is None else opened.coverage(words)
+        known = None if text is None else opened.coverage(text)
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
         known = answer.coverage
-    show_hits(
-        output,
-        index,
-        query,
-        hits,
-        k=k,
-        where=where,
-        about=about,
-        environment=environment,
-        engine=about.get("engine", ""),
-        coverage=known,
-    )
-
-
-def show_hits(
-    output: Output,
-    index: Path,
-    query: Query,
-    hits: Sequence[Hit],
-    *,
-    k: int,
-    where: str | None,
-    about: Mapping[str, Any],
-    engine: str,
-    coverage: tuple[float, bool] | None = None,
-    environment: Mapping[str, Any] | None = None,
-) -> None:
-    """Print hits, and write them as JSON where asked, with the environment if it is not this process's."""
-    tagged = any(hit.tag is not None for hit in hits)
-    rows = [
-        (f"{n}", hit.path, f"{hit.score:.3f}", *([hit.tag or ""] if tagged else []))
-        for n, hit in enumerate(hits, start=1)
-    ]
-    output.table(f"Found in {index}", ("", "image", "cosine", *(["tag"] if tagged else [])), rows)
-    if not hits:
-        output.say("No image satisfies the condition.")
-    if coverage is not None and coverage[1]:
-        output.say(
-            f"Out of the head's depth (coverage {coverage[0]:.2f}), take with care. More: headword explain"
-        )
+    if paths:
+        for path in absolute(index, hits):
+            typer.echo(os.fsencode(path))
+    else:
+        show_hits(output, index, hits, known)
+        if answer is not None:
+            output.say(f"Answered by the server at {answer.url}")
+        elif time.perf_counter() - begin > LONG_SECONDS:
+            output.say(f"While headword app {index} runs, a search takes a fraction of a second.")
+        if hits:
+            output.next_step(f"headword search {index} --like {shlex.quote(hits[0].path)}")
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
@@ -110,11 +112,50 @@ def show_hits(
     output.result(
         "search",
         model=about["model"]["provenance"],
-        protocol={"index": str(index), "query": asked, "k": k, "where": where, "engine": engine},
+        protocol={
+            "index": str(index),
+            "query": asked,
+            "k": k,
+            "where": where,
+            "engine": about.get("engine", ""),
+        },
         results=[
             {"path": hit.path, "score": hit.score, "tag": hit.tag, "tag_score": hit.tag_score} for hit in hits
         ],
-        coverage=None if coverage is None else coverage[0],
-        out_of_depth=coverage is not None and coverage[1],
+        coverage=None if known is None else known[0],
+        out_of_depth=known is not None and known[1],
         **({} if environment is None else {"environment": environment}),
     )
+
+
+def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
+    """The files that were found."""
+    from headword.search.manifest import Manifest
+
+    if any("\\x" in hit.path for hit in hits):  # stands for a byte that is no UTF-8; the index knows it
+        from headword.search.index import Index
+
+        opened = Index.open(index)
+        return [opened.file(hit.path) for hit in hits]
+    root = Path(Manifest.read(index.expanduser()).root)
+    return [root / hit.path for hit in hits]
+
+
+def show_hits(
+    output: Output, index: Path, hits: Sequence[Hit], coverage: tuple[float, bool] | None = None
+) -> None:
+    """Print hits."""
+    tagged = any(hit.tag is not None for hit in hits)
+    rows = [
+        (f"{n}", f"{hit.score:.3f}", *([hit.tag or ""] if tagged else []), hit.path)
+        for n, hit in enumerate(hits, start=1)
+    ]
+    columns = ("", "cosine", *(["tag"] if tagged else []), "image")
+    if hits:
+        output.table(f"Found in {index}", columns, rows, whole="image")
+    else:
+        output.say("No image satisfies the condition.")
+    if coverage is not None and coverage[1]:
+        output.say(
+            f"Out of the head's depth (coverage {coverage[0]:.2f}), take with care. More: headword explain"
+        )

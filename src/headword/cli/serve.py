@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headword.cli.app import app
-from headword.cli.common import Device, DeviceOption, Output, QuietOption, VisionOption
+from headword.cli.app import command
+from headword.cli.common import Device, DeviceOption, IndexModelOption, Output, QuietOption, VisionOption
 from headword.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from headword.search.server import Address
 
 
-@app.command("app")
+@command("app index", "app index --open --port 8000", name="app")
 def serve(
     index: Annotated[Path, typer.Argument(help="An index's folder.")],
     host: Annotated[
@@ -26,11 +26,15 @@ def serve(
         typer.Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    model: IndexModelOption = None,
     vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
 ) -> None:
-    """Search and tag an index in the browser, and let `headword search` answer at once."""
+    """Search and tag an index in the browser.
+
+    While it runs, headword search asks it, and answers at once.
+    """
     output = Output(quiet, None)
     from headword.search import Index
 
@@ -54,7 +58,7 @@ def serve(
         if open_page:
             typer.launch(address.url)
 
-    opened = Index.open(index, vision=vision, device=device.value)
+    opened = Index.open(index, model=model, vision=vision, device=device.value)
     with prepared(opened, host=host, port=port, ready=ready) as server:
         try:
             server.run()

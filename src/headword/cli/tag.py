@@ -7,45 +7,49 @@ from typing import Annotated
 
 import typer
 
-from headword.cli.app import app
-from headword.cli.classify import read_labels
+from headword.cli.app import command
 from headword.cli.common import (
     Device,
     DeviceOption,
+    IndexModelOption,
     JsonOption,
+    LabelsFileOption,
+    LabelsOption,
     Output,
     QuietOption,
     TemplateOption,
     VisionOption,
+    read_labels,
 )
 
 
-@app.command()
+@command(
+    'tag index --labels "a cat,a dog,a street at night"',
+    "tag index --labels-file words.txt --none-of-these",
+)
 def tag(
     index: Annotated[Path, typer.Argument(help="The index's folder.")],
-    labels: Annotated[
-        str | None,
-        typer.Option(help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.'),
-    ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="Words to choose from, one a line.")] = None,
+    labels: LabelsOption = None,
+    labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
     none_of_these: Annotated[
-        bool, typer.Option(help="Leave images without a tag that no label fits.")
+        bool, typer.Option("--none-of-these", help="Leave images without a tag that no label fits.")
     ] = False,
+    model: IndexModelOption = None,
     vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Give every image of an index the label that fits it best, for filters: --where "tag = 'a cat'"."""
+    """Give every image of an index the label that fits it best.
+
+    A search may then ask for one: --where "tag = 'a cat'".
+    """
     output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
-    from headword.encoders.prompts import check_labels
-
-    check_labels(words)
     from headword.search import Index
 
-    opened = Index.open(index, vision=vision, device=device.value)
+    opened = Index.open(index, model=model, vision=vision, device=device.value)
     with output.progress("images") as progress:
         counts = opened.tag(words, template=template, none_of_these=none_of_these, progress=progress)
     untagged = len(opened) - sum(counts.values())
@@ -55,6 +59,8 @@ def tag(
     output.table(
         f"Tags of {index}", ("tag", "images"), rows + ([("none", f"{untagged:,}")] if untagged else [])
     )
+    wanted = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
+    output.next_step(f"headword search {index} --where \"tag = '{wanted}'\" -k 20 WORDS")
     about = opened.about()
     output.result(
         "tag",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headword.cli.app import app
+from headword.cli.app import command
 from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption
 from headword.errors import HeadwordError
 
@@ -28,7 +28,7 @@ class Method(str, Enum):
     superclass = "superclass"
 
 
-@app.command()
+@command("train --data shapes --out run", "train --data pairs.jsonl --epochs 5 --out run --resume auto")
 def train(
     out: Annotated[
         Path,
@@ -92,11 +92,16 @@ def train(
             help="Train nothing: make a run's last checkpoint, or RUN/checkpoints/step-…, a model at --out.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run (with --export, a model) at --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
+    ] = False,
     quiet: QuietOption = False,
     json_to: JsonOption = None,
 ) -> None:
-    """Train a CLIP or SuperCLIP model; several processes: torchrun --nproc-per-node N -m headword train …"""
+    """Train a CLIP or SuperCLIP model.
+
+    In several processes: torchrun --nproc-per-node N -m headword train, and its options.
+    """
     output = Output(quiet, json_to)
     flags: dict[str, Any] = {
         "data": data, "method": method and method.value, "model": model, "backbone": backbone,
@@ -140,7 +145,7 @@ def train(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))
-    output.say(_try(out / "model", options.data))
+    output.next_step(_use(out / "model", options.data))
     output.result(
         "train",
         model={"architecture": result.blueprint.model_cfg, "frozen": list(result.frozen)},
@@ -160,7 +165,7 @@ def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
     source = checkpoint_at(export)
     training = export_checkpoint(source, out, overwrite=overwrite)
     output.say(f"Step {training['steps']:,} of {source.parent.parent} is a model now: {out}")
-    output.say(_try(out, training["config"]["data"]))
+    output.next_step(_use(out, training["config"]["data"]))
     output.result(
         "train",
         model={"path": str(out)},
@@ -172,11 +177,11 @@ def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
     )
 
 
-def _try(model: Path, data: str) -> str:
+def _use(model: Path, data: str) -> str:
     labels = (
         "a red circle,two blue stars" if data.partition(":")[0] == "shapes" else "one thing,another thing"
     )
-    return f'Try: headword classify {shlex.quote(str(model))} IMAGE --labels "{labels}"'
+    return f'headword classify {shlex.quote(str(model))} IMAGE --labels "{labels}"'
 
 
 def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:

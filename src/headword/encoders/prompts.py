@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -105,6 +106,11 @@ def check_texts(texts: Sequence[str]) -> None:
             raise HeadwordError(f"text {place} of {len(texts)} is {type(text).__name__}, not a string")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise HeadwordError(f"text {place} of {len(texts)} has bytes that are not UTF-8")
+
+
+def tidy_labels(typed: Iterable[str]) -> list[str]:
+    """Labels as people type them, without blanks and commas around them; empty ones are left out."""
+    return [label for label in (re.sub(r"^[\s,]+|[\s,]+$", "", piece) for piece in typed) if label]
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headword.cache import VectorCache, key_of
+from headword.cache import VectorCache, cache_limit, key_of
 from headword.encoders.vision import fingerprint, resolve_device
 from headword.errors import HeadwordError, near
 
@@ -90,11 +90,23 @@ class TextEncoder:
         stretch = batch_size * max(1, _STRETCH // batch_size)
         for begin in range(0, len(missing), stretch):
             part = missing[begin : begin + stretch]
-            for start in range(0, len(part), batch_size):
-                batch = part[start : start + batch_size]
-                rows[batch] = self.source.embed([unique[row] for row in batch]).float().cpu()
-            if kept is not None:
-                kept.put([keys[row] for row in part], rows[part])
+            done = 0
+            try:
+                for start in range(0, len(part), batch_size):
+                    batch = part[start : start + batch_size]
+                    rows[batch] = self.source.embed([unique[row] for row in batch]).float().cpu()
+                    done += len(batch)
+            except KeyboardInterrupt:
+                if kept is None or not cache_limit():
+                    raise
+                there = len(unique) - len(missing) + begin + done
+                raise KeyboardInterrupt(
+                    f"{there:,} of {len(unique):,} encoded texts are kept; the same command goes on from "
+                    "there"
+                ) from None
+            finally:
+                if kept is not None:
+                    kept.put([keys[row] for row in part[:done]], rows[part[:done]])
         if len(unique) == len(texts):
             return rows
         place = {text: row for row, text in enumerate(unique)}

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headword.cache import VectorCache, key_of
+from headword.cache import VectorCache, cache_limit, key_of
 from headword.data.images import images_of
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
+from headword.extract.decode import Batch
 from headword.extract.job import Job
 from headword.extract.sources import Item, given_items
 
@@ -71,7 +72,7 @@ def image_features(
     if progress is not None and done:
         progress(done, len(items))
     failed: list[str] = []
-    for batch, features in job.run([items[row] for row in missing]):
+    for batch, features in _keeping(kept, job, [items[row] for row in missing], done, progress):
         if batch.errors and skipped is None:
             raise HeadwordError(next(iter(batch.errors.values())))
         failed += batch.errors.values()
@@ -82,15 +83,33 @@ def image_features(
         if kept is not None:
             kept.put(read, features, job)
         done += len(batch.items)
-        if progress is not None:
-            progress(done, len(items))
-    if kept is not None:
-        kept.write(job)
     if skipped is not None:
         skipped += failed
     if not have.any():
         raise HeadwordError(f"none of {len(items)} images could be read: {failed[0]}")
     return rows if bool(have.all()) else rows[have]
+
+
+def _keeping(
+    kept: _Kept | None, job: Job, items: list[Item], done: int, progress: Progress | None
+) -> Iterator[tuple[Batch, Tensor]]:
+    """A job's run, of which what was computed is in the cache whenever it ends; `done` were there before."""
+    count = done + len(items)
+    try:
+        for batch, features in job.run(items):
+            yield batch, features
+            done += len(batch.items)
+            if progress is not None:
+                progress(done, count)
+    except KeyboardInterrupt:
+        if kept is None or not kept.on:
+            raise
+        raise KeyboardInterrupt(
+            f"the features of {done:,} of {count:,} images are kept; the same command goes on from there"
+        ) from None
+    finally:
+        if kept is not None:
+            kept.write(job)
 
 
 def known_features(job: Job, items: list[Item], rows: Tensor) -> Tensor:
@@ -122,14 +141,18 @@ class _Kept:
         self._job = job
         self._items = items
         # What a module of the user's own computes is more than its weights say.
-        self._on = job.vision.source.kind != "module" and all(item.file is not None for item in items)
-        self._keys = [_file_key(item) for item in items] if self._on else []
+        self.on = (
+            job.vision.source.kind != "module"
+            and all(item.file is not None for item in items)
+            and cache_limit() > 0
+        )
+        self._keys = [_file_key(item) for item in items] if self.on else []
         self._rows: list[int] = []
         self._features: list[Tensor] = []
 
     def get(self, rows: Tensor) -> Tensor:
         """Fill the rows of files that are known, and say which."""
-        if not self._on:
+        if not self.on:
             return torch.zeros(len(rows), dtype=torch.bool)
         # A file that is not there has the empty key, which nothing is kept under.
         keys = [key or bytes(16) for key in self._keys]
@@ -137,7 +160,7 @@ class _Kept:
 
     def put(self, rows: list[int], features: Tensor, job: Job) -> None:
         """Keep features of the items at these places, but for files that changed meanwhile."""
-        if not self._on:
+        if not self.on:
             return
         same = [
             n

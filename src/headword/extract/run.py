@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from headword.extract.engines import Choice, choose
 from headword.extract.features import Progress
 from headword.extract.job import Job
 from headword.extract.sources import Item, items_of
-from headword.extract.store import HEADER, OK, StoreWriter, read_header
+from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
 
 Project = Callable[[Tensor], Tensor]
 """Features `[N, d]` → what is stored `[N, D]`."""
@@ -121,7 +122,10 @@ def extract_features(
 
         run = RayRun(job, loader or named_loader(vision), workers)
     start = time.perf_counter()
-    with StoreWriter(folder, _header(job, source, shared, store_dtype)) as writer:
+    with (
+        _going_on(folder, len(items)),
+        StoreWriter(folder, _header(job, source, shared, store_dtype)) as writer,
+    ):
         resumed = writer.counts.rows
         left = [item for item in items if item.id not in writer.done]
         done = 0
@@ -144,6 +148,18 @@ def extract_features(
         seconds=seconds,
         images_per_second=done / seconds,
     )
+
+
+@contextmanager
+def _going_on(folder: Path, count: int) -> Iterator[None]:
+    """Says what an interrupted run leaves; its writer has written by then what was computed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        rows = sum(1 for _ in read_status(folder)) if (folder / HEADER).is_file() else 0
+        raise KeyboardInterrupt(
+            f"{rows:,} of {count:,} images are in {folder}; the same command goes on from there"
+        ) from None
 
 
 def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:

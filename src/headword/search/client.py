@@ -33,6 +33,8 @@ class Answer:
     """The server's, likewise."""
     coverage: tuple[float, bool] | None
     """As `Index.coverage`."""
+    url: str
+    """The server's."""
 
 
 def ask_server(
@@ -61,9 +63,11 @@ def ask_server(
         known = said["coverage"]
         coverage = None if known is None else (float(known), bool(said["out_of_depth"]))
         if not about:
-            return Answer(hits, {}, {}, coverage)
+            return Answer(hits, {}, {}, coverage, running.url)
         facts = _ask(running, "GET", "/about")
-        return None if facts is None else Answer(hits, facts["index"], facts["environment"], coverage)
+        if facts is None:
+            return None
+        return Answer(hits, facts["index"], facts["environment"], coverage, running.url)
     except (OSError, ValueError, KeyError, TypeError, HeadwordError):
         return None
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from headword.extract import Progress
+from headword.extract.decode import Batch
 from headword.extract.features import known_features
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
-from headword.extract.sources import file_item
+from headword.extract.sources import Item, file_item
 from headword.search.journal import Journal
 from headword.search.rows import UNKNOWN, append_rows
 from headword.search.scan import Found
@@ -50,6 +52,10 @@ class Embedder:
     values: Floats
     """The rows it had."""
     progress: Progress | None = None
+    interrupted: bool = False
+    """Whether Ctrl-C came; the block that was being embedded is then kept as far as it went."""
+    kept: int = 0
+    """Files whose entries are in the journal."""
 
     def run(self, files: Sequence[Found]) -> Iterator[Entry]:
         """Their entries; files that vanished have none."""
@@ -63,7 +69,14 @@ class Embedder:
                 if self.progress is not None:
                     self.progress(start + done, len(files))
 
-            yield from self._block(block, by_content, tell)
+            entries = self._block(block, by_content, tell)
+            self.kept += len(entries)
+            if self.interrupted:
+                raise KeyboardInterrupt(
+                    f"{self.kept + len(self.journal.entries):,} embedded images are kept, and an index that "
+                    "was there is what it was; the same command goes on from there"
+                )
+            yield from entries
             tell(len(block))
 
     def _block(
@@ -112,7 +125,9 @@ class Embedder:
         missing = (~have).nonzero().flatten().tolist()
         failed: dict[int, str] = {}
         start = 0
-        for batch, features in self.job.run([items[place] for place in missing]):
+        known = len(files) - len(missing)
+        to_embed = [items[place] for place in missing]
+        for batch, features in self._until_interrupted(to_embed, lambda done: tell(known + done)):
             places = missing[start : start + len(batch.items)]
             start += len(batch.items)
             read = [place for n, place in enumerate(places) if n not in batch.errors]
@@ -120,10 +135,22 @@ class Embedder:
             broken = {place for place in read if not bool(rows[place].isfinite().all())}
             failed |= {fresh[places[n]]: why for n, why in batch.errors.items()}
             failed |= {fresh[place]: "its features are not finite" for place in broken}
-            tell(len(files) - len(missing) + start)
         unit = F.normalize(rows, dim=1).numpy()
-        units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed}
+        left = set(missing[start:])  # where it was interrupted
+        units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed and place not in left}
         return failed
+
+    def _until_interrupted(
+        self, items: list[Item], tell: Callable[[int], None]
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        done = 0
+        try:
+            for batch, features in self.job.run(items):
+                yield batch, features
+                done += len(batch.items)
+                tell(done)
+        except KeyboardInterrupt:
+            self.interrupted = True
 
 
 def how_of(job: Job) -> dict[str, object]:

@@ -42,7 +42,7 @@ class Index:
         self,
         folder: Path,
         *,
-        model: DualEncoder | None,
+        model: DualEncoder | Path | None,
         vision: Vision | None,
         device: str | torch.device,
     ) -> None:
@@ -50,7 +50,8 @@ class Index:
         """The index's folder, absolute."""
         self._device, self._vision = device, vision
         self._version = newest(folder)
-        if model is not None:
+        self._moved_to = model if isinstance(model, Path) else None
+        if isinstance(model, DualEncoder):
             check_model(model, self._version.manifest.model, folder)
             self.__dict__["model"] = model
 
@@ -59,7 +60,7 @@ class Index:
         cls,
         folder: str | os.PathLike[str],
         *,
-        model: DualEncoder | None = None,
+        model: DualEncoder | str | os.PathLike[str] | None = None,
         vision: Vision | None = None,
         device: str | torch.device = "auto",
     ) -> Index:
@@ -67,14 +68,16 @@ class Index:
 
         Args:
             folder: where it is.
-            model: the model it was made with, if that is at hand, or was never saved; otherwise it is loaded
-                when it is first needed.
+            model: the model it was made with, if that is at hand or was never saved, or its folder, if that
+                was moved; otherwise it is loaded from where it was when it is first needed.
             vision: that model's classifier, as in `headword.load`.
             device: where that model computes.
 
         Raises:
             HeadwordError: if the folder is no index or a damaged one, or `model` is another than its own.
         """
+        if model is not None and not isinstance(model, DualEncoder):
+            model = expand(model).resolve()
         return cls(expand(folder).resolve(), model=model, vision=vision, device=device)
 
     @cached_property
@@ -87,11 +90,17 @@ class Index:
         from headword.saved_model import load
 
         said = self._version.manifest.model
-        if said["folder"] is None:
+        folder = self._moved_to or said["folder"]
+        if folder is None:
             raise HeadwordError(
                 f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
             )
-        model = load(said["folder"], vision=self._vision, device=self._device)
+        if self._moved_to is None and not Path(folder).is_dir():
+            raise HeadwordError(
+                f"{self.path} was made with the model at {folder}, which is not there by now; say where it "
+                "is: --model DIR, or in Python Index.open(folder, model=…)"
+            )
+        model = load(folder, vision=self._vision, device=self._device)
         check_model(model, said, self.path)
         return model
 

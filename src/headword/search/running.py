@@ -29,6 +29,12 @@ class Running:
     token: str
     pid: int
 
+    @property
+    def url(self) -> str:
+        """Where its page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
     def write(self, index: Path) -> bool:
         """Put it into an index's folder; False where that cannot be written."""
         temporary = index / f".{NAME}.{secrets.token_hex(4)}.tmp"

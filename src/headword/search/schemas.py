@@ -38,7 +38,10 @@ def _decoded(value: Any) -> Any:
 Line = StringConstraints(strip_whitespace=True, min_length=1, max_length=500)
 Text = Annotated[str, Line]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Labels = Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)]
+Labels = Annotated[
+    list[Annotated[str, StringConstraints(max_length=200)]], Field(min_length=1, max_length=MAX_LABELS)
+]
+"""As typed: `headword.encoders.prompts.tidy_labels` reads them."""
 Template = Annotated[str, StringConstraints(min_length=2, max_length=200)]
 Templates = Annotated[list[Template], Field(min_length=1, max_length=16)]
 Picture = Annotated[str, StringConstraints(min_length=1, max_length=4096)]

@@ -19,7 +19,7 @@ from torch import Tensor
 from headword import __version__
 from headword.data.images import load_image, load_image_bytes
 from headword.dual_encoder import DualEncoder
-from headword.encoders.prompts import check_labels, check_templates
+from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.results import environment
 from headword.scoring import NONE_OF_THESE
@@ -151,7 +151,7 @@ class Service:
         none_of_these: bool,
     ) -> list[list[tuple[str, float, float | None]]]:
         """For each picture its labels, with probability and cosine, best first."""
-        names = check_labels(labels)
+        names = check_labels(tidy_labels(labels))
         words = await self.embed_texts(names, self.model.template if template is None else template)
         cosines = await self.embed_images(images) @ words.T
         chances = self.model.scores.probabilities(
@@ -174,7 +174,7 @@ class Service:
             HeadwordError: for bad labels.
             BusyError: if the index is being changed, here or by another process.
         """
-        names = check_labels(labels)
+        names = check_labels(tidy_labels(labels))
         templates = check_templates(self.model.template if template is None else template)
         if self._tagging.locked():
             raise BusyError("the folder is being tagged already; try again when that is done")

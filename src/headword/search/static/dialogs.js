@@ -48,7 +48,7 @@ export function listen({ retag, labels }) {
 // ---- labels
 
 async function applyLabels(retag) {
-  const lines = $("labels-words").value.split("\n").map((line) => line.trim());
+  const lines = $("labels-words").value.split("\n").map((line) => line.replace(/^[\s,]+|[\s,]+$/g, ""));
   const wanted = [...new Set(lines.filter(Boolean))];
   const button = $("labels-apply");
   if (!wanted.length) {

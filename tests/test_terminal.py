@@ -1,0 +1,210 @@
+"""The commands of the README on a real terminal: what a person reads, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from extraction import draw_many
+from terminal import CTRL_C, Shown, Terminal, open_terminal
+from training import TINY
+
+WIDTHS = (80, 120)
+PICTURES = 96
+"""Enough for three batches, and for the cache."""
+CLASSES = 60
+MODEL = "run/model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, Path]) -> Path:
+    """A tiny classifier `net`, pictures in `photos`, class folders in `classes`."""
+    import timm
+
+    from headword.names import imagenet_classes
+
+    root = tmp_path_factory.mktemp("terminal")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=CLASSES)
+    names = [c.name for c in imagenet_classes(1000)[1][:CLASSES]]
+    config = {"label_names": names, "num_classes": CLASSES}
+    timm.models.save_for_hf(model, root / "net", model_config=config, safe_serialization=True)
+    draw_many(root / "photos", PICTURES)
+    for columns in WIDTHS:  # each of its own, which the other's run has not put into the cache
+        for n, name in enumerate(("red", "green")):
+            draw_many(root / f"classes{columns}" / name, 40 + n)
+    (root / "words.txt").write_text("a cat\na dog,\n\na house\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def terminal(folder: Path) -> Iterator[Terminal]:
+    """With a recycled model in `recycled`, a trained one in `run/model` that takes less time, an `index`."""
+    words = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
+    with open_terminal(folder) as opened:
+        made = opened.run("recycle", "--vision", "net", "--words", "plain", "--out", "recycled")
+        assert "Recycled into recycled" in read(made, 80).text
+        assert "Trained into run" in read(opened.run("train", "--out", "run", *words, "--steps", 3), 80).text
+        read(opened.run("index", MODEL, "photos", "--out", "index"), 80)
+        yield opened
+
+
+def read(shown: Shown, columns: int, *, code: int = 0, last: str = "Next: ") -> Shown:
+    """What a person may expect of every command."""
+    assert shown.code == code, shown.text
+    assert "Traceback" not in shown.text
+    assert shown.lines[-1].replace("^C", "").startswith(last), shown.text
+    assert max(map(len, shown.lines)) <= columns, shown.text
+    return shown
+
+
+def moved(shown: Shown, what: str, count: int, steps: int = 2) -> None:
+    """A bar was seen, and went on."""
+    assert len({done for word, done, of in shown.counts if (word, of) == (what, count)}) >= steps, (
+        shown.counts
+    )
+
+
+def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
+    """The commands of the README, one after the other."""
+
+    def run(*arguments: object, columns: int = 80) -> Shown:
+        return read(terminal.run(*arguments, columns=columns, pause=0.25), columns)
+
+    photo = "photos/0001.jpg"
+    assert "a cat" in run("classify", MODEL, photo, "--labels", "a cat,a dog,").text
+    options = ("--labels-file", "words.txt", "--centre-on", "collection", "-k", 1, "--json", "labels.json")
+    moved(run("classify", MODEL, "photos", *options), "images", PICTURES)
+    run("explain", "recycled", "a zebra", "a birthday party", "-k", 3)
+    found = run("search", "index", "children", "playing", "football", "--not", "indoors", "-k", 3)
+    assert re.search(r"1 +-?0\.\d{3} +\d{4}\.jpg", found.text), found.text
+    moved(run("tag", "index", "--labels-file", "words.txt"), "images", PICTURES, steps=1)
+    run("inspect", "net", "--names", 3)
+    run("inspect", "recycled", "--names", 3)
+    moved(run("embed", MODEL, "photos", "--out", "vectors"), "images", PICTURES)
+    for columns in WIDTHS:
+        data = f"classes{columns}"
+        moved(run("index", MODEL, data, "--out", f"i{columns}", columns=columns), "images", 81)
+        options = ("--task", "classification", "--centre-on", "collection", "--data", data)
+        moved(run("evaluate", MODEL, *options, columns=columns), "images", 81)
+    run("search", "index", "snow people", columns=120)
+    run("reproduce", "--list")
+
+
+def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folder: Path) -> None:
+    demo = read(terminal.run("demo", "--json", "demo.json"), 80)
+    right = re.search(r"(\d+) of 14 pictures got their own words first", demo.text)
+    result = json.loads((folder / "demo.json").read_text())
+    assert right is not None
+    assert (
+        result["metrics"]["own_words_first"]
+        == int(right[1])
+        == sum(entry["labels"][0]["label"] == entry["own_words"]["name"] for entry in result["results"])
+    )
+    cat = next(entry for entry in result["searches"] if entry["sentence"] == "my pet is looking at me")
+    mark = "✓" if cat["meant"]["rank"] == 1 else "✗"
+    assert re.search(
+        rf"{mark} +my pet is looking at me .* {cat['meant']['rank']}(st|nd|rd|th) of 14", demo.text
+    )
+
+
+def test_paths_alone_for_other_programs(terminal: Terminal, folder: Path) -> None:
+    shown = terminal.run("search", "index", "snow", "-k", 5, "--paths", stdout=folder / "found.txt")
+    assert (shown.code, shown.lines) == (0, [])
+    found = [Path(line) for line in (folder / "found.txt").read_text().splitlines()]
+    assert len(found) == 5
+    assert all(path.is_absolute() and path.is_file() for path in found)
+
+
+@pytest.mark.parametrize(
+    "command", [("search", "index", "snow"), ("search", "index", "a", "--paths"), ("--help",)]
+)
+def test_a_reader_that_goes_away_is_no_error(terminal: Terminal, command: tuple[str, ...]) -> None:
+    """As in `headword search index words | head -1`."""
+    assert terminal.run(*command, stdout="|").lines == []
+
+
+def test_an_index_whose_model_moved(terminal: Terminal, folder: Path) -> None:
+    (folder / "run" / "model").rename(folder / "moved")
+    try:
+        for command in (("search", "index", "snow"), ("app", "index")):
+            lost = terminal.run(*command, columns=500)
+            assert (lost.code, len(lost.lines)) == (2, 1)
+            assert "--model DIR" in lost.text
+        read(terminal.run("search", "index", "snow", "--model", "moved"), 80)
+        wrong = terminal.run("search", "index", "snow", "--model", "recycled", columns=500)
+        assert wrong.code == 2
+        assert "was made with the model" in wrong.text
+    finally:
+        (folder / "moved").rename(folder / "run" / "model")
+
+
+def test_the_app_ends_with_ctrl_c(terminal: Terminal) -> None:
+    press = (CTRL_C, lambda screen: "Ctrl-C stops it" in screen)
+    read(terminal.run("app", "index", "--port", 0, press=press), 80, last="stopped")
+
+
+# ---- Ctrl-C
+
+COMMANDS = {
+    "recycle": ("recycle", "--vision", "net", "--words", "plain", "--centre-on", "own", "--out", "made"),
+    "classify": ("classify", MODEL, "own", "--labels", "a cat,a dog", "--centre-on", "none"),
+    "index": ("index", MODEL, "own", "--out", "made"),
+    "embed": ("embed", MODEL, "own", "--out", "made"),
+    "evaluate": ("evaluate", MODEL, "--task", "classification", "--data", "own"),
+}
+
+
+@pytest.fixture
+def own(folder: Path) -> Iterator[Path]:
+    """Pictures that no cache knows, in two class folders."""
+    for name in ("red", "green"):
+        shutil.copytree(folder / "photos", folder / "own" / name)
+        for path in sorted((folder / "own" / name).iterdir())[PICTURES // 2 :]:
+            path.unlink()
+    for path in (folder / "own").rglob("*.jpg"):
+        os.utime(path)
+    yield folder / "own"
+    shutil.rmtree(folder / "own")
+    shutil.rmtree(folder / "made", ignore_errors=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_keeps_what_was_done(terminal: Terminal, own: Path, command: str) -> None:
+    """One line that says what is kept, and the same command goes on from there."""
+    press = (CTRL_C, re.compile(r"images .* 64/96").search)
+    stopped = read(
+        terminal.run(*COMMANDS[command], press=press, pause=0.4, columns=200),
+        200, code=130, last="headword: interrupted: ",
+    )  # fmt: skip
+    assert "the same command goes on from there" in stopped.lines[-1]
+    kept = re.search(r"(\d+) (?:of 96 |embedded )images", stopped.lines[-1])
+    assert kept is not None, stopped.text
+    assert int(kept[1]) >= 64
+    made = read(terminal.run(*COMMANDS[command], pause=0.2), 80)
+    assert all(PICTURES - of + done >= int(kept[1]) for _, done, of in made.counts), made.counts
+
+
+def test_ctrl_c_twice_ends_at_once(terminal: Terminal, own: Path) -> None:
+    press = (CTRL_C, re.compile(r"images .* 64/96").search)
+    stopped = terminal.run(*COMMANDS["index"], press=press, again=2, pause=0.4)
+    assert (stopped.code, "Traceback" in stopped.text) == (130, False), stopped.text
+    assert "headword: interrupted" in stopped.text
+
+
+def test_an_interrupted_tag_leaves_the_index_as_it_was(terminal: Terminal, folder: Path) -> None:
+    tag = ("tag", "index", "--labels", "a tree,a stone")
+    press = (CTRL_C, re.compile(r"images .* 96/96").search)
+    before = (folder / "index" / "index.json").read_bytes()
+    stopped = read(terminal.run(*tag, press=press, pause=1), 80, code=130, last="headword: interrupted")
+    assert "run the same command again" in stopped.text
+    assert (folder / "index" / "index.json").read_bytes() == before
+    read(terminal.run(*tag), 80)
+    assert (folder / "index" / "index.json").read_bytes() != before
