@@ -31,7 +31,7 @@ def explain(
     check_labels(words)
     from headword.saved_model import load
 
-    encoder = load(model, device=device.value)
+    encoder = load(model, device=device.value, defer_vision=True)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, template=templates)
     fit = encoder.coverage_fit

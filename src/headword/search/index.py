@@ -41,7 +41,7 @@ class Version:
         self.folder = folder
         self.manifest = manifest
         table = read_table(folder, manifest.table)
-        slots = table["slot"].to_numpy()
+        slots = np.from_dlpack(table["slot"].combine_chunks())  # to_numpy() would import pandas
         readable = np.flatnonzero(slots >= 0)
         self.slots = slots[readable]  # of each place
         table = table.take(readable) if len(readable) < len(slots) else table
@@ -146,7 +146,7 @@ class Index:
             raise HeadwordError(
                 f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
             )
-        model = load(said["folder"], device=self._device)
+        model = load(said["folder"], device=self._device, defer_vision=True)
         check_model(model, said, self.path)
         return model
 
