@@ -105,7 +105,7 @@ def enriched_pairs(
     parts = [one.text for one in said], prompts.texts, list(ancestors)
     # In one call, so that each different text is encoded once.
     everything = text.encode([one for part in parts for one in part], progress=progress)
-    embedded, prompted, above = everything.split([len(part) for part in parts])
+    embedded, prompted, above = torch.split(everything, [len(part) for part in parts])
     head = prompts.combine(prompted)
     if merge or (merge is None and len(classes) >= MERGE_FROM):
         owner = torch.tensor([one.row for one in said], dtype=torch.long)
