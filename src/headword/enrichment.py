@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headword.encoders import TextEncoder
-from headword.encoders.prompts import DEFAULT_TEMPLATE, embed_names
+from headword.encoders.prompts import DEFAULT_TEMPLATE, Prompts, check_templates, check_texts
+from headword.encoders.text import Progress
 from headword.errors import HeadwordError
 from headword.names import ClassName
 from headword.pairs import Pairs
@@ -80,6 +81,7 @@ def enriched_pairs(
     enrichment: Enrichment = RICH,
     *,
     merge: bool | None = None,
+    progress: Progress | None = None,
 ) -> Pairs:
     """A head's rows with their class names, and with all that the enrichment says of them.
 
@@ -90,15 +92,21 @@ def enriched_pairs(
         template: of the class names; the other texts are taken as they are.
         enrichment: which texts, and their weights.
         merge: average a class's texts, by weight, into one pair; from 5,000 classes on when not given.
+        progress: called with (texts done, texts in all) while they are embedded.
 
     Returns:
         Pairs of the sources "head" (first, a row a class), "synonym", "definition", "kind" and "hypernym".
     """
     said = _said(classes, enrichment)
     names = [c.name for c in classes]
-    embedded = text.encode([one.text for one in said]) if said else rows.new_zeros(0, text.dim)
-    head = embed_names(text, names, template)
+    check_texts(names)
+    prompts = Prompts(tuple(names), check_templates(template))
     ancestors = _ancestors(classes) if enrichment.hypernyms else {}
+    parts = [one.text for one in said], prompts.texts, list(ancestors)
+    # In one call, so that each different text is encoded once.
+    everything = text.encode([one for part in parts for one in part], progress=progress)
+    embedded, prompted, above = torch.split(everything, [len(part) for part in parts])
+    head = prompts.combine(prompted)
     if merge or (merge is None and len(classes) >= MERGE_FROM):
         owner = torch.tensor([one.row for one in said], dtype=torch.long)
         weight = torch.tensor([one.weight for one in said])
@@ -117,7 +125,7 @@ def enriched_pairs(
     if ancestors:
         pairs += Pairs(
             image=torch.stack([unit[list(of)].mean(dim=0) for of in ancestors.values()]),
-            text=text.encode(list(ancestors)),
+            text=above,
             names=tuple(ancestors),
             source=("hypernym",) * len(ancestors),
             weight=torch.full((len(ancestors),), enrichment.hypernyms),

@@ -79,7 +79,7 @@ def recycle(
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
         seed: of the split that scale, threshold and coverage are fitted with.
-        progress: called with (done, all) while images are embedded.
+        progress: called with (done, all) while texts, and then images, are embedded.
         **vision_options: `head`, `transform`, `input_size` of a module of your own, as in `load_vision`.
 
     Returns:
@@ -112,7 +112,7 @@ def recycle(
         speech = load_text(text, device=device)
     with step("embed class names"):
         rows = head.weight.float().cpu()
-        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment)
+        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment, progress=progress)
     if captioned is not None:
         with step("embed captioned images"):
             shown = caption_pairs(eyes, speech, captioned, progress=progress)

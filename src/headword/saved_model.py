@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from headword.coverage import Coverage
 from headword.data.vectors import load_pairs, save_pairs
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders.deferred import DeferredVision
 from headword.encoders.joint_vision import KIND, SEPARATOR
 from headword.encoders.text_sources import LOADERS as TEXT_LOADERS
 from headword.encoders.vision import Vision
@@ -123,6 +125,7 @@ def load(
     text: TextEncoder | str | None = None,
     device: str | torch.device = "auto",
     dtype: str | None = None,
+    defer_vision: bool = False,
     **vision_options: Any,
 ) -> DualEncoder:
     """Load a saved model.
@@ -135,6 +138,8 @@ def load(
         text: likewise.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "float32" or "bfloat16" for the vision encoder; the one it was saved with when not given.
+        defer_vision: load (and check) the vision encoder when a picture is first asked about; words alone
+            need none, and its libraries take seconds to import.
         **vision_options: `transform`, `input_size` for a module of your own, as in `load_vision`.
 
     Raises:
@@ -152,7 +157,9 @@ def load(
         coverage = Coverage(**config["coverage"]) if "coverage" in config else None
         aligner = _restore_aligner(config["aligner"], root)
     classes = read_class_names(root / CLASSES) if CLASSES in config["files"] else ()
-    eyes = _load_vision(root, config["vision"], classes, vision, device, dtype, vision_options)
+    record = config["vision"]
+    load_eyes = partial(_load_vision, root, record, classes, vision, device, dtype, vision_options)
+    eyes = DeferredVision(record, load_eyes, classes, device, dtype) if defer_vision else load_eyes()
     words = _load_text(root, config["text"], text, device)
     return DualEncoder(
         vision=eyes,

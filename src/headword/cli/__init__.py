@@ -2,6 +2,12 @@
 quick.
 """
 
+import os
+
+# Said before torch is loaded, which reads it once: its threads then sleep between two operations.
+# If they spin, a command of a few seconds takes half as much processor time again.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from headword.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -45,7 +45,7 @@ def explain(
     check_labels(words)
     from headword.saved_model import load
 
-    encoder = load(model, vision=vision, device=device.value)
+    encoder = load(model, vision=vision, device=device.value, defer_vision=True)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, template=templates)
     fit = encoder.coverage_fit

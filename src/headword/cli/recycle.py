@@ -99,7 +99,7 @@ def recycle(
 
     mapping = make_aligner(aligner, **parse_settings(set_ or []))
     options: dict[str, Any] = {"head": head} if head else {}
-    with output.progress("images") as progress:
+    with output.progress("texts and images" if captions or centre_on else "texts") as progress:
         model = run(
             resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
             text,

@@ -69,25 +69,33 @@ class MiniLM(nn.Module):
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
         width, eps = config["hidden_size"], config["layer_norm_eps"]
+        tensors = {
+            _our_name(name): tensor
+            for name, tensor in load_tensors(folder / "model.safetensors").items()
+            if _wanted(name)
+        }
+        # An empty one would be initialised, even on "meta", which imports torch's compiler: two seconds.
+        self.word, self.position, self.segment = (
+            nn.Embedding.from_pretrained(tensors[f"{table}.weight"])  # type: ignore[no-untyped-call]
+            for table in ("word", "position", "segment")
+        )
         with torch.device("meta"):
-            self.word = nn.Embedding(config["vocab_size"], width)
-            self.position = nn.Embedding(config["max_position_embeddings"], width)
-            self.segment = nn.Embedding(config["type_vocab_size"], width)
             self.norm = nn.LayerNorm(width, eps=eps)
             self.layers = nn.ModuleList(
                 _Layer(width, config["intermediate_size"], config["num_attention_heads"], eps)
                 for _ in range(config["num_hidden_layers"])
             )
-        published = load_tensors(folder / "model.safetensors")
-        self.load_state_dict(
-            {_our_name(name): tensor for name, tensor in published.items() if _wanted(name)}, assign=True
-        )
+        self.load_state_dict(tensors, assign=True)
         self.eval().requires_grad_(False)
 
     def token_fingerprint(self) -> str:
         """sha256 over what the tokenizer does, and the pooling."""
         ids = [encoded.ids for encoded in self.tokenizer.encode_batch(list(PROBES))]
         return token_fingerprint(ids, vocabulary=self.tokenizer.get_vocab(), pooling="mean")
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has, none of them padding."""
+        return [sum(e.attention_mask) for e in self.tokenizer.encode_batch(texts)]
 
     def forward(self, texts: list[str]) -> Tensor:
         """N texts, tokenised and padded to the longest, → unit-norm float32 `[N, 384]`."""

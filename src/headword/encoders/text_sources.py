@@ -43,6 +43,7 @@ def from_embedded(name: str) -> TextSource:
         id=name,
         model=model,
         embed=model,
+        lengths=model.lengths,
         licence="apache-2.0",
         extra_fingerprint=model.token_fingerprint(),
         save=save,

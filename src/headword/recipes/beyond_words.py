@@ -53,8 +53,8 @@ class Speech:
         self._known: dict[str, Tensor] = {}
         self.dim = bench.words(["a"]).shape[1]
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm `[N, k]`."""
+    def encode(self, texts: Sequence[str], *, progress: object = None) -> Tensor:  # noqa: ARG002
+        """Unit-norm `[N, k]`; signature as `TextEncoder.encode`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self._known.update(zip(new, self._bench.words(new), strict=True))

@@ -32,11 +32,12 @@ def fingerprint_of(model: DualEncoder) -> str:
 
 def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
     """All that decides what the features of a picture are, besides engine and precision."""
+    record = vision.provenance()
     return {
         "encoder": vision.name,
-        "weights": vision.fingerprint,
-        "head": list(vision.read_at),
-        "transform": vision.source.transform_settings,
+        "weights": record["weights_sha256"],
+        "head": [] if record["head"] is None else record["head"]["modules"],
+        "transform": record["transform"],
     }
 
 

@@ -100,7 +100,7 @@ class Index:
                 f"{self.path} was made with the model at {folder}, which is not there by now; say where it "
                 "is: --model DIR, or in Python Index.open(folder, model=…)"
             )
-        model = load(folder, vision=self._vision, device=self._device)
+        model = load(folder, vision=self._vision, device=self._device, defer_vision=True)
         check_model(model, said, self.path)
         return model
 

@@ -35,7 +35,7 @@ class Version:
         self.folder = folder
         self.manifest = manifest
         table = read_table(manifest.table_file(folder))
-        slots = table["slot"].to_numpy()
+        slots = np.from_dlpack(table["slot"].combine_chunks())  # to_numpy() would import pandas
         readable = np.flatnonzero(slots >= 0)
         self.slots = slots[readable]  # of each place
         table = table.take(readable) if len(readable) < len(slots) else table

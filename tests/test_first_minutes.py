@@ -1,0 +1,147 @@
+"""What the first commands do not do: import what they have no use for, encode padding, fight for cores."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from headword import load, load_text
+from headword.errors import HeadwordError
+from headword.saved_model import CONFIG, read_config, sealed
+from headword.search import Index, Query, build_index
+
+SLOW = (
+    "torchvision",
+    "torch._dynamo",
+    "sympy",
+    "pandas",
+    "lancedb",
+    "transformers",
+    "timm",
+    "sklearn",
+    "openvino",
+)
+
+_RUN = """
+import sys
+from headword.cli import main
+sys.argv[0] = "headword"
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("\\n" + " ".join(name for name in {slow} if name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def index(embedded, saved, pictures, tmp_path_factory):
+    """An index of a few pictures, made with the saved model."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "photos").mkdir()
+    for path in list(pictures.values())[:4]:
+        shutil.copy(path, folder / "photos")
+    build_index(saved, folder / "photos", folder / "index")
+    return folder / "index"
+
+
+def slow_imports(*arguments: object) -> set[str]:
+    """Which slow libraries a command imports, in a process of its own."""
+    command = [sys.executable, "-c", _RUN.format(slow=SLOW), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_search_by_words_imports_no_vision_library(index):
+    assert slow_imports("search", index, "a red car") == set()
+
+
+def test_classify_imports_only_what_its_classifier_needs(saved, pictures):
+    picture = next(iter(pictures.values()))
+    imported = slow_imports("classify", saved, picture, "--labels", "a cat,a dog")
+    assert not imported & {"pandas", "lancedb", "transformers", "sklearn", "openvino"}
+
+
+def test_words_alone_leave_the_vision_encoder_unloaded(saved, embedded, pictures, monkeypatch):
+    loaded = []
+    import headword.saved_model as saved_model
+
+    original = saved_model.load_vision
+    monkeypatch.setattr(saved_model, "load_vision", lambda *a, **k: loaded.append(1) or original(*a, **k))
+    model = load(saved, defer_vision=True)
+    assert model.provenance() == embedded.provenance()
+    assert model.encode_text(["a cat"]).equal(embedded.encode_text(["a cat"]))
+    assert model.classes == embedded.classes
+    assert not loaded
+    picture = next(iter(pictures.values()))
+    assert model.encode_image([picture]).equal(embedded.encode_image([picture]))
+    assert loaded == [1]
+    assert model.provenance() == embedded.provenance()
+
+
+def test_a_deferred_encoder_is_checked_when_it_loads(saved, pictures, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    config = read_config(saved)
+    config["vision"]["weights_sha256"] = "0" * 64
+    import json
+
+    (tmp_path / "model" / CONFIG).write_text(json.dumps(sealed(config)), encoding="utf-8")
+    model = load(tmp_path / "model", defer_vision=True)
+    with pytest.raises(HeadwordError, match="other weights"):
+        model.encode_image([next(iter(pictures.values()))])
+
+
+def test_an_index_searches_by_picture_too(index, pictures):
+    path = next(iter(pictures.values()))
+    assert Index.open(index).search(Query(image=path), k=1)[0].path == path.name
+
+
+def test_many_texts_are_encoded_without_padding_and_each_by_one_core():
+    text = load_text("embedded")
+    texts = [f"{'a very ' * (n % 7)}large dog, number {n}" for n in range(150)]
+    alone = torch.cat([text.encode([one], cache=False) for one in texts])
+    seen, threads = [], set()
+    embed = text.source.embed
+
+    def watched(batch):
+        seen.append(text.source.lengths(batch))
+        threads.add(torch.get_num_threads())
+        return embed(batch)
+
+    text.source.embed = watched
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = text.encode(texts, cache=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    assert threads == {1}
+    padding = sum(max(batch) * len(batch) - sum(batch) for batch in seen)
+    assert padding < 0.1 * sum(map(sum, seen))
+
+
+def test_progress_and_the_cache_survive_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWORD_CACHE", str(tmp_path))
+    text = load_text("embedded")
+    texts = [f"thing {n}" for n in range(300)]
+    told = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        text.encode(texts, progress=stop)
+    done = told[-1][0]
+    assert 100 < done < 300
+    again = []
+    text.encode(texts, progress=lambda done, total: again.append((done, total)))
+    assert again[0][0] > done
+    assert again[-1] == (300, 300)
