@@ -127,9 +127,14 @@ def read_table(path: Path) -> pa.Table:
         raise HeadwordError(f"{path} is damaged: {_line(error)}; index the folder again") from error
 
 
+def integers(table: pa.Table, column: str) -> NDArray[np.int64]:
+    """A column of integers `[N]`; `to_numpy()` would import pandas."""
+    return np.from_dlpack(table[column].combine_chunks())
+
+
 def row_sums(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Slots that have features `[N]`, and the checksums of these `[N]`."""
-    slots, sums = table["slot"].to_numpy(), table["sum"].to_numpy()
+    slots, sums = integers(table, "slot"), integers(table, "sum")
     return slots[slots >= 0], sums[slots >= 0]
 
 

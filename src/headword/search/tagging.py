@@ -20,7 +20,7 @@ from headword.search.lock import writing
 from headword.search.manifest import Manifest
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space
-from headword.search.table import read_table, row_sums, with_tags, write_table
+from headword.search.table import integers, read_table, row_sums, with_tags, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +110,7 @@ def label_all(
     encode = words or partial(model.encode_text, template=asked.template)
     text = encode(asked.labels)
     a, b = space.affine(text)
-    slots = images["slot"].to_numpy()
+    slots = integers(images, "slot")
     readable = np.flatnonzero(slots >= 0)
     tags: list[str | None] = [None] * len(slots)
     scores = np.zeros(len(slots), np.float32)

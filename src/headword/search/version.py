@@ -19,7 +19,7 @@ from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space
-from headword.search.table import columns_of, places_where, read_table, row_sums
+from headword.search.table import columns_of, integers, places_where, read_table, row_sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +35,7 @@ class Version:
         self.folder = folder
         self.manifest = manifest
         table = read_table(manifest.table_file(folder))
-        slots = np.from_dlpack(table["slot"].combine_chunks())  # to_numpy() would import pandas
+        slots = integers(table, "slot")
         readable = np.flatnonzero(slots >= 0)
         self.slots = slots[readable]  # of each place
         table = table.take(readable) if len(readable) < len(slots) else table
