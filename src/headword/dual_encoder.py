@@ -110,6 +110,13 @@ class DualEncoder:
         return () if self.vision.labels is None else self.vision.labels.classes
 
     @property
+    def one_space(self) -> bool:
+        """Whether the encoders were trained in one space: it is as it should be, and never centred unless
+        asked. A recycled model is centred on what it labels and searches where nobody says otherwise.
+        """
+        return self.pairs is None
+
+    @property
     def dim(self) -> int:
         """Width D of the shared space."""
         return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
