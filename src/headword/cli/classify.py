@@ -42,8 +42,8 @@ def classify(
         typer.Option(
             metavar="FOLDER|online|none|auto",
             help="A folder of unlabelled images to centre on, for this run only; online centres each image "
-            "on those up to it; none takes the model's own centre. auto is online where the model was not "
-            "centred.",
+            "on those up to it; none takes the model's own centre. auto is online for a recycled model that "
+            "was not centred, none for one trained in one space.",
         ),
     ] = AUTO,
     collection: Annotated[
@@ -81,7 +81,8 @@ def classify(
     encoder = load(model, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value)
     with output.progress("images") as progress:
         if centre_on == AUTO:
-            centre_on = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
+            as_made = encoder.centre.kind == "default" and not encoder.one_space
+            centre_on = ONLINE if as_made and len(paths) > 1 else NONE
         running = encoder.running_centre() if centre_on == ONLINE else None
         if centre_on not in (NONE, ONLINE):
             encoder.centre_on(centre_on, batch_size=batch_size, progress=progress)

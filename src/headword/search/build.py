@@ -74,7 +74,8 @@ def build_index(
         folder: the images, subfolders included.
         out: the index's folder; may lie in `folder`.
         centre_on: "collection" centres on the mean of all images of the index, "none" takes the model's own
-            centre; when not given, as the index was made, or "collection".
+            centre; when not given, as the index was made, or "collection" for a recycled model and "none" for
+            one that was trained in one space.
         engine: "auto", "torch" or "openvino"; an index goes on as it began.
         dtype: "auto", "float32" or "bfloat16"; likewise.
         batch_size: images that go through the model together.
@@ -143,7 +144,7 @@ def build_index(
             rows=start.rows,
             slots=embedder.slots,
             rounding=embedder.rounding,
-            centre=centre_on or ("collection" if before is None else before.centre["kind"]),
+            centre=centre_on or (before.centre["kind"] if before else CENTRES[model.one_space]),
             approximate=approximate,
         )
         if fresh or start.journal.entries or changes.removed or draft.differs():
