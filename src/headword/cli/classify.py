@@ -90,10 +90,10 @@ def classify(
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
-    fit, covered, far = encoder.coverage_fit, dict[str, float](), list[str]()
+    fit, doubt, covered = encoder.coverage_fit, encoder.doubt, dict[str, float]()
     if fit is not None:
         covered = dict(zip(words, encoder.coverage(words, template=templates).tolist(), strict=True))
-        far = [word for word in words if covered[word] < fit.low]
+    far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
     scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
     chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
@@ -112,7 +112,9 @@ def classify(
             for n, i in enumerate(order[:top])
         ]
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
-    if far:
+    if doubt:
+        output.say(f"* Take all with care: {doubt}. More: headword inspect {model}")
+    elif far:
         output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
     notes = []
     if collection != OFF:
@@ -137,6 +139,8 @@ def classify(
         },
         notes=notes,
         results=results,
+        doubt=doubt,
+        out_of_depth=far,
         coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )
 

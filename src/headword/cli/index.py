@@ -41,8 +41,8 @@ def index(
     centre_on: Annotated[
         IndexCentre | None,
         typer.Option(
-            help="Centre on the mean of all images of the index (collection, the default of a recycled model), "
-            "or as the model is (none, the default of one trained in one space)."
+            help="Centre on the mean of all images of the index (collection, the default of a recycled "
+            "model), or as the model is (none, the default of one trained in one space)."
         ),
     ] = None,
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,

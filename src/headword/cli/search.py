@@ -84,7 +84,7 @@ def show_hits(
     where: str | None,
     about: Mapping[str, Any],
     engine: str,
-    coverage: tuple[float, bool] | None = None,
+    coverage: tuple[float | None, bool] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> None:
     """Print hits, and write them as JSON where asked, with the environment if it is not this process's."""
@@ -97,9 +97,8 @@ def show_hits(
     if not hits:
         output.say("No image satisfies the condition.")
     if coverage is not None and coverage[1]:
-        output.say(
-            f"Out of the head's depth (coverage {coverage[0]:.2f}), take with care. More: headword explain"
-        )
+        known = "" if coverage[0] is None else f" (coverage {coverage[0]:.2f})"
+        output.say(f"Out of the head's depth{known}, take with care. More: headword explain")
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),

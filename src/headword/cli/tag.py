@@ -46,12 +46,15 @@ def tag(
     output.table(
         f"Tags of {index}", ("tag", "images"), rows + ([("none", f"{untagged:,}")] if untagged else [])
     )
-    about = opened.about()
+    about, doubt = opened.about(), opened.model.doubt
+    if doubt:
+        output.say(f"Take these with care: {doubt}.")
     output.result(
         "tag",
         model=about["model"]["provenance"],
         protocol={"index": str(index), "labels": words, "none_of_these": none_of_these,
                   "templates": about["tags"]["template"]},
         counts=counts,
+        doubt=doubt,
         untagged=untagged,
     )  # fmt: skip
