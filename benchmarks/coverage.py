@@ -20,7 +20,7 @@ from headword.aligners import KernelRidge
 from headword.coverage import Taught, chance_first
 from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import embed_names
-from headword.scoring import taught_rows, leave_classes_out
+from headword.scoring import leave_classes_out, taught_rows
 
 RESAMPLES = 2_000
 SCORES = ("coverage", "cosine_to_nearest_name", "norm")

@@ -229,9 +229,7 @@ def test_scale_minimises_held_out_cross_entropy():
     target = torch.multinomial((12 * cosines).softmax(dim=1), 1)[:, 0]
     assert fit_softmax([cosines], [target]) == pytest.approx(12, rel=0.05)
     right, wrong = torch.randn(4000).double() * 0.1 + 0.5, torch.randn(4000).double() * 0.1 + 0.1
-    slope, threshold = fit_platt(
-        [torch.stack([right, wrong], dim=1)], [torch.zeros(4000, dtype=torch.long)]
-    )
+    slope, threshold = fit_platt([torch.stack([right, wrong], dim=1)], [torch.zeros(4000, dtype=torch.long)])
     assert threshold == pytest.approx(0.3, abs=0.01)
     assert slope == pytest.approx((0.5 - 0.1) / 0.1**2, rel=0.15)  # of two normals, (μ₁ − μ₀) / σ²
 

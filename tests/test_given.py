@@ -94,7 +94,7 @@ def test_a_series_and_a_column_are_read_as_the_files_are(embedded, model, folder
         torch.testing.assert_close(embedded.encode_image(images), expected, rtol=0, atol=1e-5)
     assert model.centre_on(rows["image"]).centre.images == 3
     for table in (frame, rows, rows.data.table):
-        with pytest.raises(HeadwordError, match="give its column of images or paths; it has .*, label"):
+        with pytest.raises(HeadwordError, match=r"give its column of images or paths; it has .*, label"):
             embedded.encode_image(table)
     frame.loc[3, "path"] = None
     with pytest.raises(HeadwordError, match=r"item 1 is not an image: (nan|None)"):
@@ -148,7 +148,10 @@ BATCH = (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.long))
         (torch.zeros(3, 4, 5), r"a float32 tensor \[3, 4, 5\]; transformed images are one batch"),
         ([torch.zeros(3, 4, 5)], r"item 0 is not an image: a float32 tensor \[3, 4, 5\]; .* torch.stack"),
         (torch.zeros(1, 4, 5, dtype=torch.uint8), r"a uint8 tensor \[1, 4, 5\]; accepted are a path"),
-        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a uint8 tensor \[4, 5, 3\]; a tensor is \[3,H,W\]: x.move"),
+        (
+            torch.zeros(4, 5, 3, dtype=torch.uint8),
+            r"a uint8 tensor \[4, 5, 3\]; a tensor is \[3,H,W\]: x",
+        ),
         (torch.zeros(3, 0, 5, dtype=torch.uint8), r"a uint8 tensor \[3, 0, 5\]"),
         (torch.zeros(2, 4, 4, 5, dtype=torch.uint8), r"a uint8 tensor \[2, 4, 4, 5\]"),
         (np.zeros((4, 5), np.uint8), r"a uint8 NumPy array \[4, 5\]; make it a picture: PIL"),
