@@ -140,7 +140,7 @@ class Second(Speech):
         self._share = share
         self.dim += self._table.shape[1]
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
+    def encode(self, texts: Sequence[str], *, progress: object = None) -> Tensor:  # noqa: ARG002
         """Unit-norm `[N, k₁ + k₂]`."""
         if not texts:
             return torch.zeros(0, self.dim)

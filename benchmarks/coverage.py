@@ -20,7 +20,7 @@ from headword.aligners import KernelRidge
 from headword.coverage import Taught, chance_first
 from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import embed_names
-from headword.scoring import head_rows, leave_classes_out
+from headword.scoring import leave_classes_out, taught_rows
 
 RESAMPLES = 2_000
 SCORES = ("coverage", "cosine_to_nearest_name", "norm")
@@ -79,7 +79,7 @@ def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
     names = [data.names[c] for c in there]
     texts = F.normalize(embed_names(model.text, names), dim=1)
     assert model.pairs is not None
-    taught = F.normalize(head_rows(model.pairs).text, dim=1)
+    taught = F.normalize(taught_rows(model.pairs).text, dim=1)
     assert isinstance(model.aligner, KernelRidge)
     return {
         "coverage": model.coverage(names),

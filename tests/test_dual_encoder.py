@@ -17,7 +17,7 @@ from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError
 from headword.pairs import Pairs
 from headword.recycling import class_mean_pairs
-from headword.scoring import DEFAULT_SCORES, Scores, fit_scores
+from headword.scoring import Scores, fit_scores, prior_scores
 from test_encoders import Own, to_tensor
 
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
@@ -222,24 +222,22 @@ def test_every_closed_form_labels_the_pictures(embedded, four, name):
 
 def test_scale_minimises_held_out_cross_entropy():
     """A planted answer: cosines drawn so that softmax(12 · cosine) are the true chances."""
-    from headword.scoring import _fit_sigmoid, _fit_softmax
+    from headword.scoring import fit_platt, fit_softmax
 
     torch.manual_seed(0)
     cosines = torch.rand(20_000, 5, dtype=torch.float64) - 0.5
     target = torch.multinomial((12 * cosines).softmax(dim=1), 1)[:, 0]
-    assert _fit_softmax([cosines], [target]) == pytest.approx(12, rel=0.05)
+    assert fit_softmax([cosines], [target]) == pytest.approx(12, rel=0.05)
     right, wrong = torch.randn(4000).double() * 0.1 + 0.5, torch.randn(4000).double() * 0.1 + 0.1
-    slope, threshold = _fit_sigmoid(
-        [torch.stack([right, wrong], dim=1)], [torch.zeros(4000, dtype=torch.long)]
-    )
+    slope, threshold = fit_platt([torch.stack([right, wrong], dim=1)], [torch.zeros(4000, dtype=torch.long)])
     assert threshold == pytest.approx(0.3, abs=0.01)
     assert slope == pytest.approx((0.5 - 0.1) / 0.1**2, rel=0.15)  # of two normals, (μ₁ − μ₀) / σ²
 
 
 def test_sigmoid_of_separable_scores_is_finite():
-    from headword.scoring import _fit_sigmoid
+    from headword.scoring import fit_platt
 
-    slope, threshold = _fit_sigmoid([torch.eye(4).double()], [torch.arange(4)])
+    slope, threshold = fit_platt([torch.eye(4).double()], [torch.arange(4)])
     assert 0.0 < threshold < 1.0
     assert 0.0 < slope < 1e4
 
@@ -248,7 +246,7 @@ def test_scores_are_deterministic_and_need_enough_classes(embedded):
     assert fit_scores(embedded.aligner, embedded.pairs) == embedded.scores
     assert embedded.scores.fitted_on == 1000
     few = embedded.pairs[list(range(5))]
-    assert fit_scores(embedded.aligner, few) == DEFAULT_SCORES
+    assert fit_scores(embedded.aligner, few) == prior_scores(5)
 
 
 def test_none_of_these_needs_no_scale():

@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from typer.testing import CliRunner
 
 import headword
@@ -184,6 +185,46 @@ def test_commands_take_it(folder, images, tmp_path):
     for space in ("features", "shared"):
         run("embed", folder, tmp_path / "set", "--out", tmp_path / space, "--space", space, "--quiet")
     assert (tmp_path / "shared" / "_headword.json").is_file()
+
+
+def test_it_labels_searches_and_tags_as_open_clip_does(folder, trained, tmp_path):
+    pytest.importorskip("lancedb")
+    from headword.search import Index, Query, build_index
+
+    data, pool = Shapes("val", images=24, size=32), tmp_path / "pool"
+    pool.mkdir()
+    for n in range(24):
+        data.picture(n).save(pool / f"{n:02}.png")
+    labels = ["a red circle", "a blue star", "two green squares", "nothing"]
+    clip, _, transform = open_clip.create_model_and_transforms(
+        f"local-dir:{folder / 'clip'}", force_image_size=32
+    )
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder / 'clip'}")(labels)
+    paths = sorted(pool.iterdir())
+    with torch.no_grad():
+        batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+        cosines = unit(clip.eval().encode_image(batch)) @ unit(clip.encode_text(tokens)).T
+    theirs = [labels[place] for place in cosines.argmax(dim=1).tolist()]
+
+    def labelled(*more: object) -> list[str]:
+        shown = json.loads(run("classify", folder, pool, "--labels", ",".join(labels), "--json", "-", *more))
+        return [entry["labels"][0]["label"] for entry in shown["results"]]
+
+    assert labelled() == theirs
+    assert labelled("--centre-on", "online") != theirs, "a centre makes no difference here"
+    assert [labels[n] for n in trained.classify(paths, labels).argmax(dim=1).tolist()] == theirs
+    build_index(folder, pool, tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert index.about()["centre"]["kind"] == "none"
+    hits = index.search(Query(text=labels[0]), k=24)
+    best = cosines[:, 0].sort(descending=True)
+    assert [hit.path for hit in hits] == [paths[n].name for n in best.indices.tolist()]
+    assert torch.allclose(torch.tensor([hit.score for hit in hits]), best.values, atol=1e-5)
+    index.tag(labels)
+    assert [hit.tag for hit in index.browse()] == theirs
+    build_index(folder, pool, tmp_path / "asked", centre_on="collection")
+    build_index(folder, pool, tmp_path / "asked")  # goes on as it was made
+    assert Index.open(tmp_path / "asked").about()["centre"]["kind"] == "collection"
 
 
 def test_it_is_measured_as_any_other(folder, tmp_path, images):

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -17,8 +16,7 @@ from headword.aligners import Aligner
 from headword.centring import STRENGTH, RunningCentre
 from headword.collection import OFF, Hubs, check_method, collective_scores, label_shares
 from headword.coverage import Coverage, Taught
-from headword.data.folders import list_images
-from headword.data.vectors import read_vectors
+from headword.data.given import Pool
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, embed_names
 from headword.errors import HeadwordError
@@ -26,9 +24,7 @@ from headword.explaining import Explanation, explain
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.pairs import Pairs
-from headword.scoring import Scores, head_rows
-
-_VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
+from headword.scoring import Scores, names_taught, taught_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +46,6 @@ class Centre:
         where = f" from {self.source}" if self.source else ""
         left_out = f" ({self.unreadable:,} unreadable ones left out)" if self.unreadable else ""
         return f"mean of {self.images:,} images{where}{left_out}"
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Unlabelled images to centre on."""
-
-    images: object
-    folder: str | None = None
-    """The folder they are all the images of, or the file they are features in; absolute."""
-
-    @classmethod
-    def of(cls, source: object) -> Pool:
-        """A pool from what `DualEncoder.centre_on` accepts; a folder is listed, no image is opened yet.
-
-        Raises:
-            HeadwordError: if the folder is missing or has no images.
-        """
-        if isinstance(source, Pool):
-            return source
-        if not isinstance(source, str | os.PathLike):
-            return cls(source)
-        path = Path(source).expanduser()
-        if path.suffix.lower() in _VECTORS and path.is_file():
-            return cls(read_vectors(path).values.float(), str(path.resolve()))
-        return cls(source) if path.is_file() else cls(list_images(source), str(path.resolve()))
 
 
 @dataclass(slots=True, repr=False)
@@ -110,6 +81,20 @@ class DualEncoder:
         return () if self.vision.labels is None else self.vision.labels.classes
 
     @property
+    def one_space(self) -> bool:
+        """Whether the encoders were trained in one space: it is as it should be, and never centred unless
+        asked. A recycled model is centred on what it labels and searches where nobody says otherwise.
+        """
+        return self.pairs is None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why all of its labels are to be taken with care, in half a sentence: it was taught too few classes,
+        or leaving classes out finds none of them again. None where there is no such reason.
+        """
+        return None if self.pairs is None else self.scores.doubt(names_taught(self.pairs))
+
+    @property
     def dim(self) -> int:
         """Width D of the shared space."""
         return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
@@ -120,7 +105,7 @@ class DualEncoder:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
         the kinds.
         """
-        return image_features(self.vision, as_tensor(images), batch_size=batch_size, progress=progress)
+        return image_features(self.vision, images, batch_size=batch_size, progress=progress)
 
     def encode_image(
         self,
@@ -133,9 +118,19 @@ class DualEncoder:
         """Images → float32 `[N, D]`, unit norm.
 
         Args:
-            images: paths, PIL images or uint8 tensors `[3, H, W]`, one or a list; uint8 `[N, 3, H, W]`; float
-                `[N, 3, H, W]`, already transformed; or float `[N, d]`, the classifier's features (a NumPy
-                array too).
+            images: the N images, in one of these forms:
+
+                - one path, PIL image, uint8 tensor `[3, H, W]`, uint8 NumPy array `[H, W, 3]` (RGB), or the
+                  bytes of an image file;
+                - a folder or a glob: its images, sorted by path as `headword.data.folders.list_images` does;
+                - a list, tuple, generator, pandas Series, column of a `datasets` data set, or any other
+                  iterable of single ones; read once, and but for paths no more than 64 at a time;
+                - a uint8 tensor `[N, 3, H, W]` or array `[N, H, W, 3]`;
+                - a float tensor or array `[N, 3, H, W]`, transformed already (`vision.preprocess`), also as
+                  the batch (x, y) of a DataLoader, whose labels are left aside;
+                - a float tensor or array `[N, d]`: the classifier's features.
+
+                Anything else is refused by name.
             batch_size: images that go through the model together.
             centre: from `running_centre`: each image is centred on those that came up to it.
             progress: called with (done, all) after every batch.
@@ -247,6 +242,15 @@ class DualEncoder:
         """
         return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
+    def out_of_depth(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> list[str]:
+        """Those of the texts to take with care: all where there is a `doubt`, else those of low coverage."""
+        if self.doubt is not None:
+            return list(texts)
+        if self.coverage_fit is None:
+            return []
+        known = self.coverage(texts, template=template).tolist()
+        return [text for text, value in zip(texts, known, strict=True) if value < self.coverage_fit.low]
+
     @torch.inference_mode()
     def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
         """How well what the head was taught covers texts: `[N]` between 0 and 1; see `headword.coverage`.
@@ -267,7 +271,7 @@ class DualEncoder:
             )
         pairs = self._recycled_pairs()
         if self._taught is None or self._taught[0] is not pairs:
-            self._taught = (pairs, Taught(head_rows(pairs.to(device=self._device))))
+            self._taught = (pairs, Taught(taught_rows(pairs.to(device=self._device))))
         embedded = embed_names(self.text, texts, template).to(self._device)
         return self.coverage_fit.of(self._taught[1].evidence(embedded)).float().cpu()
 
@@ -313,7 +317,7 @@ class DualEncoder:
         """
         pool, skipped = Pool.of(source), list[str]()
         features = image_features(
-            self.vision, as_tensor(pool.images), batch_size=batch_size, skipped=skipped, progress=progress
+            self.vision, pool.images, batch_size=batch_size, skipped=skipped, progress=progress
         )
         if len(features) < 2 or bool((features == features[0]).all()):
             raise HeadwordError(
@@ -356,15 +360,18 @@ class DualEncoder:
             "centre": asdict(self.centre),
             "scores": self.scores.as_json(),
         }
-        return said if self.training is None else {**said, "training": self.training}
+        more = {"training": self.training, "doubt": self.doubt}
+        return said | {name: value for name, value in more.items() if value is not None}
 
     @property
     def _device(self) -> torch.device:
         return self.aligner.centre_.device
 
     def __repr__(self) -> str:
+        doubt = f", take with care: {self.doubt}" * (self.doubt is not None)
         return (
-            f"DualEncoder({self.vision!r}, {self.text!r}, aligner={self.aligner.name}, centre={self.centre})"
+            f"DualEncoder({self.vision!r}, {self.text!r}, aligner={self.aligner.name}, "
+            f"centre={self.centre}{doubt})"
         )
 
     @torch.inference_mode()
@@ -382,10 +389,3 @@ class DualEncoder:
     @torch.inference_mode()
     def _text_side(self, embeddings: Tensor) -> Tensor:
         return self.aligner.text(embeddings.to(self._device)).float().cpu()
-
-
-def as_tensor(images: object) -> object:
-    """A NumPy array of features `[N, d]` as a tensor; anything else as it is."""
-    if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
-        return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
-    return images

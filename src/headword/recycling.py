@@ -18,16 +18,18 @@ from headword.aligners import Aligner, KernelRidge, make_aligner
 from headword.aligners.joint import for_parts
 from headword.coverage import fit_coverage
 from headword.data.captions import Captioned, read_captions
-from headword.dual_encoder import Centre, DualEncoder, Pool
+from headword.data.given import Pool
+from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates
 from headword.encoders.vision import Vision
 from headword.enrichment import PLAIN, Enrichment, enriched_pairs, make_enrichment
+from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
 from headword.names import ClassName
 from headword.names import class_names as read_names
 from headword.pairs import Pairs
-from headword.scoring import leave_classes_out, scores_from
+from headword.scoring import leave_classes_out, names_taught, prior_scores, scores_from
 
 CAPTIONS_FROM = 50
 """Captioned images from which their mean is a centre worth having, and rows and images are centred each."""
@@ -106,6 +108,11 @@ def recycle(
     with step("load vision encoder"):
         eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
     head, labels = eyes.classifier()
+    if len({c.name for c in labels.classes}) < 2:
+        raise HeadwordError(
+            f"all of the head's classes are called {labels.classes[0].name!r}: words are told apart by how "
+            "its rows differ, so recycle a head of two classes or more, better fifty"
+        )
     if head.widths:
         mapping = for_parts(mapping, head.weight, head.widths)
     with step("load text encoder"):
@@ -124,7 +131,7 @@ def recycle(
         mapping.fit(learnt_from)
     with step("fit scores"):
         left_out = leave_classes_out(mapping, learnt_from, seed=seed)
-        scores = scores_from(left_out)
+        scores = scores_from(left_out, prior_scores(names_taught(learnt_from)))
     with step("fit coverage"):
         coverage_fit = fit_coverage(mapping, left_out)
     model = DualEncoder(

@@ -47,7 +47,7 @@ def classify(
         str,
         typer.Option(
             metavar="FOLDER|collection|online|none|auto",
-            help=f"{CENTRE_HELP} auto is online where a recycled model has no centre, else none.",
+            help=f"{CENTRE_HELP} auto is online for a recycled model without a centre, else none.",
         ),
     ] = AUTO,
     collection: Annotated[
@@ -88,7 +88,8 @@ def classify(
     )
     with output.progress("images") as progress:
         if centre_on == AUTO:
-            centre_on = ONLINE if encoder.centre.kind == "default" and len(paths) > 1 else NONE
+            as_made = encoder.centre.kind == "default" and not encoder.one_space
+            centre_on = ONLINE if as_made and len(paths) > 1 else NONE
         running = encoder.running_centre() if centre_on == ONLINE else None
         if centre_on not in (NONE, ONLINE):
             pool: Any = paths if centre_on == COLLECTION else centre_on
@@ -97,10 +98,10 @@ def classify(
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
-    fit, covered, far = encoder.coverage_fit, dict[str, float](), list[str]()
+    fit, doubt, covered = encoder.coverage_fit, encoder.doubt, dict[str, float]()
     if fit is not None:
         covered = dict(zip(words, encoder.coverage(words, template=templates).tolist(), strict=True))
-        far = [word for word in words if covered[word] < fit.low]
+    far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
     scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
     chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
     if none_of_these:
@@ -119,7 +120,9 @@ def classify(
             for n, i in enumerate(order[:k])
         ]
     output.table(f"Labels by {model}", ("", "label", "image"), rows, whole="image")
-    if far:
+    if doubt:
+        output.say(f"* Take all with care: {doubt}. More: headword inspect {model}")
+    elif far:
         output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
     notes = []
     if collection != OFF:
@@ -148,5 +151,7 @@ def classify(
         },
         notes=notes,
         results=results,
+        doubt=doubt,
+        out_of_depth=far,
         coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )

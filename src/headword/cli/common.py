@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 import shutil
@@ -211,17 +210,9 @@ def expand_images(arguments: Sequence[str]) -> list[Path]:
     Raises:
         HeadwordError: if a folder has no images or a glob matches none.
     """
-    from headword.data.folders import list_images
+    from headword.data.given import named_images
 
-    images: list[Path] = []
-    for argument in arguments:
-        path = Path(argument).expanduser()
-        images += (
-            list_images(argument)
-            if path.is_dir() or (not path.exists() and glob.has_magic(argument))
-            else [path]
-        )
-    return images
+    return [image for argument in arguments for image in named_images(argument)]
 
 
 def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:

@@ -48,14 +48,16 @@ def explain(
     encoder = load(model, vision=vision, device=device.value, defer_vision=True)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, template=templates)
-    fit = encoder.coverage_fit
+    fit, doubt = encoder.coverage_fit, encoder.doubt
     covered = None if fit is None else encoder.coverage(words, template=templates).tolist()
     results = []
     for n, (text, explanation) in enumerate(zip(words, explained, strict=True)):
         coverage = None if covered is None else covered[n]
-        far = None if fit is None or coverage is None else coverage < fit.low
+        far = True if doubt else None if fit is None or coverage is None else coverage < fit.low
         output.table(title(text, coverage, bool(far)), *cells(explanation))
         results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
+    if doubt:
+        output.say(f"Take all with care: {doubt}.")
     output.next_step(f'headword classify {model} IMAGE --labels "{",".join(words[:2])}"')
     output.result(
         "explain",
@@ -67,9 +69,8 @@ def explain(
 
 def title(text: str, coverage: float | None, far: bool) -> str:
     """The words, their coverage, and whether they are out of the head's depth."""
-    if coverage is None:
-        return text
-    return f"{text} (coverage {coverage:.2f}{': out of its depth' if far else ''})"
+    said = [*([] if coverage is None else [f"coverage {coverage:.2f}"]), *["out of its depth"] * far]
+    return f"{text} ({': '.join(said)})" if said else text
 
 
 def cells(explanation: Explanation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -52,6 +52,8 @@ def inspect(
         check_files(folder, config, named)
         classes = read_class_names(folder / CLASSES) if named else ()
         output.facts(f"Saved model {model}", _model_facts(config))
+        if "doubt" in config:
+            output.say(expectation(config["doubt"]))
         if classes:
             _show_classes(output, classes, names)
         output.next_step(f'headword classify {model} IMAGE --labels "a cat,a dog"')
@@ -127,7 +129,6 @@ def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())
     settings = ", ".join(f"{name}={value}" for name, value in aligner["settings"].items())
     trained = "training" in said
-    learnt = "learnt in training" if trained else f"fitted on {scores['fitted_on']:,} held-out classes"
     return [
         *_vision_facts(said["vision"]),
         ("text encoder", f"{text['kind']}:{text['id']} ({text['dim']} wide)"),
@@ -136,8 +137,27 @@ def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("template", " | ".join(said["template"])),
         ("aligner", f"{aligner['name']} ({settings})" if settings else aligner["name"]),
         ("image centre", str(Centre(**said["centre"]))),
-        ("score scale", f"{scores['scale']:.1f}, {learnt}"),
+        ("score scale", f"{scores['scale']:.1f}, {'learnt in training' if trained else _fit(scores)}"),
     ]
+
+
+def _fit(scores: Mapping[str, Any]) -> str:
+    """Where a recycled model's scale comes from."""
+    if not scores["fitted_on"]:
+        return "the prior for so few classes: none could be left out"
+    counts = ""
+    if "first" in scores:
+        counts = f", of which {scores['first']:,} found their name ({scores['by_chance']:.0f} by chance)"
+    return f"fitted on {scores['fitted_on']:,} left-out rows{counts}"
+
+
+def expectation(doubt: str) -> str:
+    """One line: what to expect of a model that there is a doubt about, and what would help."""
+    return (
+        f"Expect little beyond its own classes: {doubt}. Labels are marked * and probabilities kept modest. "
+        "What helps: --captions FILE (50 captions or more), pairs= of examples in Python, or a classifier "
+        "with more classes."
+    )
 
 
 _UNKNOWN = "unknown: see the model's page"

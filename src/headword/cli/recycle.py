@@ -116,10 +116,12 @@ def recycle(
             **options,
         )
     model.save(out, with_encoders=with_encoders, overwrite=overwrite)
-    from headword.cli.inspect import model_facts
+    from headword.cli.inspect import expectation, model_facts
 
     output.facts(f"Recycled into {out}", model_facts(model))
     output.table("Seconds", ("step", "s"), [(step, f"{s:.2f}") for step, s in model.timings.items()])
+    if model.doubt:
+        output.say(expectation(model.doubt))
     output.next_step(f'headword classify {out} IMAGE --labels "a cat,a dog"')
     output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 

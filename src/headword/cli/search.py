@@ -142,7 +142,7 @@ def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
 
 
 def show_hits(
-    output: Output, index: Path, hits: Sequence[Hit], coverage: tuple[float, bool] | None = None
+    output: Output, index: Path, hits: Sequence[Hit], coverage: tuple[float | None, bool] | None = None
 ) -> None:
     """Print hits."""
     tagged = any(hit.tag is not None for hit in hits)
@@ -156,6 +156,5 @@ def show_hits(
     else:
         output.say("No image satisfies the condition.")
     if coverage is not None and coverage[1]:
-        output.say(
-            f"Out of the head's depth (coverage {coverage[0]:.2f}), take with care. More: headword explain"
-        )
+        known = "" if coverage[0] is None else f" (coverage {coverage[0]:.2f})"
+        output.say(f"Out of the head's depth{known}, take with care. More: headword explain")

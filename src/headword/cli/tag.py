@@ -59,14 +59,17 @@ def tag(
     output.table(
         f"Tags of {index}", ("tag", "images"), rows + ([("none", f"{untagged:,}")] if untagged else [])
     )
+    about, doubt = opened.about(), opened.model.doubt
+    if doubt:
+        output.say(f"Take these with care: {doubt}.")
     wanted = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
     output.next_step(f"headword search {index} --where \"tag = '{wanted}'\" -k 20 WORDS")
-    about = opened.about()
     output.result(
         "tag",
         model=about["model"]["provenance"],
         protocol={"index": str(index), "labels": words, "none_of_these": none_of_these,
                   "templates": about["tags"]["template"]},
         counts=counts,
+        doubt=doubt,
         untagged=untagged,
     )  # fmt: skip

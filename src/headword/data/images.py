@@ -24,19 +24,14 @@ from headword.errors import HeadwordError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor"]
-"""One image: a path, a PIL image, or a uint8 tensor `[3, H, W]`."""
+ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor", bytes]
+"""One image: a path, a PIL image, a uint8 tensor `[3, H, W]`, or the bytes of an image file."""
 
 MAX_PIXELS = 178_956_970
 """More pixels than this are taken for a decompression bomb: the size at which Pillow itself gives up."""
 
 SHRINK_ABOVE = 1000
 """JPEG files with a longer side than this, in pixels, may be decoded at a fraction of their size."""
-
-ACCEPTED = (
-    "accepted are a path, a PIL image, a uint8 tensor [3,H,W], a list of these, a uint8 tensor [N,3,H,W], "
-    "or a float tensor [N,3,H,W] that is already transformed"
-)
 
 # EPS starts Ghostscript, WMF needs Windows, the others are stubs that cannot decode.
 REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
@@ -86,9 +81,14 @@ def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Im
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "the PIL image"
         return _finish(source, str(name))
-    if _is_image_tensor(source):
+    if is_image_tensor(source):
         return Image.fromarray(source.detach().cpu().permute(1, 2, 0).contiguous().numpy())
-    raise HeadwordError(f"not an image: {_describe(source)}; {ACCEPTED}")
+    if isinstance(source, bytes):
+        return load_image_bytes(source, "the image in memory", shrink_to=shrink_to)
+    raise HeadwordError(
+        f"not an image: {describe(source)}; accepted are a path, a PIL image, a uint8 tensor [3,H,W] or the "
+        "bytes of an image file"
+    )
 
 
 def load_image_bytes(
@@ -103,28 +103,6 @@ def load_image_bytes(
         max_pixels: more are refused, before any is decoded; `MAX_PIXELS` when not given.
     """
     return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
-
-
-def images_of(source: object) -> list[ImageSource]:
-    """What a user gave as images, as a list of single ones; nothing is opened yet.
-
-    Args:
-        source: one path, PIL image or uint8 tensor `[3, H, W]`, a list or tuple of these, or a uint8 tensor
-            `[N, 3, H, W]`. A float tensor `[N, 3, H, W]` is already transformed and is the caller's business.
-
-    Raises:
-        HeadwordError: on anything else, with what is accepted.
-    """
-    if _is_single(source):
-        return [source]
-    if isinstance(source, (list, tuple)):
-        for place, item in enumerate(source):
-            if not _is_single(item):
-                raise HeadwordError(f"item {place} is not an image: {_describe(item)}; {ACCEPTED}")
-        return list(source)
-    if _is_tensor(source) and source.ndim == 4 and all(_is_image_tensor(image) for image in source):
-        return list(source)
-    raise HeadwordError(f"not images: {_describe(source)}; {ACCEPTED}")
 
 
 def _load_file(path: Path, shrink_to: int | None) -> Image.Image:
@@ -260,17 +238,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(wide * (255.0 / top)).astype(np.uint8))
 
 
-def _is_single(source: object) -> TypeGuard[ImageSource]:
-    return isinstance(source, (str, os.PathLike, Image.Image)) or _is_image_tensor(source)
-
-
 def _is_tensor(source: object) -> TypeGuard[Tensor]:
     from torch import Tensor
 
     return isinstance(source, Tensor)
 
 
-def _is_image_tensor(source: object) -> TypeGuard[Tensor]:
+def is_image_tensor(source: object) -> TypeGuard[Tensor]:
+    """Whether it is a picture as `load_image` takes it: uint8 `[3, H, W]`."""
     from torch import uint8
 
     if not _is_tensor(source):
@@ -278,7 +253,11 @@ def _is_image_tensor(source: object) -> TypeGuard[Tensor]:
     return source.dtype == uint8 and source.ndim == 3 and source.shape[0] == 3 and source.numel() > 0
 
 
-def _describe(source: object) -> str:
-    if _is_tensor(source):
-        return f"a {str(source.dtype).removeprefix('torch.')} tensor {list(source.shape)}"
+def describe(source: object) -> str:
+    """What a thing is, for an error: its type, and of arrays their shape."""
+    if _is_tensor(source) or isinstance(source, np.ndarray):
+        kind = "tensor" if _is_tensor(source) else "NumPy array"
+        return f"a {str(source.dtype).removeprefix('torch.')} {kind} {list(source.shape)}"
+    if source is None or isinstance(source, float):
+        return str(source)
     return f"a {type(source).__name__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headword.cache import VectorCache, cache_limit, key_of
-from headword.data.images import images_of
+from headword.data.given import Given, given
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.decode import Batch
@@ -39,8 +40,7 @@ def image_features(
 
     Args:
         vision: the encoder.
-        images: paths, PIL images or uint8 tensors, one or a list; float `[N, 3, H, W]`, already transformed;
-            or float `[N, d]`, which are features and come back as they are.
+        images: as for `DualEncoder.encode_image`.
         batch_size: images that go through the model together.
         skipped: where given, an image that cannot be read is left out and its error line put here, instead of
             raised.
@@ -52,46 +52,62 @@ def image_features(
     Raises:
         HeadwordError: if an image cannot be read, if none can, or if the input is of no accepted kind.
     """
-    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 2:
-        if images.shape[1] != vision.dim:
-            raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(images.shape)}")
-        return images.float().cpu()
-    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
-        return torch.cat(list(_transformed(vision, images, batch_size, progress)))
-    items = given_items(images_of(images))
-    if not items:
+    source = images if isinstance(images, Given) else given(images)
+    if isinstance(source, Tensor):
+        if source.ndim == 4:
+            return torch.cat(list(_transformed(vision, source, batch_size, progress)))
+        if source.shape[1] != vision.dim:
+            raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(source.shape)}")
+        return source.float().cpu()
+    parts, done, failed = list[Tensor](), 0, list[str]()
+
+    def went(here: int, of: int, before: int = 0) -> None:
+        if progress is not None:
+            progress(before + here, max(source.total, before + of))
+
+    for stretch in source:
+        items = given_items(stretch)
+        job = Job.of(vision, len(items), engine=engine, batch_size=batch_size)
+        parts.append(_computed(job, items, failed, cache, skipped is None, partial(went, before=done)))
+        done += len(items)
+    if skipped is not None:
+        skipped += failed
+    if not done:
         raise HeadwordError("there are no images")
-    job = Job.of(vision, len(items), engine=engine, batch_size=batch_size)
-    rows = torch.empty(len(items), vision.dim)
+    if len(failed) == done:
+        raise HeadwordError(f"none of {done} images could be read: {failed[0]}")
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _computed(
+    job: Job, items: list[Item], failed: list[str], cache: bool, strict: bool, progress: Progress
+) -> Tensor:
+    """Features of the items that can be read; the error lines of the others go to `failed`, or are raised."""
+    rows = torch.empty(len(items), job.vision.dim)
     have = torch.zeros(len(items), dtype=torch.bool)
     kept = _Kept(job, items) if cache and len(items) >= CACHE_FROM else None
     if kept is not None:
         have = kept.get(rows)
     missing = (~have).nonzero().flatten().tolist()
-    done = len(items) - len(missing)
-    if progress is not None and done:
+    done = known = len(items) - len(missing)
+    if done:
         progress(done, len(items))
-    failed: list[str] = []
     for batch, features in _keeping(kept, job, [items[row] for row in missing], done, progress):
-        if batch.errors and skipped is None:
+        if batch.errors and strict:
             raise HeadwordError(next(iter(batch.errors.values())))
         failed += batch.errors.values()
-        start = done - (len(items) - len(missing))
+        start = done - known
         read = [missing[start + n] for n in range(len(batch.items)) if n not in batch.errors]
         rows[read] = features
         have[read] = True
         if kept is not None:
             kept.put(read, features, job)
         done += len(batch.items)
-    if skipped is not None:
-        skipped += failed
-    if not have.any():
-        raise HeadwordError(f"none of {len(items)} images could be read: {failed[0]}")
     return rows if bool(have.all()) else rows[have]
 
 
 def _keeping(
-    kept: _Kept | None, job: Job, items: list[Item], done: int, progress: Progress | None
+    kept: _Kept | None, job: Job, items: list[Item], done: int, progress: Progress
 ) -> Iterator[tuple[Batch, Tensor]]:
     """A job's run, of which what was computed is in the cache whenever it ends; `done` were there before."""
     count = done + len(items)
@@ -99,8 +115,7 @@ def _keeping(
         for batch, features in job.run(items):
             yield batch, features
             done += len(batch.items)
-            if progress is not None:
-                progress(done, count)
+            progress(done, count)
     except KeyboardInterrupt:
         if kept is None or not kept.on:
             raise

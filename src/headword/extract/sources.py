@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import image_suffixes, list_images
+from headword.data.given import given
 from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import read_text
@@ -126,9 +128,10 @@ def items_of(source: object) -> list[Item]:
     elif hasattr(source, "features") and hasattr(source, "column_names"):
         items = _data_set(source, "data set")
     else:
-        from headword.data.images import images_of
-
-        items = given_items(images_of(source))
+        images = given(source)
+        if isinstance(images, Tensor):
+            raise HeadwordError("these are no images but what was made of them; give image files or pictures")
+        items = given_items(image for stretch in images for image in stretch)
     if not items:
         raise HeadwordError(f"there are no images in {source}")
     return _once(items, source)

@@ -159,7 +159,8 @@ def _add_labelling(app: FastAPI, service: Service) -> None:
             results=[
                 [schemas.LabelScore(label=label, probability=p, cosine=cosine) for label, p, cosine in row]
                 for row in judged
-            ]
+            ],
+            doubt=service.model.doubt,
         )
 
     @app.post("/tag")
@@ -296,6 +297,7 @@ def _tags(counts: dict[str, int], service: Service) -> schemas.TagsResponse:
     rows = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return schemas.TagsResponse(
         tags=[schemas.TagCount(tag=tag, count=count) for tag, count in rows],
+        doubt=service.model.doubt,
         index_version=service.index.version,
     )
 

@@ -82,7 +82,8 @@ def build_index(
         out: the index's folder; may lie in `folder`.
         vision: the classifier of a model that is given by its folder, as in `headword.load`.
         centre_on: "collection" centres on the mean of all images of the index, "none" takes the model's own
-            centre; when not given, as the index was made, or "collection".
+            centre; when not given, as the index was made, or "collection" for a recycled model and "none" for
+            one that was trained in one space.
         engine: "auto", "torch" or "openvino"; an index goes on as it began.
         dtype: "auto", "float32" or "bfloat16"; likewise.
         batch_size: images that go through the model together.
@@ -148,7 +149,7 @@ def build_index(
             rows=start.rows,
             slots=embedder.slots,
             halves=start.halves,
-            centre=centre_on or ("collection" if before is None else before.centre["kind"]),
+            centre=centre_on or (before.centre["kind"] if before else CENTRES[model.one_space]),
         )
         if fresh or start.journal.entries or changes.removed or draft.differs():
             commit(draft)

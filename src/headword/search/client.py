@@ -31,7 +31,7 @@ class Answer:
     """What the index says of itself; empty unless it was asked for."""
     environment: dict[str, Any]
     """The server's, likewise."""
-    coverage: tuple[float, bool] | None
+    coverage: tuple[float | None, bool] | None
     """As `Index.coverage`."""
     url: str
     """The server's."""
@@ -61,7 +61,8 @@ def ask_server(
             return None
         hits = [Hit(**hit) for hit in said["hits"]]
         known = said["coverage"]
-        coverage = None if known is None else (float(known), bool(said["out_of_depth"]))
+        far = bool(said["out_of_depth"])
+        coverage = (None if known is None else float(known), far) if far or known is not None else None
         if not about:
             return Answer(hits, {}, {}, coverage, running.url)
         facts = _ask(running, "GET", "/about")

@@ -165,12 +165,15 @@ class Index:
         """
         return self.nearest(self.encode([query]), k=k, where=where)[0]
 
-    def coverage(self, text: str) -> tuple[float, bool] | None:
+    def coverage(self, text: str) -> tuple[float | None, bool] | None:
         """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
 
-        None for a model that cannot tell; see `headword.coverage`.
+        None for a model that cannot tell; see `headword.coverage`. Of one that there is a `doubt` about, all
+        texts are out of its depth, by no number.
         """
         fit = self.model.coverage_fit
+        if self.model.doubt is not None:
+            return None, True
         if fit is None:
             return None
         known = float(self.model.coverage([text])[0])

@@ -145,6 +145,7 @@ class ClassifyResponse(BaseModel):
     """For each image, first those sent and then those of the index, its labels, best first."""
 
     results: list[list[LabelScore]]
+    doubt: str | None = Field(default=None, description="Why all of them are to be taken with care, if so.")
 
 
 class TagRequest(_Closed):
@@ -166,6 +167,7 @@ class TagsResponse(BaseModel):
     """Tags, the most frequent first."""
 
     tags: list[TagCount]
+    doubt: str | None = Field(default=None, description="Why they are to be taken with care, if so.")
     index_version: str
 
 

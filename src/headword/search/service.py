@@ -65,7 +65,7 @@ class Service:
         self._pictures = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._tagging = asyncio.Lock()
         self._said: dict[str, dict[str, Any]] = {}
-        self._covered: dict[str, tuple[float, bool] | None] = {}
+        self._covered: dict[str, tuple[float | None, bool] | None] = {}
         self._thread: ModelThread[Asked, list[Hit]] = ModelThread(self._answer)
 
     @property
@@ -106,7 +106,7 @@ class Service:
             query.check()
             return await asyncio.wrap_future(self._thread.ask(Asked(query, k, where)))
 
-    async def coverage(self, text: str | None) -> tuple[float, bool] | None:
+    async def coverage(self, text: str | None) -> tuple[float | None, bool] | None:
         """See `Index.coverage`; None without a text."""
         if text is None:
             return None

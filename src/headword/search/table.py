@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,8 @@ def read_table(path: Path) -> pa.Table:
 
 def integers(table: pa.Table, column: str) -> NDArray[np.int64]:
     """A column of integers `[N]`; `to_numpy()` would import pandas."""
-    return np.from_dlpack(table[column].combine_chunks())
+    values: NDArray[Any] = np.from_dlpack(table[column].combine_chunks())
+    return values
 
 
 def row_sums(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
-from headword.scoring import DEFAULT_SCORES, Scores
+from headword.scoring import Scores
 from headword.superclip import checkpoint, run_folder
 from headword.superclip.build import Blueprint
 from headword.superclip.model import SuperCLIP
@@ -27,6 +27,9 @@ from headword.superclip.towers import evaluating
 
 OWN = "model."
 """How names of the model's tensors begin in a checkpoint, beside those of its loss."""
+
+THRESHOLD = 0.2
+"""The cosine at which a single label is taken for right, where training has not taught one."""
 
 
 def save_trained(
@@ -126,11 +129,11 @@ def architecture(blueprint: Blueprint) -> str:
 
 def scores_of(model: SuperCLIP) -> Scores:
     """Probabilities as in training: softmax of exp(logit scale) · cosine; with a logit bias (SigLIP), also
-    sigmoid of scale · cosine + bias. Without one, the threshold is `DEFAULT_SCORES`'s.
+    sigmoid of scale · cosine + bias. Without one, the threshold is `THRESHOLD`.
     """
     scale = float(model.clip.logit_scale.detach().exp())
     if model.clip.logit_bias is None:
-        return Scores(scale, scale, DEFAULT_SCORES.threshold)
+        return Scores(scale, scale, THRESHOLD)
     return Scores(scale, scale, -float(model.clip.logit_bias.detach()) / scale)
 
 

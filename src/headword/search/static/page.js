@@ -71,7 +71,10 @@ function draw(said, milliseconds) {
   const covered = !said.out_of_depth;
   $("mark").hidden = covered;
   if (!covered)
-    $("mark").textContent = `Far from what the head knows (coverage ${Math.round(100 * said.coverage)} %): take these with care.`;
+    $("mark").textContent =
+      said.coverage === null
+        ? "The head knows too little to be relied on: take these with care."
+        : `Far from what the head knows (coverage ${Math.round(100 * said.coverage)} %): take these with care.`;
 }
 
 function sentence(said, total, milliseconds) {
