@@ -14,7 +14,7 @@ from typing import Any
 
 from headword.errors import HeadwordError
 from headword.files import expand
-from headword.search.manifest import read_version
+from headword.search.manifest import Manifest
 from headword.search.query import Hit, Query
 from headword.search.running import Running
 
@@ -26,11 +26,13 @@ _MOST_IMAGE = 16_000_000
 class Answer:
     """What a server said."""
 
+    url: str
+    """The server's page."""
     hits: list[Hit]
     index: dict[str, Any]
-    """What the index says of itself; empty unless it was asked for."""
+    """The `model` and the `engine` of the index, read from its folder: a server says no paths."""
     environment: dict[str, Any]
-    """The server's, likewise."""
+    """The server's; empty unless it was asked for."""
     coverage: tuple[float, bool] | None
     """As `Index.coverage`."""
 
@@ -45,7 +47,7 @@ def ask_server(
         query: what to look for; its image must be a file.
         k: how many pictures.
         where: a condition they must meet.
-        about: whether to ask what index and model are, too.
+        about: whether to ask for the server's environment, too.
     """
     folder = expand(index).resolve()
     running = Running.read(folder)
@@ -53,17 +55,21 @@ def ask_server(
     if running is None or body is None:
         return None
     try:
-        version = read_version(folder)
+        manifest = Manifest.read(folder)
         said = _ask(running, "POST", "/search", body)
-        if said is None or said["index_version"] != version:
+        if said is None or said["index_version"] != manifest.version:
             return None
-        hits = [Hit(**hit) for hit in said["hits"]]
+        facts = _ask(running, "GET", "/about") if about else {"environment": {}}
+        if facts is None:
+            return None
         known = said["coverage"]
-        coverage = None if known is None else (float(known), bool(said["out_of_depth"]))
-        if not about:
-            return Answer(hits, {}, {}, coverage)
-        facts = _ask(running, "GET", "/about")
-        return None if facts is None else Answer(hits, facts["index"], facts["environment"], coverage)
+        return Answer(
+            running.url,
+            [Hit(**hit) for hit in said["hits"]],
+            {"model": manifest.model, "engine": manifest.engine},
+            facts["environment"],
+            None if known is None else (float(known), bool(said["out_of_depth"])),
+        )
     except (OSError, ValueError, KeyError, TypeError, HeadwordError):
         return None
 

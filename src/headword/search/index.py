@@ -200,8 +200,7 @@ class Index:
 
     def engine(self) -> str:
         """What a search without a condition runs on: "exact", or "approximate" with its recall."""
-        said = self._version.manifest.approximate
-        return "exact" if said is None else f"approximate (recall {said['recall']:.1%})"
+        return self._version.manifest.engine
 
     def search(
         self, query: Query, *, k: int = 10, where: str | None = None, exact: bool = False
@@ -224,11 +223,7 @@ class Index:
 
         None for a model that cannot tell; see `headword.coverage`.
         """
-        fit = self.model.coverage_fit
-        if fit is None:
-            return None
-        known = float(self.model.coverage([text])[0])
-        return known, known < fit.low
+        return coverage(self.model, [text])[0]
 
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
@@ -371,9 +366,18 @@ class Index:
             slot = version.slots[place]
             units = np.asarray(version.rows.values[slot : slot + 1])
         else:
-            features = self.model.image_features([query.image])
+            image = query.image
+            features = self.model.image_features(image if isinstance(image, Tensor) else [image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()
         return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
+
+
+def coverage(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float, bool] | None]:
+    """`Index.coverage` of each of some texts."""
+    fit = model.coverage_fit
+    if fit is None or not texts:
+        return [None] * len(texts)
+    return [(known, known < fit.low) for known in model.coverage(texts).tolist()]
 
 
 def _current(folder: Path) -> Version:

@@ -61,6 +61,12 @@ class Manifest:
     """How the approximate index was built, and what it measured."""
     format: int = field(default=FORMAT)
 
+    @property
+    def engine(self) -> str:
+        """What a search without a condition runs on: "exact", or "approximate" with its recall."""
+        near = self.approximate
+        return "exact" if near is None else f"approximate (recall {near['recall']:.1%})"
+
     def write(self, folder: Path) -> None:
         """Make this the version of the index.
 

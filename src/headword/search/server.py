@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -14,9 +15,10 @@ import uvicorn
 
 from headword.errors import HeadwordError
 from headword.search.api import create_app
+from headword.search.connection import Connection, sweep
 from headword.search.guard import App, Guard
 from headword.search.index import Index
-from headword.search.running import Running
+from headword.search.running import Running, url_of
 from headword.search.schemas import MAX_BODY
 from headword.search.service import Service
 
@@ -44,8 +46,7 @@ class Address:
     @property
     def url(self) -> str:
         """The page."""
-        host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
-        return f"http://{host}:{self.port}/"
+        return url_of(self.reachable, self.port)
 
 
 def is_loopback(host: str) -> bool:
@@ -71,8 +72,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 lifespan="off",
-                log_level="warning",
+                log_level="error",  # a warning for every request that is not HTTP would fill the terminal
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -96,6 +98,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for call in self.on_start:
             call()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0:
+            sweep(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was asked, and end."""
