@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -45,8 +46,13 @@ BODY_SECONDS = 30.0
 LARGE = 1_000_000
 """Bytes from which a body is large; only some of these are read as JSON and answered at once."""
 
+MAX_VALUES = 250_000
+"""Values that the JSON of a body may have: 24 MB of them would be a gigabyte of objects."""
+
 _LARGE_AT_ONCE = 4
+_BETWEEN_VALUES = (b",", b"[", b"{", b":")  # base64 has none of these
 _READ_ON = 100_000_000  # bytes of a body too large that are read and dropped, so that the answer arrives
+_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[\w.-]+))(?::\d*)?", re.ASCII)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -70,7 +76,7 @@ class Guard:
         self._max_body = max_body
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._under_way = 0
-        self._arriving: dict[asyncio.Task[bytes | None], int] = {}  # bytes so far; the oldest first
+        self._arriving: dict[asyncio.Task[bytearray | None], int] = {}  # bytes so far; the oldest first
         self._held = 0  # bytes of these, and of whole bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,55 +148,59 @@ class Guard:
             self._held -= self._arriving.pop(reading, 0)
         if body is None:
             return
-        if len(body) > self._max_body:
+        if (size := len(body)) > self._max_body:
             await _refuse(send, 413, f"the request is larger than {self._max_body:,} bytes")
             return
-        given = False
+        if sum(map(body.count, _BETWEEN_VALUES)) > MAX_VALUES:
+            await _refuse(send, 413, f"the request has more than {MAX_VALUES:,} values")
+            return
 
         async def receive_body() -> Message:
-            nonlocal given
-            if given:
+            nonlocal body
+            if body is None:
                 return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            whole, body = body, None
+            return {"type": "http.request", "body": whole, "more_body": False}
 
-        self._held += len(body)
+        self._held += size
         try:
-            async with self._large if len(body) > LARGE else contextlib.nullcontext():
+            async with self._large if size > LARGE else contextlib.nullcontext():
                 await self._app(scope, receive_body, send)
         finally:
-            self._held -= len(body)
+            self._held -= size
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive) -> bytearray | None:
         """A body; the beginning of one that is too large, and None if its sender is gone."""
         reading = asyncio.current_task()
         assert reading is not None
-        parts, size, more = list[bytes](), 0, True
-        while more and size <= _READ_ON:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size - len(part) <= self._max_body:  # of what is too large, enough to tell
-                parts.append(part)
-                self._arriving[reading] += len(part)
-                self._held += len(part)
-            while self._held > BODIES and self._arriving:
-                oldest = next(iter(self._arriving))
-                self._held -= self._arriving.pop(oldest)
-                oldest.cancel()
-                if oldest is reading:
-                    await asyncio.sleep(0)  # where it is cancelled
-        return b"".join(parts)
+        body, size, more = bytearray(), 0, True
+        try:
+            while more and size <= _READ_ON:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part, more = message.get("body", b""), message.get("more_body", False)
+                size += len(part)
+                if size - len(part) <= self._max_body:  # of what is too large, enough to tell
+                    body += part
+                    self._arriving[reading] += len(part)
+                    self._held += len(part)
+                while self._held > BODIES and self._arriving:
+                    oldest = next(iter(self._arriving))
+                    self._held -= self._arriving.pop(oldest)
+                    oldest.cancel()
+                    if oldest is reading:
+                        await asyncio.sleep(0)  # where it is cancelled
+        except asyncio.CancelledError:
+            body.clear()  # or it would wait for the garbage collector
+            raise
+        return body
 
 
 def host_name(host: str) -> str:
     """The name or address in a `Host` header, without its port and brackets, in lower case."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    parts = _HOST.fullmatch(host)
+    return "" if parts is None else (parts["address"] or parts["name"]).lower()
 
 
 def _asking_host(origin: str) -> str:

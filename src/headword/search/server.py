@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import ipaddress
 import os
 import secrets
@@ -24,6 +25,7 @@ from headword.search.service import Service
 
 DEFAULT_PORT = 7860
 _BACKLOG = 2048
+_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,16 @@ class Address:
     def url(self) -> str:
         """The page."""
         return url_of(self.reachable, self.port)
+
+
+def _give_memory_back() -> None:
+    """Have the system's allocator return large blocks when they are freed, where it is glibc's.
+
+    Its own rule comes to keep blocks of up to 32 MB, and bodies and pictures of all sizes then leave gaps as
+    large as all of them together.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def is_loopback(host: str) -> bool:
@@ -91,6 +103,7 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests."""
+        _give_memory_back()
         super().run(sockets or [self._listener])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
