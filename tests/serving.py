@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headword.search import Index, build_index
-from headword.search.server import Address, prepared
+from headword.search.server import Address, Server, prepared
 
 
 def gallery_index(saved: Path, pictures: dict[str, Path], folder: Path) -> Path:
@@ -47,6 +48,7 @@ class Live:
 
     index: Index
     address: Address
+    server: Server
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         """One request, its path sent as it is; a body that is no bytes goes as JSON."""
@@ -60,6 +62,12 @@ class Live:
             return Reply(response.status, lowered, response.read())
         finally:
             connection.close()
+
+    def send(self, sent: bytes) -> socket.socket:
+        """A connection on which these bytes were sent."""
+        connection = socket.create_connection(("127.0.0.1", self.address.port), timeout=30)
+        connection.sendall(sent)
+        return connection
 
     def get(self, path: str, **headers: str) -> Reply:
         return self.ask("GET", path, headers=headers)
@@ -84,7 +92,7 @@ def served(index: Index) -> Iterator[Live]:
         thread.start()
         try:
             assert started.wait(30)
-            yield Live(index, said[0])
+            yield Live(index, said[0], server)
         finally:
             server.should_exit = True
             thread.join()

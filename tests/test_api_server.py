@@ -25,7 +25,7 @@ from headword.search.client import ask_server
 from headword.search.model_thread import ModelThread, Overloaded
 from headword.search.running import NAME, Running
 from headword.search.server import Address, listening
-from headword.search.text_vectors import TextVectors
+from headword.search.text_vectors import Remembered
 from headword.search.thumbnails import Thumbnails
 from serving import Live, gallery_index, served
 
@@ -57,7 +57,8 @@ def test_client_has_what_the_index_has(live: Live, pictures):
         assert said is not None
         assert [hit.path for hit in said.hits] == [hit.path for hit in wanted]
         assert [hit.score for hit in said.hits] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
-        assert said.index == {}
+        assert said.environment == {}
+        assert said.url == live.address.url
     told = ask_server(live.index.path, Query(text="a"), k=1, about=True)
     assert told is not None
     assert told.index["engine"] == live.index.about()["engine"]
@@ -166,6 +167,7 @@ def test_search_asks_the_server(live: Live, monkeypatch, tmp_path):
     monkeypatch.setattr(Index, "open", lambda *_, **__: live.index)
     cold = json.loads(run(*asked))
     for said in (warm, cold):
+        said["coverage"] = pytest.approx(said["coverage"], abs=1e-5)
         for result in said["results"]:
             result["score"] = pytest.approx(result["score"], abs=1e-5)
     assert warm == cold
@@ -291,31 +293,29 @@ def test_model_thread_limits():
     assert all(future.cancelled() for future in (*waiting, late))
 
 
-def test_text_vectors_are_computed_once(embedded):
+def test_texts_are_remembered(embedded):
     asked: list[list[str]] = []
+    embed = embedded.text.source.embed
 
-    class Counting:
-        dim = embedded.dim
+    def counting(texts: list[str]) -> torch.Tensor:
+        asked.append(texts)
+        return embed(texts)
 
-        def encode_text(self, texts, template):
-            asked.append(list(texts))
-            return embedded.encode_text(texts, template=template)
-
-    vectors = TextVectors(Counting(), kept=3)
-    got = vectors(["a cat", "a dog", "a cat"])
-    torch.testing.assert_close(got, embedded.encode_text(["a cat", "a dog", "a cat"]), rtol=0, atol=1e-6)
-    assert torch.equal(vectors(["a dog"]), got[1:2])
-    vectors(["a cat"], ("a photo of {}",))
-    assert asked == [["a cat", "a dog"], ["a cat"]]
-    vectors(["a bird"])  # a fourth: the one not asked for longest goes
-    assert vectors.kept == 3
-    vectors(["a dog"])
+    remembered = Remembered(counting, kept=3)
+    got = remembered(["a cat", "a dog", "a cat"])
+    torch.testing.assert_close(got, embed(["a cat", "a dog", "a cat"]), rtol=0, atol=1e-6)
+    assert torch.equal(remembered(["a dog"]), got[1:2])
+    assert asked == [["a cat", "a dog"]]
+    remembered(["a bird"])
+    remembered(["a fish"])  # a fourth: the one not asked for longest goes
+    assert remembered.kept == 3
+    remembered(["a dog"])
     assert len(asked) == 3
-    vectors(["a cat"])
+    remembered(["a cat"])
     assert asked[3:] == [["a cat"]]
-    assert vectors([]).shape == (0, embedded.dim)
-    many = vectors([f"text {n}" for n in range(10)])  # more than are kept
-    assert many.shape == (10, embedded.dim)
+    many = remembered([f"text {n}" for n in range(10)])  # more than are kept
+    assert many.shape == (10, embedded.text.dim)
+    assert remembered.kept == 3
 
 
 def test_thumbnails_stay_within_their_bound(pictures, tmp_path):

@@ -117,7 +117,7 @@ def search(
             "query": asked,
             "k": k,
             "where": where,
-            "engine": about.get("engine", ""),
+            "engine": about["engine"],
         },
         results=[
             {"path": hit.path, "score": hit.score, "tag": hit.tag, "tag_score": hit.tag_score} for hit in hits

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import mimetypes
+import os
 import secrets
+import stat
 import time
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +23,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi import Path as FromPath
 from fastapi import Query as FromQuery
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
@@ -27,6 +31,7 @@ from headword.errors import HeadwordError
 from headword.search import page, query, schemas
 from headword.search.filter import Compare, Condition, Every, parse
 from headword.search.model_thread import Overloaded
+from headword.search.outward import without_folders
 from headword.search.schemas import K
 from headword.search.service import BusyError, Service, in_thread
 from headword.search.thumbnails import Thumbnails
@@ -36,7 +41,10 @@ MAX_FILE = 256_000_000
 """Bytes an image file may have to be handed out as it is."""
 
 FILES_AT_ONCE = 4
-"""Image files that are read, or made into thumbnails, at the same time."""
+"""Image files that are made into thumbnails at the same time."""
+
+_PART = 256_000
+_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error, "description": what}
@@ -45,11 +53,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "the token is another server's",
         403: "a page of another site asks",
         404: "not in the index",
+        408: "the body took too long",
         409: "under way already, or the index is not the one that was meant",
         413: "too large",
         421: "asked by another name than its own",
         422: "not of the form that is documented",
-        503: "too many requests wait",
+        503: "too many requests wait, or too much is being sent",
     }.items()
 }
 
@@ -78,7 +87,7 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
         responses=ERRORS,
         dependencies=[Depends(partial(_check_token, token))],
     )
-    _answer_errors(app)
+    _answer_errors(app, service)
     app.include_router(page.router)
     _add_searching(app, service)
     _add_labelling(app, service)
@@ -97,16 +106,16 @@ def _add_searching(app: FastAPI, service: Service) -> None:
             text, negative = parse_words(request.words)
         asked = query.Query(text=text, like=request.like, negative=negative)
         where = _condition(request.tag, request.where)
-        hits = await service.search(asked, k=request.k, where=where, upload=request.image)
-        known = await service.coverage(text)
+        found = await service.search(asked, k=request.k, where=where, upload=request.image)
+        known = found.coverage
         return schemas.SearchResponse(
             text=text,
             negative=list(negative),
-            hits=[_hit(hit, asked=True) for hit in hits],
+            hits=[_hit(hit, asked=True) for hit in found.hits],
             coverage=None if known is None else known[0],
             out_of_depth=known is not None and known[1],
             seconds=time.perf_counter() - start,
-            index_version=service.index.version,
+            index_version=found.version,
         )
 
     @app.get("/search")
@@ -126,11 +135,11 @@ def _add_searching(app: FastAPI, service: Service) -> None:
         offset: Offset = 0, k: K = 100, tag: Tag = None, where: Where = None
     ) -> schemas.PicturesResponse:
         """Pictures in the order of their paths."""
-        hits, total = await service.browse(k=k, offset=offset, where=_condition(tag, where))
+        hits, total, version = await service.browse(k=k, offset=offset, where=_condition(tag, where))
         return schemas.PicturesResponse(
             pictures=[_hit(hit, asked=False) for hit in hits],
             total=total,
-            index_version=service.index.version,
+            index_version=version,
         )
 
 
@@ -138,18 +147,17 @@ def _add_labelling(app: FastAPI, service: Service) -> None:
     @app.post("/embed")
     async def embed(request: schemas.EmbedRequest) -> schemas.EmbedResponse:
         """Bring texts and images into the shared space."""
-        return schemas.EmbedResponse(
-            dim=service.model.dim,
-            texts=(await service.embed_texts(request.texts, request.template)).tolist(),
-            images=(await service.embed_images(request.images)).tolist(),
-        )
+        texts, images = await service.embed(request.texts, request.images, request.template)
+        return schemas.EmbedResponse(dim=texts.shape[1], texts=texts.tolist(), images=images.tolist())
 
     @app.post("/classify")
     async def classify(request: schemas.ClassifyRequest) -> schemas.ClassifyResponse:
         """Label images with any words."""
-        files = [await _file(service, path) for path in request.pictures]
+        for path in request.pictures:
+            await _file(service, path)
         judged = await service.classify(
-            [*request.images, *files],
+            request.images,
+            request.pictures,
             request.labels,
             template=request.template,
             multi_label=request.multi_label,
@@ -166,15 +174,15 @@ def _add_labelling(app: FastAPI, service: Service) -> None:
     @app.post("/tag")
     async def tag(request: schemas.TagRequest) -> schemas.TagsResponse:
         """Give every picture of the index the label that fits it best."""
-        counts = await service.tag(
+        counts, version = await service.tag(
             request.labels, template=request.template, none_of_these=request.none_of_these
         )
-        return _tags(counts, service)
+        return _tags(service, counts, version)
 
     @app.get("/tags")
     async def tags() -> schemas.TagsResponse:
         """The tags that pictures have."""
-        return _tags(await service.tags(), service)
+        return _tags(service, *await service.tags())
 
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
@@ -185,14 +193,16 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
     async def image(path: InIndex) -> Response:
         """A picture of the index, the file as it is."""
         file = await _file(service, path)
+        parts = _parts(file)
         try:
-            async with reading:
-                content = await in_thread(partial(_content, file))
+            first = await in_thread(partial(next, parts, b""))  # what is wrong with the file is said here
         except OSError as error:
             raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
         kind = mimetypes.guess_type(file.name)[0] or ""
         raster = kind.startswith("image/") and "svg" not in kind
-        return Response(content, media_type=kind if raster else "application/octet-stream")
+        # Read as it is taken: who takes nothing holds no more than a part.
+        content = itertools.chain((first,), parts)
+        return StreamingResponse(content, media_type=kind if raster else "application/octet-stream")
 
     @app.get("/thumbnails/{path:path}", response_class=Response)
     async def thumbnail(
@@ -204,7 +214,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
             async with reading:
                 content = await in_thread(partial(thumbnails.get, file, size.value))
         except HeadwordError as error:
-            raise HTTPException(404, _line(error)) from error
+            raise HTTPException(404, str(error)) from error
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         headers = {"etag": etag, "cache-control": f"private, max-age={86_400 if version else 60}"}
         if request.headers.get("if-none-match") == etag:
@@ -234,9 +244,11 @@ def _check_token(token: str, request: Request) -> None:
         raise HTTPException(401, "this server was started by someone else, or anew")
 
 
-def _answer_errors(app: FastAPI) -> None:
-    def error(status: int, line: str) -> JSONResponse:
-        return JSONResponse({"error": " ".join(line.split())}, status)
+def _answer_errors(app: FastAPI, service: Service) -> None:
+    def error(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        line = without_folders(" ".join(line.split()), service.folders)
+        line = line.encode("utf-8", "backslashreplace").decode()  # an odd name, or what was sent
+        return JSONResponse({"error": line}, status, headers)
 
     @app.exception_handler(HeadwordError)
     async def refused(_request: Request, mistake: HeadwordError) -> JSONResponse:
@@ -252,7 +264,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def http(_request: Request, mistake: StarletteHTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(mistake.detail)}, mistake.status_code, mistake.headers)
+        return error(mistake.status_code, str(mistake.detail), mistake.headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, mistake: RequestValidationError) -> JSONResponse:
@@ -269,15 +281,19 @@ async def _file(service: Service, path: str) -> Path:
     try:
         return await service.file(path)
     except HeadwordError as error:
-        raise HTTPException(404, _line(error)) from error
+        raise HTTPException(404, str(error)) from error
 
 
-def _content(file: Path) -> bytes:
-    if not file.is_file():  # a pipe would keep us waiting
-        raise OSError(0, "it is gone")
-    if file.stat().st_size > MAX_FILE:
-        raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
-    return file.read_bytes()
+def _parts(file: Path) -> Iterator[bytes]:
+    # Not blocking: a pipe would keep us waiting until somebody writes into it.
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | _NOT_BLOCKING)) as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is no regular file")
+        if status.st_size > MAX_FILE:
+            raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
+        while part := opened.read(_PART):
+            yield part
 
 
 def _condition(tag: str | None, where: str | None) -> Condition | None:
@@ -293,14 +309,10 @@ def _hit(hit: query.Hit, *, asked: bool) -> schemas.Hit:
     )
 
 
-def _tags(counts: dict[str, int], service: Service) -> schemas.TagsResponse:
+def _tags(service: Service, counts: dict[str, int], version: str) -> schemas.TagsResponse:
     rows = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return schemas.TagsResponse(
         tags=[schemas.TagCount(tag=tag, count=count) for tag, count in rows],
         doubt=service.model.doubt,
-        index_version=service.index.version,
+        index_version=version,
     )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

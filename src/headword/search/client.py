@@ -14,7 +14,7 @@ from typing import Any
 
 from headword.errors import HeadwordError
 from headword.files import expand
-from headword.search.manifest import read_version
+from headword.search.manifest import Manifest
 from headword.search.query import Hit, Query
 from headword.search.running import Running
 
@@ -26,15 +26,15 @@ _MOST_IMAGE = 16_000_000
 class Answer:
     """What a server said."""
 
+    url: str
+    """The server's page."""
     hits: list[Hit]
     index: dict[str, Any]
-    """What the index says of itself; empty unless it was asked for."""
+    """The `model` and the `engine` of the index, read from its folder: a server says no paths."""
     environment: dict[str, Any]
-    """The server's, likewise."""
+    """The server's; empty unless it was asked for."""
     coverage: tuple[float | None, bool] | None
     """As `Index.coverage`."""
-    url: str
-    """The server's."""
 
 
 def ask_server(
@@ -47,7 +47,7 @@ def ask_server(
         query: what to look for; its image must be a file.
         k: how many pictures.
         where: a condition they must meet.
-        about: whether to ask what index and model are, too.
+        about: whether to ask for the server's environment, too.
     """
     folder = expand(index).resolve()
     running = Running.read(folder)
@@ -55,20 +55,22 @@ def ask_server(
     if running is None or body is None:
         return None
     try:
-        version = read_version(folder)
+        manifest = Manifest.read(folder)
         said = _ask(running, "POST", "/search", body)
-        if said is None or said["index_version"] != version:
+        if said is None or said["index_version"] != manifest.version:
             return None
-        hits = [Hit(**hit) for hit in said["hits"]]
-        known = said["coverage"]
-        far = bool(said["out_of_depth"])
-        coverage = (None if known is None else float(known), far) if far or known is not None else None
-        if not about:
-            return Answer(hits, {}, {}, coverage, running.url)
-        facts = _ask(running, "GET", "/about")
+        facts = _ask(running, "GET", "/about") if about else {"environment": {}}
         if facts is None:
             return None
-        return Answer(hits, facts["index"], facts["environment"], coverage, running.url)
+        known = said["coverage"]
+        far = bool(said["out_of_depth"])
+        return Answer(
+            running.url,
+            [Hit(**hit) for hit in said["hits"]],
+            {"model": manifest.model, "engine": "exact"},
+            facts["environment"],
+            (None if known is None else float(known), far) if far or known is not None else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, HeadwordError):
         return None
 

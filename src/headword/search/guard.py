@@ -9,8 +9,10 @@ machine (DNS rebinding) is refused by the `Host` header, another page by `Origin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -32,12 +34,25 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 
+REQUESTS = 1_000
+"""Requests that are under way at once, those whose sender is gone included."""
+
+BODIES = 256_000_000
+"""Bytes of bodies that are held at once: of those that arrive, and of those that are being answered."""
+
+BODY_SECONDS = 30.0
+"""For a whole body to arrive."""
+
 LARGE = 1_000_000
-"""Bytes from which a body is large; only some of these are held in memory at once."""
+"""Bytes from which a body is large; only some of these are read as JSON and answered at once."""
+
+MAX_VALUES = 250_000
+"""Values that the JSON of a body may have: 24 MB of them would be a gigabyte of objects."""
 
 _LARGE_AT_ONCE = 4
-_BODY_SECONDS = 30.0
+_BETWEEN_VALUES = (b",", b"[", b"{", b":")  # base64 has none of these
 _READ_ON = 100_000_000  # bytes of a body too large that are read and dropped, so that the answer arrives
+_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[\w.-]+))(?::\d*)?", re.ASCII)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -60,6 +75,9 @@ class Guard:
         self._any_address = any_address
         self._max_body = max_body
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._under_way = 0
+        self._arriving: dict[asyncio.Task[bytearray | None], int] = {}  # bytes so far; the oldest first
+        self._held = 0  # bytes of these, and of whole bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, connection or life span."""
@@ -77,15 +95,18 @@ class Guard:
         if refusal is not None:
             await _refuse(send_guarded, *refusal)
             return
-        length = headers.get("content-length")
-        if scope["method"] in _SAFE or ((length or "0") == "0" and "transfer-encoding" not in headers):
-            await self._app(scope, receive, send_guarded)
+        if self._under_way >= REQUESTS:
+            await _refuse(send_guarded, 503, "too many requests wait; try again in a moment")
             return
-        if length is not None and length.isdigit() and int(length) <= LARGE:
-            await self._with_body(scope, receive, send_guarded, LARGE)
-            return
-        async with self._large:
-            await self._with_body(scope, receive, send_guarded, self._max_body)
+        self._under_way += 1
+        try:
+            empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+            if scope["method"] in _SAFE or empty:
+                await self._app(scope, receive, send_guarded)
+            else:
+                await self._with_body(scope, receive, send_guarded)
+        finally:
+            self._under_way -= 1
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -109,50 +130,77 @@ class Guard:
             return False
         return address.is_loopback or self._any_address
 
-    async def _with_body(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
-        """Read the whole body, at most `most` bytes, then let the app answer."""
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the whole body, then let the app answer: who sends slowly holds up nobody else."""
+        reading = asyncio.ensure_future(self._read(receive))
+        self._arriving[reading] = 0
         try:
-            body = await asyncio.wait_for(self._read(receive, most), _BODY_SECONDS)
-        except asyncio.TimeoutError:
-            await _refuse(send, 408, f"the body took longer than {_BODY_SECONDS:.0f} seconds")
-            return
+            done, _ = await asyncio.wait({reading}, timeout=BODY_SECONDS)
+            if not done:
+                await _refuse(send, 408, f"the body took longer than {BODY_SECONDS:.0f} seconds")
+                return
+            if reading.cancelled():
+                await _refuse(send, 503, "more is being sent than the server can hold; send it again")
+                return
+            body = reading.result()
+        finally:
+            reading.cancel()
+            self._held -= self._arriving.pop(reading, 0)
         if body is None:
+            return
+        if (size := len(body)) > self._max_body:
             await _refuse(send, 413, f"the request is larger than {self._max_body:,} bytes")
             return
-        given = False
+        if sum(map(body.count, _BETWEEN_VALUES)) > MAX_VALUES:
+            await _refuse(send, 413, f"the request has more than {MAX_VALUES:,} values")
+            return
 
         async def receive_body() -> Message:
-            nonlocal given
-            if given:
+            nonlocal body
+            if body is None:
                 return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            whole, body = body, None
+            return {"type": "http.request", "body": whole, "more_body": False}
 
-        await self._app(scope, receive_body, send)
+        self._held += size
+        try:
+            async with self._large if size > LARGE else contextlib.nullcontext():
+                await self._app(scope, receive_body, send)
+        finally:
+            self._held -= size
 
-    async def _read(self, receive: Receive, most: int) -> bytes | None:
-        parts, size = list[bytes](), 0
-        while size <= _READ_ON:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= most:
-                parts.append(part)
-            else:
-                parts.clear()
-            if not message.get("more_body", False):
-                break
-        return b"".join(parts) if size <= most else None
+    async def _read(self, receive: Receive) -> bytearray | None:
+        """A body; the beginning of one that is too large, and None if its sender is gone."""
+        reading = asyncio.current_task()
+        assert reading is not None
+        body, size, more = bytearray(), 0, True
+        try:
+            while more and size <= _READ_ON:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part, more = message.get("body", b""), message.get("more_body", False)
+                size += len(part)
+                if size - len(part) <= self._max_body:  # of what is too large, enough to tell
+                    body += part
+                    self._arriving[reading] += len(part)
+                    self._held += len(part)
+                while self._held > BODIES and self._arriving:
+                    oldest = next(iter(self._arriving))
+                    self._held -= self._arriving.pop(oldest)
+                    oldest.cancel()
+                    if oldest is reading:
+                        await asyncio.sleep(0)  # where it is cancelled
+        except asyncio.CancelledError:
+            body.clear()  # or it would wait for the garbage collector
+            raise
+        return body
 
 
 def host_name(host: str) -> str:
     """The name or address in a `Host` header, without its port and brackets, in lower case."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    parts = _HOST.fullmatch(host)
+    return "" if parts is None else (parts["address"] or parts["name"]).lower()
 
 
 def _asking_host(origin: str) -> str:
@@ -167,7 +215,7 @@ def _asking_host(origin: str) -> str:
 async def _refuse(send: Send, status: int, line: str) -> None:
     body = json.dumps({"error": line}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in {408, 413}:  # the rest of the body may still be on its way
+    if status in {408, 413, 503}:  # the rest of the body may still be on its way
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

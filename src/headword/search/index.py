@@ -171,13 +171,7 @@ class Index:
         None for a model that cannot tell; see `headword.coverage`. Of one that there is a `doubt` about, all
         texts are out of its depth, by no number.
         """
-        fit = self.model.coverage_fit
-        if self.model.doubt is not None:
-            return None, True
-        if fit is None:
-            return None
-        known = float(self.model.coverage([text])[0])
-        return known, known < fit.low
+        return coverage(self.model, [text])[0]
 
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
@@ -332,6 +326,17 @@ class Index:
             slot = version.slots[place]
             units = np.asarray(version.rows[slot : slot + 1])
         else:
-            features = self.model.image_features([query.image])
+            image = query.image
+            features = self.model.image_features(image if isinstance(image, Tensor) else [image])
             units = torch.nn.functional.normalize(features, dim=1).numpy()
         return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
+
+
+def coverage(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float | None, bool] | None]:
+    """`Index.coverage` of each of some texts."""
+    fit = model.coverage_fit
+    if model.doubt is not None:
+        return [(None, True)] * len(texts)
+    if fit is None or not texts:
+        return [None] * len(texts)
+    return [(known, known < fit.low) for known in model.coverage(texts).tolist()]

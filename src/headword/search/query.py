@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from headword.data.images import ImageSource
 
 
@@ -23,8 +25,8 @@ class Query:
     """
 
     text: str | None = None
-    image: ImageSource | None = None
-    """A picture, from anywhere."""
+    image: ImageSource | Tensor | None = None
+    """A picture, from anywhere; or one that is transformed already, float `[1, 3, H, W]`."""
     like: str | None = None
     """A picture of the index, by its path: instead of `image`, and nothing is opened."""
     negative: tuple[str, ...] = ()

@@ -31,9 +31,8 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where its page is."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        """The page."""
+        return url_of(self.host, self.port)
 
     def write(self, index: Path) -> bool:
         """Put it into an index's folder; False where that cannot be written."""
@@ -67,3 +66,8 @@ class Running:
             return None
         sound = isinstance(running.host, str) and isinstance(running.token, str)
         return running if sound and isinstance(running.port, int) and isinstance(running.pid, int) else None
+
+
+def url_of(host: str, port: int) -> str:
+    """The page of a server, by the address it is reached at."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

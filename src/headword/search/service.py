@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import copy
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,33 +15,45 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import torch
-from PIL import Image
 from torch import Tensor
 
 from headword import __version__
 from headword.data.images import load_image, load_image_bytes
 from headword.dual_encoder import DualEncoder
+from headword.encoders import VisionEncoder
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.results import environment
 from headword.scoring import NONE_OF_THESE
 from headword.search.filter import Condition
-from headword.search.index import Index
+from headword.search.index import Index, coverage
 from headword.search.manifest import NAME as MANIFEST
-from headword.search.model_thread import ModelThread
+from headword.search.model_thread import ModelThread, Overloaded
+from headword.search.outward import outward
 from headword.search.query import Hit, Query
 from headword.search.schemas import MAX_PIXELS
-from headword.search.text_vectors import TextVectors
+from headword.search.tagging import tag_index
+from headword.search.text_vectors import remembering
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
+
 _TEXTS_AT_ONCE = 32
-_COVERED = 8192  # texts whose coverage is kept
-_DECODED_AT_ONCE = 4  # pictures that were sent and are in memory whole, up to 192 MB each
+_DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, over a gigabyte each
+_PICTURE_SECONDS = 30.0  # for its turn
 
 
 class BusyError(Exception):
     """What was asked for is under way already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One version of the index and its model; a request keeps to the one it began with."""
+
+    index: Index
+    model: DualEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,18 @@ class Asked:
     query: Query
     k: int
     where: Condition | None
+    transformed_for: DualEncoder | None = None
+    """Whose transform the query's image has been through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found, all of it in one version of the index."""
+
+    hits: list[Hit]
+    coverage: tuple[float | None, bool] | None
+    """See `Index.coverage`; None without a text."""
+    version: str
 
 
 class Service:
@@ -59,19 +85,18 @@ class Service:
     """
 
     def __init__(self, index: Index) -> None:
-        self.index = index
-        self._texts = TextVectors(index.model)
+        self._path = index.path
+        self._now = Serving(index, remembering(index.model))
         self._seen: tuple[int, int] | None = None  # of the manifest, when it was last read
         self._pictures = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._tagging = asyncio.Lock()
         self._said: dict[str, dict[str, Any]] = {}
-        self._covered: dict[str, tuple[float | None, bool] | None] = {}
-        self._thread: ModelThread[Asked, list[Hit]] = ModelThread(self._answer)
+        self._thread: ModelThread[Asked, Found] = ModelThread(self._answer)
 
     @property
     def model(self) -> DualEncoder:
         """The index's model."""
-        return self.index.model
+        return self._now.model
 
     def warm(self) -> None:
         """Do now what would make the first search slow."""
@@ -83,9 +108,7 @@ class Service:
 
     # ---- searching
 
-    async def search(
-        self, query: Query, *, k: int, where: Condition | None, upload: bytes | None
-    ) -> list[Hit]:
+    async def search(self, query: Query, *, k: int, where: Condition | None, upload: bytes | None) -> Found:
         """The k nearest pictures, answered together with the other searches that wait.
 
         Args:
@@ -98,63 +121,48 @@ class Service:
             HeadwordError: for a query that says nothing, a picture that cannot be read or is not in the
                 index, or a bad condition.
         """
-        if upload is None:
-            query.check()
-            return await asyncio.wrap_future(self._thread.ask(Asked(query, k, where)))
-        async with self._pictures:
-            query = replace(query, image=await in_thread(partial(decoded, upload)))
-            query.check()
-            return await asyncio.wrap_future(self._thread.ask(Asked(query, k, where)))
+        serving = None
+        if upload is not None:
+            serving = self._now
+            query = replace(query, image=await self._pixels(serving, upload, "the picture that was sent"))
+        query.check()
+        asked = Asked(query, k, where, None if serving is None else serving.model)
+        return await asyncio.wrap_future(self._thread.ask(asked))
 
-    async def coverage(self, text: str | None) -> tuple[float | None, bool] | None:
-        """See `Index.coverage`; None without a text."""
-        if text is None:
-            return None
-        if text not in self._covered:
-            if len(self._covered) >= _COVERED:
-                self._covered.clear()
-            self._covered[text] = await self._run(partial(self.index.coverage, text))
-        return self._covered[text]
-
-    async def browse(self, *, k: int, offset: int, where: Condition | None) -> tuple[list[Hit], int]:
-        """Pictures in the order of their paths from the `offset`-th on, and how many there are."""
-        index = await self._run(self._current)
+    async def browse(self, *, k: int, offset: int, where: Condition | None) -> tuple[list[Hit], int, str]:
+        """Pictures in the order of their paths from the `offset`-th on, how many there are, the version."""
+        index = (await self._run(self._newest)).index
         hits = await in_thread(partial(index.browse, k=k, offset=offset, where=where))
         total = len(index) if where is None else await in_thread(partial(index.count, where))
-        return hits, total
+        return hits, total, index.version
 
     # ---- the model by itself
 
-    async def embed_texts(self, texts: Sequence[str], template: Sequence[str]) -> Tensor:
-        """Texts → unit vectors `[N, D]`, in pieces between searches."""
-        templates = check_templates(template)
-        parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-        vectors = [await self._run(partial(self._encode_texts, part, templates)) for part in parts]
-        return torch.cat(vectors) if vectors else torch.empty(0, self.model.dim)
-
-    async def embed_images(self, images: Sequence[bytes | Path]) -> Tensor:
-        """Pictures that were sent, and files → unit vectors `[N, D]`, one by one between searches."""
-        vectors = []
-        for source in images:
-            async with self._pictures:
-                image = await in_thread(partial(decoded, source))
-                vectors.append(await self._run(partial(self.model.encode_image, image)))
-        return torch.cat(vectors) if vectors else torch.empty(0, self.model.dim)
+    async def embed(
+        self, texts: Sequence[str], images: Sequence[bytes], template: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Texts and pictures that were sent → unit vectors `[N, D]` and `[M, D]`."""
+        serving = await self._run(self._newest)
+        words = await self._embed_texts(serving, texts, check_templates(template))
+        return words, await self._embed_images(serving, images, ())
 
     async def classify(
         self,
-        images: Sequence[bytes | Path],
+        images: Sequence[bytes],
+        pictures: Sequence[str],
         labels: Sequence[str],
         *,
         template: Sequence[str] | None,
         multi_label: bool,
         none_of_these: bool,
     ) -> list[list[tuple[str, float, float | None]]]:
-        """For each picture its labels, with probability and cosine, best first."""
+        """For each picture sent and each of the index its labels, with probability and cosine, best first."""
+        serving = await self._run(self._newest)
         names = check_labels(tidy_labels(labels))
-        words = await self.embed_texts(names, self.model.template if template is None else template)
-        cosines = await self.embed_images(images) @ words.T
-        chances = self.model.scores.probabilities(
+        templates = check_templates(serving.model.template if template is None else template)
+        words = await self._embed_texts(serving, names, templates)
+        cosines = await self._embed_images(serving, images, pictures) @ words.T
+        chances = serving.model.scores.probabilities(
             cosines, multi_label=multi_label, none_of_these=none_of_these
         )
         names = [*names, NONE_OF_THESE] if none_of_these else names
@@ -163,39 +171,70 @@ class Service:
             for chance, cosine in zip(chances.tolist(), cosines.tolist(), strict=True)
         ]
 
+    async def _embed_texts(self, serving: Serving, texts: Sequence[str], template: tuple[str, ...]) -> Tensor:
+        """In pieces between searches."""
+        parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+        encode = partial(serving.model.encode_text, template=template)
+        vectors = [await self._run(partial(encode, part)) for part in parts]
+        return torch.cat(vectors) if vectors else torch.empty(0, serving.model.dim)
+
+    async def _embed_images(
+        self, serving: Serving, images: Sequence[bytes], pictures: Sequence[str]
+    ) -> Tensor:
+        """One by one between searches."""
+        one = "the picture that was sent" if len(images) == 1 else "picture {} of those that were sent"
+        sources: list[tuple[bytes | Path, str]] = []
+        sources += [(image, one.format(place)) for place, image in enumerate(images, start=1)]
+        sources += [(await self.file(path), path) for path in pictures]
+        vectors = []
+        for source, name in sources:
+            pixels = await self._pixels(serving, source, name)
+            vectors.append(await self._run(partial(serving.model.encode_image, pixels)))
+        return torch.cat(vectors) if vectors else torch.empty(0, serving.model.dim)
+
+    async def _pixels(self, serving: Serving, source: bytes | Path, name: str) -> Tensor:
+        """A picture, decoded and transformed beside the model thread: `[1, 3, H, W]`."""
+        async with _turn(self._pictures):
+            return await in_thread(partial(transformed, serving.model.vision, source, name))
+
     # ---- the index
 
     async def tag(
         self, labels: Sequence[str], *, template: Sequence[str] | None, none_of_these: bool
-    ) -> dict[str, int]:
-        """Give every picture of the index its best label; returns how many got which.
+    ) -> tuple[dict[str, int], str]:
+        """Give every picture of the index its best label; returns how many got which, and the version.
 
         Raises:
             HeadwordError: for bad labels.
             BusyError: if the index is being changed, here or by another process.
         """
         names = check_labels(tidy_labels(labels))
-        templates = check_templates(self.model.template if template is None else template)
+        check_templates(self.model.template if template is None else template)
         if self._tagging.locked():
             raise BusyError("the folder is being tagged already; try again when that is done")
         async with self._tagging:
-            vectors = await self.embed_texts(names, templates)
+            serving = await self._run(self._newest)
+            templates = check_templates(serving.model.template if template is None else template)
+            vectors = await self._embed_texts(serving, names, templates)
             work = partial(
-                self.index.tag,
+                tag_index,
+                self._path,
+                serving.model,
                 names,
                 template=templates,
                 none_of_these=none_of_these,
                 words=lambda _: vectors,  # of these names, from the model thread
             )
             try:
-                return await in_thread(work)
+                await in_thread(work)
             except HeadwordError as error:  # labels and templates were found good: it is the index
                 raise BusyError(str(error)) from error
+        return await self.tags()
 
-    async def tags(self) -> dict[str, int]:
-        """Tags, and how many pictures have each."""
-        index = await self._run(self._current)
-        return await in_thread(index.tags)
+    async def tags(self) -> tuple[dict[str, int], str]:
+        """Tags, how many pictures have each, and the version."""
+        index = (await self._run(self._newest)).index
+        return await in_thread(index.tags), index.version
 
     async def file(self, path: str) -> Path:
         """The file of a picture of the index.
@@ -203,49 +242,71 @@ class Service:
         Raises:
             HeadwordError: if there is none of this path, or its file lies outside the indexed folder.
         """
-        return await in_thread(partial(self.index.file, path))
+        return await in_thread(partial(self._now.index.file, path))
 
     async def about(self) -> dict[str, Any]:
         """The index, the model, and the versions at work."""
-        index = await self._run(self._current)
-        if index.version not in self._said:
-            self._said = {index.version: await self._run(partial(_about, index))}
-        return self._said[index.version]
+        serving = await self._run(self._newest)
+        version = serving.index.version
+        if version not in self._said:
+            facts = await in_thread(partial(_about, serving))
+            self._said = {version: outward(facts, self.folders)}
+        return self._said[version]
+
+    @property
+    def folders(self) -> list[str]:
+        """Folders of this machine that lines about the index may name."""
+        return [str(self._path), str(self._now.index.root)]
 
     # ---- on the model thread
 
-    def _answer(self, batch: list[Asked]) -> list[list[Hit] | Exception]:
+    def _answer(self, batch: list[Asked]) -> list[Found | Exception]:
+        serving = self._newest()
         try:
-            return list(self._found(self._current(), batch))
-        except HeadwordError as error:
-            if len(batch) == 1:
-                return [error]
-            return [answer for asked in batch for answer in self._answer([asked])]  # one's mistake is its own
+            return list(self._found(serving, batch))
+        except Exception as error:  # each of a batch gets its own
+            if len(batch) > 1:
+                return [answer for asked in batch for answer in self._answer([asked])]
+            if self._newest() is not serving:  # it was replaced under the search
+                return self._answer(batch)
+            return [error]
 
-    def _found(self, index: Index, batch: list[Asked]) -> list[list[Hit]]:
-        vectors = index.encode([asked.query for asked in batch], words=self._texts)
+    def _found(self, serving: Serving, batch: list[Asked]) -> list[Found]:
+        index = serving.index
+        if any(asked.transformed_for not in (None, serving.model) for asked in batch):
+            raise BusyError("the index has another model by now; send the picture again")
+        vectors = index.encode([asked.query for asked in batch], words=serving.model.encode_text)
         found: dict[int, list[Hit]] = {}
         for where in dict.fromkeys(asked.where for asked in batch):
             places = [place for place, asked in enumerate(batch) if asked.where == where]
             most = max(batch[place].k for place in places)
             hits = index.nearest(vectors[places], k=most, where=where)
             found |= {place: row[: batch[place].k] for place, row in zip(places, hits, strict=True)}
-        return [found[place] for place in range(len(batch))]
+        texts = list(dict.fromkeys(asked.query.text for asked in batch if asked.query.text is not None))
+        known: dict[str | None, tuple[float | None, bool] | None] = {}
+        known |= zip(texts, coverage(serving.model, texts), strict=True)
+        return [
+            Found(found[place], known.get(asked.query.text), index.version)
+            for place, asked in enumerate(batch)
+        ]
 
-    def _current(self) -> Index:
-        """The index, in its newest version."""
-        with suppress(HeadwordError, OSError):  # while it is being replaced, what is open answers
-            status = (self.index.path / MANIFEST).stat()
+    def _newest(self) -> Serving:
+        """The index in its newest version; while that cannot be had, the one that could."""
+        with suppress(OSError):
+            status = (self._path / MANIFEST).stat()
             seen = (status.st_ino, status.st_mtime_ns)
             if seen != self._seen:
-                self.index.reload()
-                if self.index.model is not self._texts.model:
-                    self._texts = TextVectors(self.index.model)
                 self._seen = seen
-        return self.index
+                self._take_up(copy.copy(self._now.index))  # the other stays whole for those who are at it
+        return self._now
 
-    def _encode_texts(self, texts: Sequence[str], template: tuple[str, ...]) -> Tensor:
-        return self._texts(texts, template)
+    def _take_up(self, fresh: Index) -> None:
+        try:
+            if fresh.reload():
+                same = fresh.model is self._now.index.model
+                self._now = Serving(fresh, self._now.model if same else remembering(fresh.model))
+        except (HeadwordError, OSError) as error:
+            _LOG.warning("headword: the old index goes on answering: %s", " ".join(str(error).split()))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._thread.run(work))
@@ -256,25 +317,52 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(work)
 
 
-def decoded(source: bytes | Path) -> Image.Image:
-    """A picture that was sent, or a file.
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of a few places.
 
     Raises:
-        HeadwordError: if it is none, or has too many pixels.
+        Overloaded: if none is free for long.
+    """
+    try:
+        await asyncio.wait_for(places.acquire(), _PICTURE_SECONDS)
+    except asyncio.TimeoutError:
+        raise Overloaded from None
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def transformed(vision: VisionEncoder, source: bytes | Path, name: str) -> Tensor:
+    """A picture that was sent, or a file, as the model reads it: float32 `[1, 3, H, W]`.
+
+    Raises:
+        HeadwordError: if it is none, has too many pixels, or the model's transform fails on it.
     """
     if isinstance(source, Path):
-        return load_image(source)
-    return load_image_bytes(source, "the picture that was sent", max_pixels=MAX_PIXELS)
+        image = load_image(source)
+    else:
+        image = load_image_bytes(source, name, max_pixels=MAX_PIXELS)
+    try:
+        pixels = vision.preprocess([image])
+        wanted = (1, 3, *vision.source.input_size)
+        if not pixels.is_floating_point() or pixels.shape != wanted or not bool(pixels.isfinite().all()):
+            raise ValueError(f"it made {pixels.dtype} of the shape {list(pixels.shape)}, or not finite")
+    except Exception as error:  # a transform may be anybody's
+        raise HeadwordError(f"the model's transform fails on {name}: {error}") from error
+    return pixels
 
 
-def _about(index: Index) -> dict[str, Any]:
+def _about(serving: Serving) -> dict[str, Any]:
+    index = serving.index
     return {
         "headword": __version__,
-        "folder": str(index.root).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "folder": index.root.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
         "images": len(index),
         "index_version": index.version,
         "index": index.about(),
-        "model": index.model.provenance(),
-        "classes": len(index.model.classes),
+        "model": serving.model.provenance(),
+        "classes": len(serving.model.classes),
         "environment": environment(),
     }
