@@ -176,7 +176,11 @@ def test_splits(folder: Path) -> None:
     path = write(folder, "c.csv", "image,caption,split\n" + "".join(f"{i},x,{s}\n" for i, s in rows))
     assert [item.split for item in read_captions(path)] == ["train", "test", "restval", None]
     assert [item.image.name for item in read_captions(path, split="test")] == ["b.jpg"]
-    assert [item.image.name for item in read_captions(path, split=["train", "restval"])] == ["a.jpg", "c.jpg"]
+    assert [item.image.name for item in read_captions(path, split="train+restval")] == ["a.jpg", "c.jpg"]
+    chosen = read_captions(path, default=("val", "test"))
+    assert ([item.image.name for item in chosen], chosen.split) == (["b.jpg"], "test")
+    assert read_captions(path, default=("val",)).split is None  # not all rows have one
+    assert read_captions(path, split="train+restval").split == "restval+train"
     assert "has no split 'val'; its splits are restval, test, train" in refusal(path, split="val")
     path = write(folder, "plain.csv", "image,caption\na.jpg,x\n")
     assert "has no split 'val'; it has no splits" in refusal(path, split="val")

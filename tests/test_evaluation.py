@@ -128,6 +128,36 @@ def test_retrieval_and_an_unreadable_image(tmp_path):
     assert result.protocol.metric == "t2i_r2"
 
 
+@pytest.mark.parametrize(
+    ("splits", "measured"),
+    [
+        (("train", "val", "test"), "test"),
+        (("train", "val", "train"), "val"),
+        (("train", "restval", "train"), "restval+train"),
+        (("train", "restval", None), None),
+        ((None, None, None), None),
+    ],
+)
+def test_the_split_that_is_measured_is_one_rule_and_said(tmp_path, splits, measured):
+    rows = list(zip(("red", "green", "blue"), splits, strict=True))
+    for colour, _ in rows:
+        paint(tmp_path / f"{colour}.png", colour)
+    path = captions(tmp_path, [{"image": f"{c}.png", "caption": f"a {c} one", "split": s} for c, s in rows])
+    table = tmp_path / "labels.csv"
+    table.write_text("image,label,split\n" + "".join(f"{c}.png,{c},{s or ''}\n" for c, s in rows))
+    kept = [c for c, s in rows if measured is None or s in measured.split("+")]
+    result = evaluate(Colours(), Protocol(task="retrieval", data=str(path), k=(1,)))
+    assert (result.protocol.split, result.data["images"]) == (measured, len(kept))
+    said = [note for note in result.notes if "since none was named" in note]
+    assert said == ([f"measured on the split {measured}, since none was named (--split)"] if measured else [])
+    named = evaluate(Colours(), Protocol(task="retrieval", data=str(path), k=(1,), split=measured))
+    assert named.data == result.data
+    assert not any("since none was named" in note for note in named.notes)
+    if len(kept) > 1:
+        result = evaluate(Colours(), Protocol(task="classification", data=str(table), k=(1,)))
+        assert (result.protocol.split, result.data["images"]) == (measured, len(kept))
+
+
 def test_retrieval_counts_missing_images(tmp_path):
     for colour in ("red", "green"):
         paint(tmp_path / f"{colour}.png", colour)

@@ -48,10 +48,11 @@ def test_compare_models_in_retrieval(saved, tmp_path):
     said = json.loads(
         run(
             *("compare", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
-            *("--split", "test", "-k", 1, "-k", 2, "--json", "-"),
+            *("-k", 1, "-k", 2, "--json", "-"),
         )
     )
     one, two = said["results"]
+    assert said["protocol"]["split"] == one["protocol"]["split"] == "test"
     assert one["metrics"]["t2i_r2"] == two["metrics"]["t2i_r2"]
     assert one["protocol"]["k"] == [1, 2]
     assert one["data"]["captions"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 
 import pytest
@@ -38,10 +39,14 @@ def test_folders_and_splits(tmp_path):
     painted(tmp_path / "a" / "test")
     painted(tmp_path / "a" / "train")
     check(open_images(str(tmp_path / "a"), split="test"), 9)
-    with pytest.raises(HeadwordError, match="has splits, not classes: test, train"):
-        open_images(str(tmp_path / "a"))
+    data = open_images(str(tmp_path / "a"))
+    assert (len(data.images), data.split) == (9, "test")
+    assert open_images(str(tmp_path / "a"), default=("train",)).split == "train"
     with pytest.raises(HeadwordError, match="no split 'val'; its subfolders are test, train"):
         open_images(str(tmp_path / "a"), split="val")
+    shutil.rmtree(tmp_path / "a" / "test")
+    with pytest.raises(HeadwordError, match="has splits, not classes: train; say which"):
+        open_images(str(tmp_path / "a"))
 
 
 def test_folder_mistakes(tmp_path):
@@ -82,8 +87,9 @@ def test_table(tmp_path, name, comma):
         paint(tmp_path / "images" / f"{number}.png", colour)
         rows.append((f"{number}.png", colour, "test" if number else "train"))
     (tmp_path / name).write_text("\n".join(comma.join(row) for row in rows) + "\n")
-    check(open_images(str(tmp_path / name)), 4)
+    check(open_images(str(tmp_path / name)), 3)
     check(open_images(str(tmp_path / name), split="test"), 3)
+    check(open_images(str(tmp_path / name), split="test+train"), 4)
     with pytest.raises(HeadwordError, match="no split 'val'; its splits are test, train"):
         open_images(str(tmp_path / name), split="val")
 
@@ -150,6 +156,7 @@ def test_shards(tmp_path):
     assert "1.tar::b.png" in found.skipped[0]
     check(open_images(f"wds:{folder}/0.tar"), 2)
     assert open_images(f"wds:{tmp_path}/wds", split="test").split == "test"
+    assert open_images(f"wds:{tmp_path}/wds").split == "test"
 
 
 def test_shard_mistakes(tmp_path):
@@ -196,6 +203,12 @@ def test_hugging_face(tmp_path):
         open_images(f"hf:{tmp_path}/two", split="val")
     with pytest.raises(HeadwordError, match="one split"):
         open_images(f"hf:{tmp_path}/one", split="test")
+    for splits, chosen in ((("train", "validation"), "validation"), (("train",), "train")):
+        datasets.DatasetDict(dict.fromkeys(splits, one)).save_to_disk(str(tmp_path / chosen))
+        assert open_images(f"hf:{tmp_path}/{chosen}").split == chosen
+    datasets.DatasetDict({"train": one, "extra": one}).save_to_disk(str(tmp_path / "odd"))
+    with pytest.raises(HeadwordError, match="has the splits train, extra; say which"):
+        open_images(f"hf:{tmp_path}/odd")
     one.remove_columns("label").save_to_disk(str(tmp_path / "bare"))
     with pytest.raises(HeadwordError, match="no column of labels; it has img"):
         open_images(f"hf:{tmp_path}/bare")

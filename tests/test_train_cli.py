@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ import headword
 from headword.cli.app import app
 from headword.files import load_tensors
 from headword.superclip.config import TrainConfig
+from headword.superclip.train import train
 from training import TINY
 
 TINY_WORDS = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
@@ -55,6 +62,120 @@ def test_a_runs_own_options_start_it_again(trained: tuple[Path, str, dict[str, A
     refused = run("train", "--config", out / "config.yaml", "--out", out)
     assert refused.exit_code == 2
     assert "--resume auto" in refused.output
+
+
+def test_a_run_goes_on_with_its_own_options(
+    trained: tuple[Path, str, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, _, told = trained
+    fork, last = tmp_path / "fork", out / "checkpoints" / "step-00000003"
+    result = run("train", "--resume", last, "--out", fork, "--steps", 4, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "1 steps after step 3; Ctrl-C keeps what is done" in result.output
+    options = json.loads((tmp_path / "r.json").read_text())["protocol"]["config"]
+    assert options == {**told["protocol"]["config"], "steps": 4}
+    refused = run("train", "--resume", "auto", "--out", fork, "--lr", 0.5)
+    assert refused.exit_code == 2
+    assert "other options: lr 0.001 (now 0.5)" in refused.output
+
+
+def test_a_checkpoint_is_made_a_model(
+    trained: tuple[Path, str, dict[str, Any]], pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    out, _, _ = trained
+    stopped, model = tmp_path / "stopped", tmp_path / "model"
+
+    def press(record: Mapping[str, float]) -> None:
+        if record["step"] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig.from_sources(out / "config.yaml"), stopped, watch=press)
+    for source, step in ((out, 3), (out / "checkpoints" / "step-00000003", 3), (stopped, 2)):
+        shown = run("train", "--export", source, "--out", model, "--overwrite", "--json", tmp_path / "m.json")
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.splitlines()[-1].startswith(f"Try: headword classify {model} IMAGE")
+        assert headword.load(model).provenance()["training"]["steps"] == step
+        file = Path("clip") / "open_clip_model.safetensors"
+        assert ((model / file).read_bytes() == (out / "model" / file).read_bytes()) == (step == 3)
+    picture = str(next(iter(pictures.values())))
+    labelled = run("classify", model, picture, "--labels", "a cat,a cup", "--json", "-")
+    assert labelled.exit_code == 0, labelled.output
+
+
+STUCK = """
+import time
+from headword.cli.app import main
+from headword.superclip.data.generated import ShapesSamples
+
+text, read = ShapesSamples.text, []
+
+def stuck(samples, index):  # as a disk that does not answer
+    read.append(index)
+    if len(read) > 40:
+        time.sleep(1000)
+    return text(samples, index)
+
+ShapesSamples.text = stuck
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a terminal as Unix has it")
+def test_a_second_ctrl_c_ends_a_run_that_is_stuck(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    words = [*TINY_WORDS, "--workers", "1", "--set", "checkpoint_every=2", "--out", str(tmp_path / "run")]
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-c", STUCK, "train", *words]
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    for awaited in (b"step       5", b"Ctrl-C again stops at once", b"go on with: headword train"):
+        while awaited not in shown:
+            shown += os.read(screen, 1024)
+        os.write(screen, b"\x03")
+    assert process.wait(60) == 130
+    assert b"headword: interrupted: step 4 is kept" in shown
+    assert b"Traceback" not in shown
+    os.close(screen)
+
+
+def test_what_is_no_checkpoint_is_no_model(trained: tuple[Path, str, dict[str, Any]], tmp_path: Path) -> None:
+    out, _, _ = trained
+    broken = tmp_path / "broken"
+    shutil.copytree(out, broken)
+    last = broken / "checkpoints" / "step-00000003"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    shutil.copytree(last, tmp_path / "elsewhere" / "alone")
+
+    def refused(said: str, *words: Any) -> None:
+        result = run("train", *words)
+        assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
+        assert said in result.output
+        assert not (tmp_path / "new").exists()
+
+    new = ("--out", tmp_path / "new")
+    refused("is no run and no checkpoint", "--export", tmp_path, *new)
+    refused("is no run and no checkpoint", "--export", tmp_path / "nowhere", *new)
+    refused("lies outside its run", "--export", tmp_path / "elsewhere" / "alone", *new)
+    refused("already exists", "--export", out, "--out", tmp_path / "full")
+    refused("not overwritten", "--export", out, "--out", tmp_path / "full", "--overwrite")
+    refused("so --lr does not go with it", "--export", out, *new, "--lr", 1)
+    refused("so --resume does not go with it", "--export", out, *new, "--resume", "auto")
+    weights = last / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    refused("cut short", "--export", broken, *new)
+    (broken / "run.json").write_text('{"format": 1, "model": {"model_cfg": 3}}')
+    refused("is damaged", "--export", broken, *new)
+    shutil.rmtree(last)
+    refused("has no checkpoint yet; no step was kept; go on with", "--export", broken, *new)
 
 
 @pytest.mark.parametrize(

@@ -133,12 +133,11 @@ def train(
         start = trainer.step
         if fabric.is_global_zero:
             run_folder.begin(place, config, blueprint, data.fingerprint)
-            if say is not None:
-                _announce(say, trainer, start)
         if start < steps or run.evaluation_is_due:
             logs = Logs(place.folder, config, start, watch) if fabric.is_global_zero else None
             if logs is not None:
                 stack.enter_context(logs)
+                _announce(say or (lambda _: None), trainer, start)
             stop = stack.enter_context(stoppable(alone=fabric.world_size == 1))
             try:
                 run.steps(logs, stop)
