@@ -16,6 +16,7 @@ from PIL import Image
 from headword.search import Index, Query
 from headword.search.words import parse_words
 from serving import Live, base64_of, gallery_index, served
+from test_filter import ATTACKS
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +306,19 @@ def test_a_mistake_in_a_batch_is_its_own(live: Live):
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(ask, range(20)))
     assert found == [200 if n % 3 else 400 for n in range(20)]
+
+
+@pytest.mark.attack
+def test_filters_of_strangers(live):
+    """None of them costs the server more than an answer of one line."""
+    for where in (text for text in ATTACKS.values() if len(text) <= 500):
+        sent = where.encode("utf-8", "replace").decode()
+        for reply in (
+            live.post("/search", {"text": "a cat", "where": sent}),
+            live.get(f"/pictures?where={quote(sent)}"),
+        ):
+            assert reply.status == 400, where
+            assert "\n" not in reply.json["error"]
+    for where in (text for text in ATTACKS.values() if 500 < len(text) < 10_000):
+        assert live.post("/search", {"text": "a cat", "where": where}).status == 422
+    assert live.get("/pictures?where=bytes%20%3E%200").json["total"] == len(live.index)

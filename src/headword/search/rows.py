@@ -79,12 +79,14 @@ class Rows:
         Raises:
             HeadwordError: if one is damaged.
         """
-        if self._rows_to_check[places].any():
-            for place in np.arange(len(self))[places].tolist():
-                if self._rows_to_check[place] and zlib.crc32(self.values[place]) != self._row_sums[place]:
-                    raise self._damaged("f32", f"row {place}")
+        rows, to_check = self.values[places], self._rows_to_check[places]
+        if to_check.any():
+            sums = np.fromiter(map(zlib.crc32, rows), np.int64, len(rows))
+            damaged = np.flatnonzero(to_check & (sums != self._row_sums[places]))
+            if len(damaged):
+                raise self._damaged("f32", f"row {np.arange(len(self))[places][damaged[0]]}")
             self._rows_to_check[places] = False
-        return self.values[places]
+        return rows
 
     def half(self, blocks: slice | Tensor) -> Tensor:
         """Some blocks of rounded rows, checked.
@@ -268,4 +270,4 @@ def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray[Any, 
     if size < np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize:
         raise HeadwordError(f"{path} is cut short ({size:,} bytes); index the folder again")
     # Copy on write: torch wants memory that it may write to, and nobody does.
-    return np.memmap(path, dtype, "c", shape=shape)
+    return np.asarray(np.memmap(path, dtype, "c", shape=shape))
