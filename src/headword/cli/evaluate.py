@@ -170,7 +170,7 @@ def compare(
     from headword.evaluation.protocol import table
     from headword.evaluation.run import check_aligners, check_data, with_aligners
 
-    mappings = [name.strip() for name in (aligners or "").split(",") if name.strip()]
+    mappings = [name.strip() for name in (aligners or "").split(",")]
     if aligners is not None:
         check_aligners(mappings)
     check_data(protocol)
