@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from extraction import draw, draw_many
+from headword.data.folders import scan
 from headword.errors import HeadwordError
 from headword.extract.job import Job
-from headword.search import Changes, Index, build_index, commit, embedding, read_version, scan, tagging
+from headword.search import Changes, Index, build_index, commit, embedding, read_version, tagging
 from headword.search import journal as journal_module
 from headword.search import table as table_module
 from headword.search.lock import writing
@@ -542,4 +543,4 @@ def test_refresh_takes_up_what_changed(tiny, photos, tmp_path):
     assert "red.png" in index
     assert tree(tmp_path / "ix").keys() >= {"index.json", "rows-000001.f32", "rows-000001.bf16"}
     assert len(list((tmp_path / "ix").glob("images-*.arrow"))) == 2  # this version's and the one before
-    assert scan.scan(photos).files[-1].path == "trips/sea.png"
+    assert scan(photos).files[-1].path == "trips/sea.png"

@@ -17,7 +17,7 @@ from headword.aligners import Aligner
 from headword.centring import STRENGTH, RunningCentre
 from headword.collection import OFF, Hubs, check_method, collective_scores, label_shares
 from headword.coverage import Coverage, Taught
-from headword.data.folders import list_images
+from headword.data.folders import list_images, warn
 from headword.data.vectors import read_vectors
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, embed_names
@@ -74,7 +74,11 @@ class Pool:
         path = Path(source).expanduser()
         if path.suffix.lower() in _VECTORS and path.is_file():
             return cls(read_vectors(path).values.float(), str(path.resolve()))
-        return cls(source) if path.is_file() else cls(list_images(source), str(path.resolve()))
+        if path.is_file():
+            return cls(source)
+        images = list_images(source)
+        warn(images.notes, source)
+        return cls(images, str(path.resolve()))
 
 
 @dataclass(slots=True, repr=False)
@@ -114,13 +118,11 @@ class DualEncoder:
         """Width D of the shared space."""
         return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
 
-    def image_features(
-        self, images: object, *, batch_size: int = 32, progress: Progress | None = None
-    ) -> Tensor:
+    def image_features(self, images: object, **options: Any) -> Tensor:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
-        the kinds.
+        the kinds, and `headword.extract.image_features` for the options.
         """
-        return image_features(self.vision, as_tensor(images), batch_size=batch_size, progress=progress)
+        return image_features(self.vision, as_tensor(images), **options)
 
     def encode_image(
         self,
@@ -128,6 +130,7 @@ class DualEncoder:
         *,
         batch_size: int = 32,
         centre: RunningCentre | None = None,
+        skipped: dict[int, str] | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Images → float32 `[N, D]`, unit norm.
@@ -138,12 +141,14 @@ class DualEncoder:
                 array too).
             batch_size: images that go through the model together.
             centre: from `running_centre`: each image is centred on those that came up to it.
+            skipped: where given, an image that cannot be read is left out, and the line that says why put
+                here by its place in `images`; if none can be read, that is raised.
             progress: called with (done, all) after every batch.
 
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        features = self.image_features(images, batch_size=batch_size, progress=progress)
+        features = self.image_features(images, batch_size=batch_size, skipped=skipped, progress=progress)
         return self._image_side(features, centre)
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
@@ -311,7 +316,7 @@ class DualEncoder:
             HeadwordError: if the pool has fewer than two different readable images, or a feature is not
                 finite.
         """
-        pool, skipped = Pool.of(source), list[str]()
+        pool, skipped = Pool.of(source), dict[int, str]()
         features = image_features(
             self.vision, as_tensor(pool.images), batch_size=batch_size, skipped=skipped, progress=progress
         )

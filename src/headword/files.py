@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
+from headword.reading import expand as expand
+from headword.reading import open_file, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,18 +28,6 @@ MARKER = "headword.json"
 
 # Safetensors keeps metadata in a hash map of random order; under one key, equal contents give equal bytes.
 _METADATA_KEY = "headword"
-
-
-def expand(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~user` written out.
-
-    Raises:
-        HeadwordError: if there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise HeadwordError(f"{os.fspath(path)}: there is no such user's home folder") from error
 
 
 @contextmanager
@@ -225,7 +215,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     digest = hashlib.sha256()
-    with _existing_file(path).open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -237,10 +227,13 @@ def read_text(path: str | Path) -> str:
     Raises:
         HeadwordError: if the file is missing, may not be read, or is not UTF-8 (with the line).
     """
-    path = _existing_file(path)
-    data = path.read_bytes()
+    path = expand(path)
     try:
+        with open_file(path) as file:
+            data = file.read()
         return data.decode("utf-8-sig")
+    except MemoryError:
+        raise HeadwordError(f"{path} is not read: it does not fit in memory") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise HeadwordError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8") from error
@@ -252,13 +245,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
         HeadwordError: if the file is missing, is not UTF-8, or is not JSON (with the line).
     """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise HeadwordError(f"{path}:{error.lineno} is not valid JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise HeadwordError(f"{path} is not read: its JSON is nested too deeply") from error
+    return parse_json(read_text(path), str(expand(path)))
 
 
 def save_tensors(
@@ -314,7 +301,7 @@ def check_tensors(path: str | Path) -> Path:
     Raises:
         HeadwordError: as `load_tensors`.
     """
-    path = _existing_file(path)
+    path = expand(path)
     _safetensors_header(path)
     return path
 
@@ -325,7 +312,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         HeadwordError: as `load_tensors`.
     """
-    path = _existing_file(path)
+    path = expand(path)
     raw = _safetensors_header(path).get("__metadata__", {})
     if _METADATA_KEY not in raw:
         return dict(raw)
@@ -338,8 +325,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
     """The JSON header. The file is: 8 bytes of its length (little-endian), the JSON, the tensors."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(64)
         length = int.from_bytes(start[:8], "little")
         # A header can begin with a pickle's or a zip's first bytes by chance, but then a brace follows.
@@ -370,14 +357,3 @@ def _what_instead(start: bytes) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
     return "is not a safetensors file"
-
-
-def _existing_file(path: str | Path) -> Path:
-    path = expand(path)
-    if path.is_dir():
-        raise HeadwordError(f"{path} is a folder; give the name of a file")
-    if not path.exists():
-        raise HeadwordError(f"there is no file {path}")
-    if not os.access(path, os.R_OK):
-        raise HeadwordError(f"{path} may not be read: permission denied")
-    return path

@@ -85,7 +85,11 @@ def classify(
         running = encoder.running_centre() if centre_on == ONLINE else None
         if centre_on not in (NONE, ONLINE):
             encoder.centre_on(centre_on, batch_size=batch_size, progress=progress)
-        embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
+        skipped: dict[int, str] = {}
+        embeds = encoder.encode_image(
+            paths, batch_size=batch_size, centre=running, skipped=skipped, progress=progress
+        )
+    read = [path for place, path in enumerate(paths) if place not in skipped]
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
@@ -98,7 +102,7 @@ def classify(
     if none_of_these:
         words = [*words, NONE_OF_THESE]
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
-    judged = zip(paths, orders, chances.tolist(), cosines.tolist(), strict=True)
+    judged = zip(read, orders, chances.tolist(), cosines.tolist(), strict=True)
     rows, results = [], []
     for path, order, said, cosine in judged:
         ranked = [
@@ -113,7 +117,9 @@ def classify(
     output.table(f"Labels by {model}", ("image", "label", "probability"), rows)
     if far:
         output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
-    notes = []
+    unreadable = {str(paths[place]): why for place, why in skipped.items()}
+    output.unreadable(unreadable)
+    notes = list(paths.notes)
     if collection != OFF:
         notes.append(f"transductive: {collection} labels the whole collection at once")
     if running is not None:
@@ -136,6 +142,7 @@ def classify(
         },
         notes=notes,
         results=results,
+        unreadable=unreadable,
         coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )
 

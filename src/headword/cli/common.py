@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,7 +16,11 @@ import typer
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
+    from headword.data.folders import ImageList
     from headword.extract import Progress
+
+
+_NAMED = 5  # unreadable files that are named for people
 
 
 class Device(str, Enum):
@@ -99,6 +103,16 @@ class Output:
         """Print names and values for people."""
         self.table(title, (), facts)
 
+    def unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Name what could not be read and was left out: how many, and of the first few why."""
+        if not reasons:
+            return
+        self.say(f"Left out, since they cannot be read: {len(reasons):,}")
+        for path, why in list(reasons.items())[:_NAMED]:
+            self.say(f"  {path}: {why.removeprefix(path).lstrip(': ')}")
+        if len(reasons) > _NAMED:
+            self.say(f"  … and {len(reasons) - _NAMED:,} more; all are in the JSON (--json)")
+
     def result(self, command: str, **parts: Any) -> None:
         """Write the result JSON (schema 1) where `--json` says."""
         if self.json_to is None:
@@ -140,20 +154,21 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def expand_images(arguments: Sequence[str]) -> list[Path]:
-    """Paths of images, folders and globs → the images they mean.
+def expand_images(arguments: Sequence[str]) -> ImageList:
+    """Paths of images, folders and globs → the images they mean, and what was left out.
 
     Raises:
         HeadwordError: if a folder has no images or a glob matches none.
     """
-    from headword.data.folders import list_images
+    from headword.data.folders import ImageList, list_images
 
-    images: list[Path] = []
+    images = ImageList()
     for argument in arguments:
         path = Path(argument).expanduser()
-        images += (
-            list_images(argument)
-            if path.is_dir() or (not path.exists() and glob.has_magic(argument))
-            else [path]
-        )
+        if path.is_dir() or (not path.exists() and glob.has_magic(argument)):
+            listed = list_images(argument)
+            images.notes += listed.notes
+            images += listed
+        else:
+            images.append(path)
     return images

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +18,11 @@ from pathlib import Path
 
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import class_folders
+from headword.data.tables import text_rows
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
-from headword.files import read_text
 from headword.names import spoken
+from headword.reading import is_file
 
 LABEL_KEYS = ("label", "class", "class_name", "category", "target")
 _SPLITS = {"train", "val", "valid", "validation", "test"}
@@ -107,33 +106,26 @@ def _folders(root: Path, split: str | None) -> LabelledImages:
 
 
 def _table(path: Path, split: str | None) -> LabelledImages:
-    text = read_text(path)
-    tabs = path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
-    columns = list(reader.fieldnames or ())
-    image_key = next((key for key in IMAGE_KEYS if key in columns), None)
-    label_key = next((key for key in LABEL_KEYS if key in columns), None)
-    if image_key is None or label_key is None:
-        what, known = ("image", IMAGE_KEYS) if image_key is None else ("label", LABEL_KEYS)
-        raise HeadwordError(
-            f"{path} has no {what} column: it has {', '.join(columns) or 'none'}; "
-            f"known are {', '.join(known)}"
-        )
     images: list[Path] = []
     labels: list[str] = []
     splits: set[str] = set()
-    try:
-        for row in reader:
-            if None in row or not row[image_key] or not row[label_key]:
-                raise HeadwordError(f"{path}:{reader.line_num} needs an image and a label, one column each")
-            if row.get("split"):
-                splits.add(row["split"])
-            if split is not None and row.get("split") != split:
-                continue
-            images.append(_beside(path, row[image_key]))
-            labels.append(row[label_key].strip())
-    except csv.Error as error:
-        raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
+    for where, row in text_rows(path):
+        image_key = next((key for key in IMAGE_KEYS if key in row), None)
+        label_key = next((key for key in LABEL_KEYS if key in row), None)
+        if image_key is None or label_key is None:
+            what, known = ("image", IMAGE_KEYS) if image_key is None else ("label", LABEL_KEYS)
+            columns = ", ".join(row) or "none"
+            raise HeadwordError(
+                f"{path} has no {what} column: it has {columns}; known are {', '.join(known)}"
+            )
+        if not row[image_key] or not row[label_key]:
+            raise HeadwordError(f"{where} needs an image and a label, one column each")
+        if row.get("split"):
+            splits.add(row["split"])
+        if split is not None and row.get("split") != split:
+            continue
+        images.append(_beside(path, row[image_key]))
+        labels.append(row[label_key].strip())
     if split is not None and split not in splits:
         known_splits = f"its splits are {', '.join(sorted(splits))}" if splits else "it has no splits"
         raise HeadwordError(f"{path} has no split {split!r}; {known_splits}")
@@ -146,7 +138,7 @@ def _table(path: Path, split: str | None) -> LabelledImages:
 def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Labels as words or numbers → the different ones in order, and each label's place among them."""
     different = set(labels)
-    numeric = all(re.fullmatch(r"\d+", label) for label in different)
+    numeric = all(re.fullmatch(r"\d{1,18}", label) for label in different)
     keys = sorted(different, key=int) if numeric else sorted(different)
     place = {label: number for number, label in enumerate(keys)}
     return tuple(keys), tuple(place[label] for label in labels)
@@ -155,7 +147,7 @@ def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 def _beside(path: Path, image: str) -> Path:
     """Where a table's image is: beside the table, in its folder `images`, or as the path says."""
     for folder in (path.parent, path.parent / "images"):
-        if (folder / image).is_file():
+        if is_file(folder / image):
             return folder / image
     return path.parent / image  # reading it says that it is missing
 

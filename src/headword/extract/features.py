@@ -29,7 +29,7 @@ def image_features(
     images: object,
     *,
     batch_size: int = 32,
-    skipped: list[str] | None = None,
+    skipped: dict[int, str] | None = None,
     progress: Progress | None = None,
     engine: str = "auto",
     cache: bool = True,
@@ -41,8 +41,8 @@ def image_features(
         images: paths, PIL images or uint8 tensors, one or a list; float `[N, 3, H, W]`, already transformed;
             or float `[N, d]`, which are features and come back as they are.
         batch_size: images that go through the model together.
-        skipped: where given, an image that cannot be read is left out and its error line put here, instead of
-            raised.
+        skipped: where given, an image that cannot be read is left out and its error line put here, by its
+            place in `images`, instead of raised.
         progress: called after every batch.
         engine: "auto", "torch" or "openvino"; "auto" is exact below 512 images, and the fastest from there
             on.
@@ -70,12 +70,12 @@ def image_features(
     done = len(items) - len(missing)
     if progress is not None and done:
         progress(done, len(items))
-    failed: list[str] = []
+    failed: dict[int, str] = {}
     for batch, features in job.run([items[row] for row in missing]):
         if batch.errors and skipped is None:
             raise HeadwordError(next(iter(batch.errors.values())))
-        failed += batch.errors.values()
         start = done - (len(items) - len(missing))
+        failed |= {missing[start + n]: why for n, why in batch.errors.items()}
         read = [missing[start + n] for n in range(len(batch.items)) if n not in batch.errors]
         rows[read] = features
         have[read] = True
@@ -87,10 +87,16 @@ def image_features(
     if kept is not None:
         kept.write(job)
     if skipped is not None:
-        skipped += failed
+        skipped |= failed
     if not have.any():
-        raise HeadwordError(f"none of {len(items)} images could be read: {failed[0]}")
+        raise HeadwordError(none_read(failed, len(items)))
     return rows if bool(have.all()) else rows[have]
+
+
+def none_read(skipped: dict[int, str], count: int) -> str:
+    """The line for images of which none could be read: the reason of the first."""
+    why = next(iter(skipped.values()))
+    return why if count == 1 else f"none of {count} images could be read: {why}"
 
 
 def known_features(job: Job, items: list[Item], rows: Tensor) -> Tensor:

@@ -9,7 +9,6 @@
     exact.py        the exact nearest rows
     approximate.py  LanceDB's neighbours, for large collections
     build.py        making and refreshing an index
-    scan.py         the files of a folder
     embedding.py    new files → rows
     journal.py      what an unfinished run has done
     commit.py       the last step of every change

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import mimetypes
+import os
 import secrets
 import time
 from functools import partial
@@ -24,6 +25,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
 from headword.errors import HeadwordError
+from headword.reading import open_regular
 from headword.search import page, query, schemas
 from headword.search.model_thread import Overloaded
 from headword.search.schemas import K
@@ -185,7 +187,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         file = await _file(service, path)
         try:
             async with reading:
-                content = await in_thread(partial(_content, file))
+                content = await in_thread(partial(_content, file, service.index.root))
         except OSError as error:
             raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
         kind = mimetypes.guess_type(file.name)[0] or ""
@@ -200,7 +202,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         file = await _file(service, path)
         try:
             async with reading:
-                content = await in_thread(partial(thumbnails.get, file, size.value))
+                content = await in_thread(partial(thumbnails.get, file, size.value, service.index.root))
         except HeadwordError as error:
             raise HTTPException(404, _line(error)) from error
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
@@ -270,12 +272,12 @@ async def _file(service: Service, path: str) -> Path:
         raise HTTPException(404, _line(error)) from error
 
 
-def _content(file: Path) -> bytes:
-    if not file.is_file():  # a pipe would keep us waiting
-        raise OSError(0, "it is gone")
-    if file.stat().st_size > MAX_FILE:
-        raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
-    return file.read_bytes()
+def _content(file: Path, root: Path) -> bytes:
+    with open_regular(file, inside=root) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > MAX_FILE:
+            raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
+        return stream.read(size)
 
 
 def _condition(tag: str | None, where: str | None) -> str | None:

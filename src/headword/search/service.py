@@ -140,7 +140,7 @@ class Service:
         vectors = []
         for source in images:
             async with self._pictures:
-                image = await in_thread(partial(decoded, source))
+                image = await in_thread(partial(decoded, source, self.index.root))
                 vectors.append(await self._run(partial(self.model.encode_image, image)))
         return torch.cat(vectors) if vectors else torch.empty(0, self.model.dim)
 
@@ -259,14 +259,14 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(work)
 
 
-def decoded(source: bytes | Path) -> Image.Image:
-    """A picture that was sent, or a file.
+def decoded(source: bytes | Path, root: Path | None = None) -> Image.Image:
+    """A picture that was sent, or a file, which must lie in `root`.
 
     Raises:
         HeadwordError: if it is none, or has too many pixels.
     """
     if isinstance(source, Path):
-        return load_image(source)
+        return load_image(source, inside=root)
     return load_image_bytes(source, "the picture that was sent", max_pixels=MAX_PIXELS)
 
 
