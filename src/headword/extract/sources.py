@@ -284,6 +284,8 @@ def expand_shards(pattern: str) -> list[str]:
     found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
     if not found:
         raise HeadwordError(f"there are no .tar files in {path}")
+    if not found[0].exists():
+        raise HeadwordError(f"there is no shard {path}")
     return [str(shard.absolute()) for shard in found]
 
 
