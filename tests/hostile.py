@@ -1,17 +1,20 @@
-"""Files made to harm a reader of pictures, by name: each is read, or refused in one line, and stops nothing."""
+"""Files made to harm a reader of pictures: each is read, or refused in one line, and stops nothing."""
 
 from __future__ import annotations
 
 import io
 import os
+import resource
+import signal
 import socket
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 Make = Callable[[Path], None]
 
@@ -90,17 +93,39 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
+def _frames(kind: str) -> bytes:
+    return encoded(kind, save_all=True, append_images=[picture(seed=n) for n in range(9)])
+
+
+def _sixteen() -> bytes:
+    return encoded("PNG", Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)))
+
+
+def _inflated(kind: bytes, head: bytes, size: int, times: int = 1) -> bytes:
+    """A PNG with chunks beside the pixels that are a thousand times as large when they are unpacked."""
+    return grey_png(8, 8, chunk(kind, head + zlib.compress(bytes(size), 9)) * times)
+
+
+_BOMB_GIF = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\xff\xff\xff\xff\0\2\0;"
+
+
 def _palette() -> bytes:
     return encoded("PNG", picture().quantize(8), transparency=0)
 
 
 SOUND: dict[str, Make] = {
     "cmyk.jpg": _write(lambda: encoded("JPEG", picture().convert("CMYK"))),
-    "sixteen.png": _write(lambda: encoded("PNG", Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)))),
+    "sixteen.png": _write(
+        lambda: encoded("PNG", Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)))
+    ),
     "palette.png": _write(_palette),
     "turned.jpg": _write(lambda: encoded("JPEG", exif=_exif(6))),
-    "moving.gif": _write(lambda: encoded("GIF", save_all=True, append_images=[picture(seed=n) for n in range(9)])),
-    "pages.tif": _write(lambda: encoded("TIFF", save_all=True, append_images=[picture(seed=n) for n in range(9)])),
+    "moving.gif": _write(
+        lambda: encoded("GIF", save_all=True, append_images=[picture(seed=n) for n in range(9)])
+    ),
+    "pages.tif": _write(
+        lambda: encoded("TIFF", save_all=True, append_images=[picture(seed=n) for n in range(9)])
+    ),
     "round.tif": _write(_tiff_round),
     "icc.jpg": _write(lambda: with_segment(0xE2, b"ICC_PROFILE\0\1\xff" + bytes(65_000), 200)),
     "exif.jpg": _write(lambda: with_segment(0xE1, b"Exif\0\0MM\0*" + b"\xff" * 65_000)),
@@ -127,11 +152,19 @@ REFUSED: dict[str, Make] = {
     },
     "pipe.jpg": lambda path: os.mkfifo(path),
     "socket.jpg": _socket,
-    "text.png": _write(lambda: grey_png(8, 8, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9)))),
-    "texts.png": _write(lambda: grey_png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000), 9)) * 100)),
-    "profile.png": _write(lambda: grey_png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9)))),
+    "text.png": _write(
+        lambda: grey_png(8, 8, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9)))
+    ),
+    "texts.png": _write(
+        lambda: grey_png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000), 9)) * 100)
+    ),
+    "profile.png": _write(
+        lambda: grey_png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9)))
+    ),
     "bomb.png": _write(lambda: grey_png(60_000, 60_000)),
-    "bomb.gif": _write(b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\xff\xff\xff\xff\0\2\0;"),
+    "bomb.gif": _write(
+        b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\xff\xff\xff\xff\0\2\0;"
+    ),
     "bomb.bmp": _write(_bmp(60_000, 60_000)),
     "short.bmp": _write(_bmp(13_000, 13_000)),
     "backward.bmp": _write(_bmp(-100, -2_147_483_648)),
@@ -142,6 +175,26 @@ REFUSED: dict[str, Make] = {
 """Not to be read; those that are links come from `links`."""
 
 LINKS = ("zero.jpg", "itself.jpg", "there.jpg", "back.jpg", "nowhere.jpg")
+
+
+@contextmanager
+def bounded(more: int = 2_000_000_000, seconds: int = 60) -> Iterator[None]:
+    """Within, this process may take so many bytes more than it has, and so much time."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    sizes = Path("/proc/self/statm").read_text().split()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(sizes[0]) * resource.getpagesize() + more, hard))
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def hostile_folder(folder: Path) -> Path:

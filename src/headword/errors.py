@@ -24,7 +24,8 @@ class HeadwordError(Exception):
 
 
 def _printable(character: str) -> str:
-    if unicodedata.category(character) not in {"Cc", "Zl", "Zp"}:
+    odd_byte = "\udc80" <= character <= "\udcff"  # of a file's name, as Python has it
+    if unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"} or odd_byte:
         return character
     return " " if character.isspace() else f"\\x{ord(character):02x}"
 

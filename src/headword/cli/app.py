@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +59,7 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on damaged tags, several lines each
     app(prog_name="headword")
 
 

@@ -32,6 +32,9 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor"]
 MAX_PIXELS = 178_956_970
 """More pixels than this are taken for a decompression bomb: the size at which Pillow itself gives up."""
 
+MAX_SCANS = 20
+"""JPEG files that go over more than this many times as many pixels as a picture may have are refused."""
+
 LONGEST_SHAPE = 32
 """Of a picture with a longer side of more than this many shorter ones, a model is given the middle."""
 
@@ -211,12 +214,28 @@ def _load(
             f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
             f"{max_pixels:,}; scale it down"
         )
+    if image.format in {"JPEG", "MPO"} and width * height * _scans(file) > MAX_SCANS * max_pixels:
+        raise HeadwordError(
+            f"{path} has more scans than a picture of {width} by {height} pixels can need; {_MEND}"
+        )
     if shrink_to is not None and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
         scale = shrink_to / min(width, height)
         if scale < 1:
             # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
             image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
     return _finish(image, str(path))
+
+
+def _scans(file: BinaryIO) -> int:
+    """How often a JPEG goes over the whole picture, which costs it a hundred bytes a time."""
+    place = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while block := file.read(1 << 20):
+        scans += (last + block).count(b"\xff\xda")  # in the data of a scan, a zero follows every 0xff
+        last = block[-1:]
+    file.seek(place)
+    return scans
 
 
 @cache

@@ -12,6 +12,9 @@ from headword.errors import HeadwordError
 MAX_HEADER = 1 << 20
 """Bytes that the header of a member may have."""
 
+MAX_MEMBER = 1 << 30
+"""Bytes of a member that are read into memory: no picture has more."""
+
 _BLOCK = 512  # a tar file's unit
 
 
@@ -49,6 +52,21 @@ def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
         raise HeadwordError(
             f"the shard {name} is cut short, damaged, compressed, or no tar file: {error}; copy it again"
         ) from error
+
+
+def read_member(file: BinaryIO, start: int, size: int, name: str) -> bytes:
+    """The bytes of a member.
+
+    Raises:
+        HeadwordError: if there are more than `MAX_MEMBER`, or not as many as there were.
+    """
+    if size > MAX_MEMBER:
+        raise HeadwordError(f"{name} has {size:,} bytes; at most {MAX_MEMBER:,} are read")
+    file.seek(start)
+    content = file.read(size)
+    if len(content) != size:
+        raise HeadwordError(f"{name} cannot be read: the shard became shorter since it was scanned")
+    return content
 
 
 class _Headers:

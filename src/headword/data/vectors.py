@@ -173,7 +173,8 @@ def _load_numpy(path: Path) -> Any:
             _check_fits(_numpy_bytes(file))
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.lib.npyio.NpzFile):
-                return {name: content[name] for name in content.files}
+                arrays = {name: content[name] for name in content.files}
+                return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
             return content
         except Exception as error:  # what NumPy and zipfile raise on damaged files is of many kinds
             if "allow_pickle" in str(error):  # an object array, or a bare pickle under this ending

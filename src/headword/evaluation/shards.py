@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headword.data.folders import image_suffixes
 from headword.data.images import ImageSource, load_image_bytes
-from headword.data.tars import members
+from headword.data.tars import members, read_member
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.evaluation.sources import LabelledImages, indexed
@@ -125,8 +125,8 @@ class _Member:
 
     def __call__(self) -> ImageSource:
         with open_file(self.file) as stream:
-            stream.seek(self.start)
-            return load_image_bytes(stream.read(self.size), f"{self.file}::{self.name}")
+            name = f"{self.file}::{self.name}"
+            return load_image_bytes(read_member(stream, self.start, self.size, name), name)
 
 
 def _beside(file: Path, name: str) -> tuple[str, ...] | None:

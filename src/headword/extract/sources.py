@@ -30,13 +30,10 @@ from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import ImageList, image_suffixes, list_images
 from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.data.tables import text_rows
-from headword.data.tars import members
+from headword.data.tars import MAX_MEMBER, members, read_member
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import read_text
 from headword.reading import is_file, open_file
-
-MAX_ENCODED = 1 << 30
-"""Bytes of an encoded picture in a shard, a data set or at a URL; a larger one is not read into memory."""
 
 MAX_ROWS = 100_000_000
 """Rows of a Parquet table of images; more are refused, since a few bytes can say any number."""
@@ -88,8 +85,10 @@ class UrlReader:
         """See `load_image`."""
         try:
             with _open(self.url) as file:
-                file.seek(self.start)
-                data = file.read(MAX_ENCODED if self.size is None else min(self.size, MAX_ENCODED))
+                if self.size is None:
+                    data = file.read(MAX_MEMBER)
+                else:
+                    data = read_member(file, self.start, self.size, self.name)
         except (OSError, ValueError) as error:
             raise HeadwordError(f"{self.name} cannot be read: {error}") from error
         return load_image_bytes(data, self.name, shrink_to=shrink_to)
@@ -384,7 +383,10 @@ def _open(place: str) -> Any:
 
 def _storable(text: str) -> str:
     r"""File names that are no Unicode, as Parquet can hold them: odd bytes written as \xff."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which JSON can say and no file is called
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def all_files(items: Iterable[Item]) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from headword.cache import cache_folder, cache_limit
 from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
 from headword.data.images import load_image_bytes
-from headword.data.tars import members
+from headword.data.tars import members, read_member
 from headword.errors import HeadwordError
 from headword.extract.sources import expand_shards
 from headword.files import load_tensors, save_tensors
@@ -109,7 +109,9 @@ class Shards:
         name = f"{file}::{self._names[start : self._name_ends[index]].decode('utf-8', 'replace')}"
         try:
             with open_regular(file) as stream:
-                image, text, record = (_read(stream, *place) for place in self._places[index].tolist())
+                image, text, record = (
+                    _read(stream, start, size, name) for start, size in self._places[index].tolist()
+                )
         except OSError as error:
             raise HeadwordError(f"{name} cannot be read: {error.strerror or error}") from error
         captions, rewritten = _captions(text, record, name)
@@ -184,14 +186,8 @@ def _kind(ending: str) -> int | None:
     return 0 if ending in IMAGES else {".txt": 1, ".json": 2}.get(ending)
 
 
-def _read(stream: Any, start: int, size: int) -> bytes | None:
-    if start < 0:
-        return None
-    stream.seek(start)
-    data: bytes = stream.read(size)
-    if len(data) != size:
-        raise OSError("the shard became shorter since it was scanned")
-    return data
+def _read(stream: Any, start: int, size: int, name: str) -> bytes | None:
+    return None if start < 0 else read_member(stream, start, size, name)
 
 
 def _captions(text: bytes | None, record: bytes | None, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
