@@ -29,12 +29,12 @@ class Colours:
 
     def image_features(self, images, *, skipped, progress=None):  # noqa: ARG002
         rows = []
-        for image in images:
+        for place, image in enumerate(images):
             try:
                 pixel = load_image(image).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
                 rows.append(torch.tensor(pixel).float() / 255)
             except HeadwordError as error:
-                skipped.append(str(error))
+                skipped[place] = str(error)
         self.seen.append(len(images))
         if not rows:
             raise HeadwordError(f"none of {len(images)} images could be read")

@@ -250,7 +250,7 @@ def test_unreadable_and_changing_files_are_not_cached(counting, tmp_path):
     vision, seen = counting
     paths = [draw(tmp_path / "images" / f"{n}.jpg", n) for n in range(6)]
     paths[1].write_bytes(b"")
-    skipped: list[str] = []
+    skipped: dict[int, str] = {}
     image_features(vision, [*paths, tmp_path / "gone.jpg"], skipped=skipped, batch_size=2,
                    progress=lambda done, _all: done == 2 and draw(paths[0], 50) and None)  # fmt: skip
     assert len(skipped) == 2

@@ -434,13 +434,13 @@ def test_first_unreadable_image_is_named(embedded, four, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0broken")
     with pytest.raises(HeadwordError, match=r"broken\.jpg"):
         embedded.encode_image([*four, tmp_path / "broken.jpg"])
-    skipped: list[str] = []
+    skipped: dict[int, str] = {}
     from headword.extract import image_features
 
     features = image_features(embedded.vision, [tmp_path / "broken.jpg", *four], skipped=skipped)
     assert (len(features), len(skipped)) == (4, 1)
     with pytest.raises(HeadwordError, match=r"none of 1 images could be read: .*broken\.jpg"):
-        image_features(embedded.vision, [tmp_path / "broken.jpg"], skipped=[])
+        image_features(embedded.vision, [tmp_path / "broken.jpg"], skipped={})
 
 
 def test_no_images(embedded):

@@ -100,9 +100,9 @@ def test_table(tmp_path, name, comma):
         ("image,colour\na.png,red\n", "no label column: it has image, colour"),
         ("pixels,label\na.png,red\n", "no image column"),
         ("image,label\na.png,\n", "needs an image and a label"),
-        ("image,label\na.png,red,blue\n", "needs an image and a label"),
+        ("image,label\na.png,red,blue\n", "does not have the header's 2 columns"),
         ("image,label\n", "has no images in it"),
-        ("", "no image column: it has none"),
+        ("", "has no images in it"),
         ("image,label\na.png,red\n", "one class only"),
     ],
 )

@@ -94,7 +94,7 @@ def test_web_dataset_shards(tmp_path):
     done = extract_features(tiny_vision(), f"wds:{tmp_path}/x-{{000..002}}.tar", tmp_path / "store")
     assert (done.ok, done.unreadable) == (6, 0)
     (tmp_path / "cut.tar").write_bytes(b"\1" * 1000)
-    with pytest.raises(HeadwordError, match=r"cut.tar is damaged, compressed, or no tar file"):
+    with pytest.raises(HeadwordError, match=r"cut.tar is cut short, damaged, compressed, or no tar file"):
         items_of(tmp_path / "cut.tar")
     with pytest.raises(HeadwordError, match="there is no shard"):
         items_of(f"{tmp_path}/y-{{000..001}}.tar")

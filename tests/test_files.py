@@ -307,7 +307,11 @@ def test_read_json(tmp_path: Path) -> None:
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     path.write_text("{}")
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(HeadwordError, match="permission denied"):
         files.read_json(path)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
+from headword.data import folders
 from headword.data.folders import class_folders, image_suffixes, list_images
 from headword.errors import HeadwordError
 
@@ -53,15 +56,53 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     assert listed(tmp_path, list_images(tmp_path)) == ["a/x.jpg", "b/y.jpg"]
 
 
-def test_linked_files_and_folders_are_followed(tmp_path: Path) -> None:
-    touch(tmp_path, "store/x.jpg", "view/own.jpg")
-    (tmp_path / "view" / "folder").symlink_to(tmp_path / "store", target_is_directory=True)
-    (tmp_path / "view" / "file.jpg").symlink_to(tmp_path / "store" / "x.jpg")
-    (tmp_path / "view" / "lost.jpg").symlink_to(
-        tmp_path / "nowhere.jpg"
-    )  # loading it says that it is missing
-    found = listed(tmp_path / "view", list_images(tmp_path / "view"))
-    assert found == ["file.jpg", "folder/x.jpg", "lost.jpg", "own.jpg"]
+def test_links_are_followed_within_the_folder_and_named_where_they_lead_out(tmp_path: Path) -> None:
+    touch(tmp_path, "store/x.jpg", "view/own.jpg", "view/deep/y.jpg")
+    view = tmp_path / "view"
+    (view / "out").symlink_to(tmp_path / "store", target_is_directory=True)
+    (view / "out.jpg").symlink_to(tmp_path / "store" / "x.jpg")
+    (view / "lost.jpg").symlink_to(view / "nowhere.jpg")
+    (view / "itself.jpg").symlink_to("itself.jpg")
+    (view / "in.jpg").symlink_to(view / "own.jpg")
+    (view / "again").symlink_to(view / "deep", target_is_directory=True)
+    found = list_images(view)
+    assert listed(view, found) == ["deep/y.jpg", "in.jpg", "own.jpg"]
+    assert found.notes == (
+        "4 links were not followed, leading out of the folder or nowhere: itself.jpg, lost.jpg, out, …",
+    )
+    assert listed(view, list_images(f"{view}/out*")) == ["out.jpg"]  # named one by one, as a shell would
+    (tmp_path / "link").symlink_to(view, target_is_directory=True)
+    assert len(list_images(tmp_path / "link")) == 3  # the folder itself is named
+
+
+@pytest.mark.attack
+def test_a_pattern_does_not_go_round_loops_of_links(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.jpg", ".hidden/y.jpg")
+    for name in ("a/up", "a/again", "b"):  # two ways down at each level: 2^40 paths
+        (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+    assert listed(tmp_path, list_images(f"{tmp_path}/**/*.jpg")) == ["a/x.jpg"]
+    assert listed(tmp_path, list_images(f"{tmp_path}/**")) == ["a/x.jpg"]
+    assert listed(tmp_path, list_images(f"{tmp_path}/.hid*/*.jpg")) == [".hidden/y.jpg"]
+
+
+def test_photos_that_need_the_extra_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.heic", "deep/b.HEIC", "c.jpg", "notes.txt")
+    monkeypatch.setattr(folders, "image_suffixes", lambda: frozenset({".jpg"}))
+    said = "2 .heic pictures were left out; to read them: pip install 'headword[photos]'"
+    found = list_images(tmp_path)
+    assert (listed(tmp_path, found), found.notes) == (["c.jpg"], (said,))
+    (tmp_path / "c.jpg").unlink()
+    with pytest.raises(HeadwordError, match=re.escape(said)):
+        list_images(tmp_path)
+    with pytest.raises(HeadwordError, match=re.escape("1 .heic picture was left out")):
+        list_images(f"{tmp_path}/*")
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    names = [b"\xff\xfe.jpg", b"new\nline.jpg", b"-o.jpg", b"\x1b[2J.jpg", "é 雪.jpg".encode()]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    assert sorted(os.fsencode(path.name) for path in list_images(tmp_path)) == sorted(names)
 
 
 def test_list_images_refuses(tmp_path: Path) -> None:
@@ -78,14 +119,14 @@ def test_list_images_refuses(tmp_path: Path) -> None:
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "x.jpg", "secret/y.jpg")
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def guarded(self: Path) -> object:
-        if self.name == "secret":
+    def guarded(folder: str) -> object:
+        if Path(folder).name == "secret":
             raise PermissionError(13, "Permission denied")
-        return iterdir(self)
+        return scandir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", guarded)
+    monkeypatch.setattr(os, "scandir", guarded)
     with pytest.raises(HeadwordError, match="secret may not be read"):
         list_images(tmp_path)
 

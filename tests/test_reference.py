@@ -91,7 +91,7 @@ def test_transformers_clip(tmp_path):
     subject = open_subject(f"transformers:{tmp_path}/clip")
     root = painted(tmp_path / "data")
     path = root / "red" / "0.png"
-    features = subject.image_features([path], skipped=[])
+    features = subject.image_features([path], skipped={})
     inputs = processor(text=["a cat", "reds"], images=load_image(path), return_tensors="pt", padding=True)
     with torch.inference_mode():
         out = model(**inputs)

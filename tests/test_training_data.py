@@ -217,7 +217,7 @@ def test_damaged_shards_are_refused_by_name(shard_files, tmp_path):
             open_training_set(str(bad))
     with tarfile.open(bad, "w:gz") as tar:
         tar.add(shard_files / "x-000.tar")
-    with pytest.raises(HeadwordError, match=r"bad\.tar is cut short, compressed, or no tar file"):
+    with pytest.raises(HeadwordError, match=r"bad\.tar is cut short, damaged, compressed, or no tar file"):
         open_training_set(str(bad))
     with pytest.raises(HeadwordError, match=r"there is no shard .*x-002\.tar"):
         open_training_set(f"wds:{shard_files}/x-{{001..002}}.tar")
@@ -234,7 +234,7 @@ def test_damaged_shards_are_refused_by_name(shard_files, tmp_path):
         ({"1.png": b"no picture", "1.txt": b"x"}, "no format that is|not an image"),
         ({"1.png": picture(1)[:50], "1.txt": b"x"}, "damaged or cut short"),
         ({"1.png": picture(1), "1.txt": b"\xff\xfe"}, "caption cannot be read"),
-        ({"1.png": picture(1), "1.json": b"{"}, "caption cannot be read"),
+        ({"1.png": picture(1), "1.json": b"{"}, "is not valid JSON"),
         ({"1.png": picture(1), "1.json": b"[1]"}, "is no object"),
         ({"1.png": picture(1), "1.json": b'{"caption": " "}'}, "has no caption"),
     ],

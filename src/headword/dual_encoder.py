@@ -99,13 +99,11 @@ class DualEncoder:
         """Width D of the shared space."""
         return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
 
-    def image_features(
-        self, images: object, *, batch_size: int = 32, progress: Progress | None = None
-    ) -> Tensor:
+    def image_features(self, images: object, **options: Any) -> Tensor:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
-        the kinds.
+        the kinds, and `headword.extract.image_features` for the options.
         """
-        return image_features(self.vision, images, batch_size=batch_size, progress=progress)
+        return image_features(self.vision, images, **options)
 
     def encode_image(
         self,
@@ -113,6 +111,7 @@ class DualEncoder:
         *,
         batch_size: int = 32,
         centre: RunningCentre | None = None,
+        skipped: dict[int, str] | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Images → float32 `[N, D]`, unit norm.
@@ -133,12 +132,14 @@ class DualEncoder:
                 Anything else is refused by name.
             batch_size: images that go through the model together.
             centre: from `running_centre`: each image is centred on those that came up to it.
+            skipped: where given, an image that cannot be read is left out, and the line that says why put
+                here by its place in `images`; if none can be read, that is raised.
             progress: called with (done, all) after every batch.
 
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        features = self.image_features(images, batch_size=batch_size, progress=progress)
+        features = self.image_features(images, batch_size=batch_size, skipped=skipped, progress=progress)
         return self._image_side(features, centre)
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
@@ -315,7 +316,7 @@ class DualEncoder:
             HeadwordError: if the pool has fewer than two different readable images, or a feature is not
                 finite.
         """
-        pool, skipped = Pool.of(source), list[str]()
+        pool, skipped = Pool.of(source), dict[int, str]()
         features = image_features(
             self.vision, pool.images, batch_size=batch_size, skipped=skipped, progress=progress
         )

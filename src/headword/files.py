@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
+from headword.reading import expand as expand
+from headword.reading import open_file, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,18 +28,6 @@ MARKER = "headword.json"
 
 # Safetensors keeps metadata in a hash map of random order; under one key, equal contents give equal bytes.
 _METADATA_KEY = "headword"
-
-
-def expand(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~user` written out.
-
-    Raises:
-        HeadwordError: if there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise HeadwordError(f"{os.fspath(path)}: there is no such user's home folder") from error
 
 
 @contextmanager
@@ -232,7 +222,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     digest = hashlib.sha256()
-    with _existing_file(path).open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -245,13 +235,15 @@ def read_text(path: str | Path, *, limit: int | None = None) -> str:
         HeadwordError: if the file is missing, may not be read, has more than `limit` bytes, or is not UTF-8
             (with the line).
     """
-    path = _existing_file(path)
-    with path.open("rb") as file:
-        data = file.read() if limit is None else file.read(limit + 1)
-    if limit is not None and len(data) > limit:
-        raise HeadwordError(f"{path} has more than {limit:,} bytes, so it is not what is asked for here")
+    path = expand(path)
     try:
+        with open_file(path) as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            raise HeadwordError(f"{path} has more than {limit:,} bytes, so it is not what is asked for here")
         return data.decode("utf-8-sig")
+    except MemoryError:
+        raise HeadwordError(f"{path} is not read: it does not fit in memory") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise HeadwordError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8") from error
@@ -263,13 +255,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
         HeadwordError: if the file is missing, is not UTF-8, or is not JSON (with the line).
     """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise HeadwordError(f"{path}:{error.lineno} is not valid JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise HeadwordError(f"{path} is not read: its JSON is nested too deeply") from error
+    return parse_json(read_text(path), str(expand(path)))
 
 
 def save_tensors(
@@ -325,7 +311,7 @@ def check_tensors(path: str | Path) -> Path:
     Raises:
         HeadwordError: as `load_tensors`.
     """
-    path = _existing_file(path)
+    path = expand(path)
     _safetensors_header(path)
     return path
 
@@ -336,7 +322,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         HeadwordError: as `load_tensors`.
     """
-    path = _existing_file(path)
+    path = expand(path)
     raw = _safetensors_header(path).get("__metadata__", {})
     if _METADATA_KEY not in raw:
         return dict(raw)
@@ -349,8 +335,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
     """The JSON header. The file is: 8 bytes of its length (little-endian), the JSON, the tensors."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(64)
         length = int.from_bytes(start[:8], "little")
         # A header can begin with a pickle's or a zip's first bytes by chance, but then a brace follows.
@@ -381,14 +367,3 @@ def _what_instead(start: bytes) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
     return "is not a safetensors file"
-
-
-def _existing_file(path: str | Path) -> Path:
-    path = expand(path)
-    if path.is_dir():
-        raise HeadwordError(f"{path} is a folder; give the name of a file")
-    if not path.exists():
-        raise HeadwordError(f"there is no file {path}")
-    if not os.access(path, os.R_OK):
-        raise HeadwordError(f"{path} may not be read: permission denied")
-    return path

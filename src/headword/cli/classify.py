@@ -94,7 +94,11 @@ def classify(
         if centre_on not in (NONE, ONLINE):
             pool: Any = paths if centre_on == COLLECTION else centre_on
             encoder.centre_on(pool, batch_size=batch_size, progress=progress)
-        embeds = encoder.encode_image(paths, batch_size=batch_size, centre=running, progress=progress)
+        skipped: dict[int, str] = {}
+        embeds = encoder.encode_image(
+            paths, batch_size=batch_size, centre=running, skipped=skipped, progress=progress
+        )
+    read = [path for place, path in enumerate(paths) if place not in skipped]
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
@@ -107,7 +111,7 @@ def classify(
     if none_of_these:
         words = [*words, NONE_OF_THESE]
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
-    judged = zip(paths, orders, chances.tolist(), cosines.tolist(), strict=True)
+    judged = zip(read, orders, chances.tolist(), cosines.tolist(), strict=True)
     rows, results = [], []
     for path, order, said, cosine in judged:
         ranked = [
@@ -124,7 +128,9 @@ def classify(
         output.say(f"* Take all with care: {doubt}. More: headword inspect {model}")
     elif far:
         output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
-    notes = []
+    unreadable = {str(paths[place]): why for place, why in skipped.items()}
+    output.unreadable(unreadable)
+    notes = list(paths.notes)
     if collection != OFF:
         notes.append(f"transductive: {collection} labels the whole collection at once")
     if running is not None:
@@ -153,5 +159,6 @@ def classify(
         results=results,
         doubt=doubt,
         out_of_depth=far,
+        unreadable=unreadable,
         coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,11 @@ from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
     from headword.cli.bars import Bars
+    from headword.data.folders import ImageList
     from headword.extract import Progress
+
+
+_NAMED = 5  # unreadable files that are named for people
 
 
 class Device(str, Enum):
@@ -161,6 +165,16 @@ class Output:
         """Print names and values for people."""
         self.table(title, (), facts)
 
+    def unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Name what could not be read and was left out: how many, and of the first few why."""
+        if not reasons:
+            return
+        self.say(f"Left out, since they cannot be read: {len(reasons):,}")
+        for path, why in list(reasons.items())[:_NAMED]:
+            self.say(f"  {path}: {why.removeprefix(path).lstrip(': ')}")
+        if len(reasons) > _NAMED:
+            self.say(f"  … and {len(reasons) - _NAMED:,} more; all are in the JSON (--json)")
+
     def result(self, command: str, **parts: Any) -> None:
         """Write the result JSON (schema 1) where `--json` says."""
         if self.json_to is None:
@@ -204,15 +218,21 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def expand_images(arguments: Sequence[str]) -> list[Path]:
-    """Paths of images, folders and globs → the images they mean.
+def expand_images(arguments: Sequence[str]) -> ImageList:
+    """Paths of images, folders and globs → the images they mean, and what was left out.
 
     Raises:
         HeadwordError: if a folder has no images or a glob matches none.
     """
+    from headword.data.folders import ImageList
     from headword.data.given import named_images
 
-    return [image for argument in arguments for image in named_images(argument)]
+    images = ImageList()
+    for argument in arguments:
+        named = named_images(argument)
+        images.notes += named.notes
+        images += named
+    return images
 
 
 def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:

@@ -141,8 +141,8 @@ def embed(
         ("speed", f"{done.images_per_second:,.0f} images/s, {done.seconds:,.1f} s"),
     ]
     output.facts(f"Embedded into {out}", facts)
-    if done.note:
-        output.say(f"Note: {done.note}")
+    for note in [*([done.note] if done.note else []), *done.notes]:
+        output.say(f"Note: {note}")
     if done.unreadable:
         output.say("Why images are unreadable is in the column status of the store.")
     output.next_step(f"in Python: headword.data.vectors.read_vectors({str(out)!r})")
@@ -161,6 +161,7 @@ def embed(
         engine=done.engine,
         precision=done.precision,
         note=done.note,
+        notes=list(done.notes),
         out=str(out),
     )
 

@@ -38,9 +38,6 @@ class IndexEngine(str, Enum):
     openvino = "openvino"
 
 
-_SHOWN = 5  # unreadable files named in the table
-
-
 @command(
     "index model holiday/ --out index",
     "index model holiday/ --out index --centre-on none --quiet",
@@ -109,8 +106,9 @@ def index(
         ("images", f"{changes.images:,}"),
         ("added", f"{changes.added:,}"),
         ("changed", f"{changes.changed:,}"),
+        ("unchanged", f"{changes.unchanged:,}"),
         ("removed", f"{changes.removed:,}"),
-        ("unreadable", f"{len(changes.unreadable):,}"),
+        ("unreadable, left out", f"{len(changes.unreadable):,}"),
         *([("damaged, now mended", f"{changes.mended:,}")] if changes.mended else []),
         ("centred on", "the collection" if about["centre"]["kind"] == "collection" else "as the model is"),
         ("features", f"{about['features']['engine']} in {about['features']['precision']}"),
@@ -118,12 +116,9 @@ def index(
         ("seconds", f"{seconds:.1f}"),
     ]
     output.facts(f"Index {out} of {folder}", facts)
-    for path, why in list(changes.unreadable.items())[:_SHOWN]:
-        output.say(f"Unreadable: {path}: {why}")
-    if len(changes.unreadable) > _SHOWN:
-        output.say(f"… and {len(changes.unreadable) - _SHOWN:,} more; all are in the JSON (--json)")
-    if changes.outside:
-        output.say(f"Not followed, since they lead out of the folder: {len(changes.outside):,} links")
+    output.unreadable(changes.unreadable)
+    for note in changes.notes:
+        output.say(note)
     output.next_step(f"headword search {out} WORDS, or headword app {out}")
     output.result(
         "index",
@@ -141,6 +136,7 @@ def index(
         },
         unreadable=changes.unreadable,
         outside=changes.outside,
+        notes=list(changes.notes),
         index=str(out),
         search=about["engine"],
     )

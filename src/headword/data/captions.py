@@ -13,17 +13,16 @@ may stand beside the original ones, likewise, under `rewritten`.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from headword.data.splits import chosen_split, parts, pooled
+from headword.data.tables import JSON_LINES, text_rows
 from headword.errors import HeadwordError
-from headword.files import read_json, read_text
+from headword.files import read_json
+from headword.reading import expand, is_file
 
 IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
 CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")
@@ -82,7 +81,7 @@ def read_captions(
         HeadwordError: in one line with the file and the line: malformed rows, unknown columns (with those
             that are known), empty captions, a split that is not there (with those that are), missing images.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     rows = _merge(_rows(path))
     if not rows:
         raise HeadwordError(f"{path} has no captions in it")
@@ -90,7 +89,7 @@ def read_captions(
     if split is not None:
         rows = _of_split(rows, parts(split), path)
     if root is not None:
-        folders = [Path(root).expanduser()]
+        folders = [expand(root)]
         if not folders[0].is_dir():
             raise HeadwordError(f"there is no folder {folders[0]} (root)")
     else:
@@ -98,7 +97,7 @@ def read_captions(
     found = CaptionList()
     lost = []
     for row in rows:
-        image = next((folder / row.image for folder in folders if (folder / row.image).is_file()), None)
+        image = next((file for folder in folders if is_file(file := folder / row.image)), None)
         if image is None:
             lost.append(row)
         else:
@@ -140,47 +139,13 @@ def _merge(rows: Iterable[_Row]) -> list[_Row]:
 
 def _rows(path: Path) -> Iterator[_Row]:
     kind = path.suffix.lower()
-    if kind in {".jsonl", ".ndjson"}:
-        return _jsonl(path)
-    if kind in {".csv", ".tsv", ".txt"}:
-        return _table(path)
+    if kind in {*JSON_LINES, ".csv", ".tsv", ".txt"}:
+        return (_row(record, where) for where, record in text_rows(path))
     if kind == ".json":
         return _json(path)
     raise HeadwordError(
         f"{path} is no caption file by its ending; known are .jsonl, .csv, .tsv, .txt and .json"
     )
-
-
-def _jsonl(path: Path) -> Iterator[_Row]:
-    # Not splitlines(): captions may hold U+2028 and the like, which JSON lets stand.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise HeadwordError(f"{path}:{number} is not valid JSON: {error.msg}") from error
-        yield _row(record, f"{path}:{number}")
-
-
-def _table(path: Path) -> Iterator[_Row]:
-    text = read_text(path)
-    header = text.partition("\n")[0]
-    # CLIP training files are often called .csv and separated by tabs.
-    tabs = path.suffix.lower() == ".tsv" or "\t" in header
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
-    try:
-        for record in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in record or None in record.values():
-                columns = len(reader.fieldnames or [])
-                raise HeadwordError(
-                    f"{where} does not have the header's {columns} columns; put captions that hold a comma "
-                    "or a tab in quotes"
-                )
-            yield _row(record, where)
-    except csv.Error as error:
-        raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
 
 
 def _json(path: Path) -> Iterator[_Row]:
@@ -246,6 +211,8 @@ def _texts(value: Any, where: str) -> list[str]:
         text = item.get("raw") if isinstance(item, dict) else item
         if not isinstance(text, str):
             raise HeadwordError(f'{where}: a caption must be a string or {{"raw": string}}, not {item!r}')
+        if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise HeadwordError(f"{where} has a caption with half a character (a lone surrogate) in it")
         if not text.strip():
             raise HeadwordError(f"{where} has an empty caption; fill it in or leave the row out")
         texts.append(text.strip())

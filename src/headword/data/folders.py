@@ -1,17 +1,74 @@
-"""Folders of images: listing them, and folders whose subfolders are classes."""
+"""Folders of images: one way to walk them, listing them, and folders whose subfolders are classes.
+
+Links are followed within a folder, each folder once; those that lead out of it, or nowhere, are not, and are
+named. A file or folder that is given by its own name is followed wherever it leads.
+"""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-from headword.data.images import REFUSED_FORMATS
+from headword.data.images import PHONE_SUFFIXES, REFUSED_FORMATS, register_formats
 from headword.errors import HeadwordError
+from headword.reading import expand
+
+_NAMED = 3  # links that a note names
+_log = logging.getLogger("headword")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of a scan."""
+
+    path: str
+    """Relative to the folder, with "/"; bytes that are no UTF-8 are surrogates, as Python has them."""
+    bytes: int
+    modified: int
+    """Time of the last change, in nanoseconds."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a folder holds."""
+
+    files: list[Found] = field(default_factory=list)
+    """By path. Only their names and sizes are known: they need not be sound, or even regular files."""
+    outside: list[str] = field(default_factory=list)
+    """Links that lead out of the folder, or nowhere: they are not followed."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Photos that this installation cannot read, by their ending."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, for people: a line each; none where nothing was."""
+        notes = [
+            f"{count:,} {ending} {'picture was' if count == 1 else 'pictures were'} left out; to read them: "
+            "pip install 'headword[photos]'"
+            for ending, count in sorted(self.unknown.items())
+        ]
+        if self.outside:
+            more = ", …" if len(self.outside) > _NAMED else ""
+            links = "1 link was" if len(self.outside) == 1 else f"{len(self.outside):,} links were"
+            notes.append(
+                f"{links} not followed, leading out of the folder or nowhere: "
+                f"{', '.join(self.outside[:_NAMED])}{more}"
+            )
+        return tuple(notes)
+
+
+class ImageList(list[Path]):
+    """Image files, and a line for people on what was left out."""
+
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +86,7 @@ class ClassFolders:
 @cache
 def image_suffixes() -> frozenset[str]:
     """The file-name endings, in lower case with their dot, of the formats that can be read here."""
+    register_formats()
     return frozenset(
         suffix
         for suffix, name in Image.registered_extensions().items()
@@ -36,11 +94,12 @@ def image_suffixes() -> frozenset[str]:
     )
 
 
-def list_images(source: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
+def list_images(source: str | os.PathLike[str], *, recursive: bool = True) -> ImageList:
     """The image files of a folder or a glob pattern, by their endings, sorted.
 
-    Hidden files and folders are left out. Links are followed; each folder is read once however many links
-    lead to it, so a loop of links ends. Nothing is opened: a damaged file is found when it is loaded.
+    Hidden files and folders are left out. Links are followed within a folder, each folder once, and not out
+    of it; `notes` of the list says what was left out. A pattern's `**` follows no links to folders. Nothing
+    is opened: a damaged file is found when it is loaded.
 
     Args:
         source: a folder, or a pattern like "pictures/**/cat*.jpg".
@@ -49,22 +108,74 @@ def list_images(source: str | os.PathLike[str], *, recursive: bool = True) -> li
     Raises:
         HeadwordError: if the folder is missing or cannot be read, or no image is found.
     """
-    text = os.path.expanduser(os.fspath(source))  # noqa: PTH111  # a pattern is not a path
-    folder = Path(text)
+    folder = expand(source)
     if folder.is_dir():
-        found = sorted(_walk(folder, recursive=recursive, seen=set()))
-        if not found:
+        inside = scan(folder, recursive=recursive)
+        if not inside.files:
             within = "" if recursive else " itself (its subfolders were not searched)"
-            raise HeadwordError(f"there are no images in {folder}{within}; known endings: {_endings()}")
-        return found
+            raise HeadwordError(_nothing(f"there are no images in {folder}{within}", inside.notes))
+        images = ImageList(sorted(folder / file.path for file in inside.files))
+        images.notes = inside.notes
+        return images
     if folder.exists():
         raise HeadwordError(f"{folder} is a file; give a folder or a pattern like pictures/*.jpg")
-    if not glob.has_magic(text):
+    if not glob.has_magic(str(folder)):
         raise HeadwordError(f"there is no folder {folder}")
-    found = sorted(path for path in map(Path, glob.glob(text, recursive=True)) if _is_image_name(path.name))  # noqa: PTH207
-    if not found:
-        raise HeadwordError(f"no image matches the pattern {text}; known endings: {_endings()}")
-    return found
+    named = sorted(_matches(folder))
+    images = ImageList(path for path in named if _is_image(path.name))
+    images.notes = Scan(unknown=_unknown(path.name for path in named)).notes
+    if not images:
+        raise HeadwordError(_nothing(f"no image matches the pattern {folder}", images.notes))
+    return images
+
+
+def scan(root: Path, *, recursive: bool = True, leave_out: Path | None = None) -> Scan:
+    """Walk a folder for images, by their endings; nothing is opened.
+
+    Hidden files and folders are left out. Links are followed within the folder, each folder once; those that
+    lead out of it are not followed, so that an index never names what lies elsewhere.
+
+    Args:
+        root: the folder.
+        recursive: whether to go into its subfolders.
+        leave_out: a folder below it that is none of the images' (the index itself), resolved.
+
+    Raises:
+        HeadwordError: if the folder, or one in it, is missing or may not be read.
+    """
+    if not root.is_dir():
+        raise HeadwordError(f"there is no folder {root}")
+    result = Scan()
+    real = os.path.realpath(root)
+    inside = real.rstrip(os.sep) + os.sep
+    skip = None if leave_out is None else os.fspath(leave_out)
+    seen: set[tuple[int, int]] = set()
+    # A folder is listed by its own name, and by a link's only where it has no other here.
+    waiting, linked = [(real, "")], deque[tuple[str, str]]()
+    while waiting or linked:
+        folder, prefix = waiting.pop() if waiting else linked.popleft()
+        status = os.stat(folder)  # noqa: PTH116  # a Path costs ten times as much
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in _entries(folder):
+            if entry.name.startswith(".") or entry.path == skip:
+                continue
+            path = f"{prefix}{entry.name}"
+            if entry.is_symlink() and not _leads_inside(entry.path, inside):
+                if _is_image(entry.name) or _is_folder(entry):
+                    result.outside.append(path)
+            elif _is_folder(entry):
+                if recursive:
+                    (linked if entry.is_symlink() else waiting).append((entry.path, f"{path}/"))
+            elif _is_image(entry.name):
+                file = _found(entry, path)
+                result.files += [file] if file is not None else []
+            else:
+                result.unknown += _unknown([entry.name])
+    result.files.sort(key=lambda file: file.path)
+    result.outside.sort()
+    return result
 
 
 def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
@@ -75,7 +186,7 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
     Raises:
         HeadwordError: if `root` is missing, has no class folders, or a class folder has no images.
     """
-    root = Path(root).expanduser()
+    root = expand(root)
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root}")
     names = sorted(
@@ -83,40 +194,83 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
     )
     if not names:
         raise HeadwordError(f"{root} has no class folders; expected {root}/CLASS/image.jpg")
+    inside = scan(root)
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        images = list_images(root / name)
+        images = sorted(root / file.path for file in inside.files if file.path.startswith(f"{name}/"))
+        if not images:
+            raise HeadwordError(_nothing(f"there are no images in {root / name}", inside.notes))
         paths += images
         labels += [label] * len(images)
+    warn(inside.notes, root)
     return ClassFolders(tuple(paths), tuple(labels), tuple(names))
 
 
-def _walk(folder: Path, *, recursive: bool, seen: set[tuple[int, int]]) -> list[Path]:
-    found: list[Path] = []
+def warn(notes: Iterable[str], source: object) -> None:
+    """Log what was left out, where there is no result to say it in."""
+    for note in notes:
+        _log.warning("%s: %s", source, note)
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return found
-        seen.add((status.st_dev, status.st_ino))
-        entries = sorted(folder.iterdir())
-    except PermissionError as error:
-        raise HeadwordError(f"the folder {folder} may not be read: permission denied") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if recursive:
-                found += _walk(entry, recursive=True, seen=seen)
-        elif _is_image_name(entry.name):  # a broken link too: loading it says so
-            found.append(entry)
-    return found
+        with os.scandir(folder) as entries:
+            yield from sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        raise HeadwordError(f"the folder {folder} may not be read: permission denied") from None
 
 
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in image_suffixes()
+def _leads_inside(link: str, inside: str) -> bool:
+    """Whether a link leads to something in a folder, and not out of it, to itself, or nowhere."""
+    try:
+        return (os.path.realpath(link, strict=True) + os.sep).startswith(inside)
+    except OSError:
+        return False
 
 
-def _endings() -> str:
-    usual = [".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"]
-    return ", ".join(suffix for suffix in usual if suffix in image_suffixes()) + ", …"
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _found(entry: os.DirEntry[str], path: str) -> Found | None:
+    try:
+        status = entry.stat()
+    except OSError:  # removed a moment ago
+        return None
+    return Found(path, status.st_size, status.st_mtime_ns)
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a pattern names. Unlike `glob.glob`, which goes round loops of links for years."""
+    parts = pattern.parts
+    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    wanted = (*parts[fixed:], "*") if parts[-1] == "**" else parts[fixed:]
+    base = Path(*parts[:fixed])
+    hidden_too = any(part.startswith(".") for part in wanted)
+    for path in base.glob(os.path.join(*wanted)):  # noqa: PTH118
+        hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
+        if (hidden_too or not hidden) and not path.is_dir():
+            yield path
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and _ending(name) in image_suffixes()
+
+
+def _unknown(names: Iterable[str]) -> Counter[str]:
+    """Photos among names that could be read with the extra, by their endings."""
+    return Counter(end for end in map(_ending, names) if end in PHONE_SUFFIXES - image_suffixes())
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
+def _nothing(what: str, notes: Iterable[str]) -> str:
+    usual = [".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".gif", ".bmp", ".tif", ".tiff"]
+    known = ", ".join(suffix for suffix in usual if suffix in image_suffixes())
+    return "; ".join([what, *notes, f"known endings: {known}, …"])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from headword.data.folders import list_images
+from headword.data.folders import ImageList, list_images, warn
 from headword.data.images import ImageSource, describe, is_image_tensor
 from headword.data.vectors import read_vectors
 from headword.errors import HeadwordError
@@ -66,7 +66,11 @@ class Pool:
         path = Path(source).expanduser()
         if path.suffix.lower() in _VECTORS and path.is_file():
             return cls(read_vectors(path).values.float(), str(path.resolve()))
-        return cls(source) if path.is_file() else cls(list_images(source), str(path.resolve()))
+        if path.is_file():
+            return cls(source)
+        images = list_images(source)
+        warn(images.notes, source)
+        return cls(images, str(path.resolve()))
 
 
 def given(images: Any) -> Tensor | Given:
@@ -87,8 +91,9 @@ def given(images: Any) -> Tensor | Given:
     if isinstance(images, Tensor) and images.is_floating_point() and images.ndim in (2, 4):
         return images
     if isinstance(images, (str, os.PathLike)):
-        found = named_images(images)
-        return Given([list(found)], len(found))
+        named = named_images(images)
+        warn(named.notes, images)
+        return Given([list(named)], len(named))
     if isinstance(images, (list, tuple)):
         singles = [_single(item, f"item {place}") for place, item in enumerate(images)]
         return Given([singles], len(singles))
@@ -97,7 +102,7 @@ def given(images: Any) -> Tensor | Given:
     return Given([[_single(images)]], 1)
 
 
-def named_images(source: str | os.PathLike[str]) -> list[Path]:
+def named_images(source: str | os.PathLike[str]) -> ImageList:
     """The images that a path, a folder or a glob names, sorted; a path is taken at its word.
 
     Raises:
@@ -109,7 +114,7 @@ def named_images(source: str | os.PathLike[str]) -> list[Path]:
         return list_images(source)
     if not text:
         raise HeadwordError("an empty path names no image")
-    return [path]
+    return ImageList([path])
 
 
 def _stretches(images: Iterable[object]) -> Iterator[list[ImageSource]]:

@@ -2,6 +2,7 @@
 
 `load_image` gives 8-bit RGB as the eye expects it: rotated by its EXIF tag, transparency on white, 16 bits
 scaled to 8, the first frame of an animation. Reading is thread-safe and leaves Pillow's settings alone.
+HEIC photos are read where pillow-heif is installed. `middle` bounds what a model's transform may be given.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
 import threading
 import warnings
-import zlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, MissingExtraError
+from headword.reading import expand, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,19 +32,28 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor", b
 MAX_PIXELS = 178_956_970
 """More pixels than this are taken for a decompression bomb: the size at which Pillow itself gives up."""
 
+MAX_SCANS = 20
+"""JPEG files that go over more than this many times as many pixels as a picture may have are refused."""
+
+LONGEST_SHAPE = 32
+"""Of a picture with a longer side of more than this many shorter ones, a model is given the middle."""
+
+PHONE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
+"""Endings of photos as phones write them, which not every installation can read: the extra `photos` can."""
+
 SHRINK_ABOVE = 1000
 """JPEG files with a longer side than this, in pixels, may be decoded at a fraction of their size."""
 
 # EPS starts Ghostscript, WMF needs Windows, the others are stubs that cannot decode.
 REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
+_PHONE_BRANDS = frozenset(
+    b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif")
+)
+
 _MEND = "save it as PNG or JPEG, or leave it out"
 
-# What Pillow's decoders raise on damaged files; the list is from feeding them some (tests/test_images.py).
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AttributeError, ArithmeticError,
-    RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
+_BAND = 1 << 22  # pixels that are converted at a time, where the way leads over wider ones
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +69,9 @@ _TURNS = {
 _LARGE = threading.Lock()
 
 
-def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Image:
+def load_image(
+    source: ImageSource, *, shrink_to: int | None = None, inside: Path | None = None
+) -> Image.Image:
     """One image as 8-bit RGB.
 
     EXIF rotation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bits, not clipped; of
@@ -70,17 +83,17 @@ def load_image(source: ImageSource, *, shrink_to: int | None = None) -> Image.Im
         shrink_to: JPEG files above `SHRINK_ABOVE` pixels a side may be decoded at 1/2, 1/4 or 1/8 of their
             size, as long as the shorter side keeps this many pixels: much faster, and not pixel-equal to
             decoding the whole and scaling it down.
+        inside: a folder, resolved, that a file must lie in when links are followed.
 
     Raises:
-        HeadwordError: in one line with the file's name, if it is missing, a folder, empty, unreadable, cut
-            short, damaged, larger than `MAX_PIXELS`, of an unsupported format, or no image; or if `source` is
-            nothing that is accepted.
+        HeadwordError: in one line with the file's name, if it is missing, a folder, no regular file, empty,
+            unreadable, cut short, damaged, larger than `MAX_PIXELS` or than the memory that is left, of an
+            unsupported format, or no image; or if `source` is nothing that is accepted.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _load_file(Path(source).expanduser(), shrink_to)
+        return _load_file(expand(source), shrink_to, inside)
     if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or "the PIL image"
-        return _finish(source, str(name))
+        return _finish(source, name_of(source))
     if is_image_tensor(source):
         return Image.fromarray(source.detach().cpu().permute(1, 2, 0).contiguous().numpy())
     if isinstance(source, bytes):
@@ -105,21 +118,65 @@ def load_image_bytes(
     return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
 
 
-def _load_file(path: Path, shrink_to: int | None) -> Image.Image:
-    if path.is_dir():
-        raise HeadwordError(f"{path} is a folder, not an image; give the images in it, as in {path}/*.jpg")
-    if not path.exists():
+def middle(image: Image.Image) -> Image.Image:
+    """What a model is given of a picture: all of it, or of a very long one the middle.
+
+    Scaling the shorter side up to a model's would make a picture of a few pixels by a million one of
+    gigabytes, most of which a centre crop throws away. So no transform makes more pixels than
+    `LONGEST_SHAPE` times the square of the shorter side it asks for.
+    """
+    width, height = image.size
+    most = LONGEST_SHAPE * min(width, height)
+    left, top = max(0, width - most) // 2, max(0, height - most) // 2
+    if not left and not top:
+        return image
+    return image.crop((left, top, width - left, height - top))
+
+
+def transformed(transform: Callable[[Image.Image], Tensor], image: Image.Image, name: str) -> Tensor:
+    """A picture through a model's transform, which may be anybody's.
+
+    Raises:
+        HeadwordError: with `name`, if it fails on this picture, for want of memory too.
+    """
+    try:
+        return transform(middle(image))
+    except MemoryError:
+        raise _too_large(image, name) from None
+    except Exception as error:
+        raise HeadwordError(
+            f"{name} ({image.width} by {image.height}): the model's transform fails on it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def name_of(source: ImageSource) -> str:
+    """What to call an image in messages."""
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "the PIL image")
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the image"
+
+
+def _too_large(image: Image.Image, name: str) -> HeadwordError:
+    return HeadwordError(
+        f"{name} ({image.width} by {image.height}) does not fit in the memory that is left; scale it down"
+    )
+
+
+def _load_file(path: Path, shrink_to: int | None, inside: Path | None) -> Image.Image:
+    try:
+        with open_regular(path, inside=inside) as file:
+            return _load(file, path, shrink_to)
+    except IsADirectoryError:
+        mend = f"give the images in it, as in {path}/*.jpg"
+        raise HeadwordError(f"{path} is a folder, not an image; {mend}") from None
+    except (FileNotFoundError, NotADirectoryError):
         is_address = str(path).startswith(("http:/", "https:/"))  # a Path has one slash of the two
         mend = "; download it first, addresses are not read" if is_address else ""
-        raise HeadwordError(f"there is no image file {path}{mend}")
-    if not path.is_file():  # a pipe or a device could keep us waiting for ever
-        raise HeadwordError(f"{path} is not a regular file")
-    try:
-        with path.open("rb") as file:
-            return _load(file, path, shrink_to)
+        raise HeadwordError(f"there is no image file {path}{mend}") from None
     except PermissionError as error:
         raise HeadwordError(f"{path} may not be read: permission denied") from error
-    except OSError as error:  # it vanished since it was looked for, or its disk failed
+    except OSError as error:  # a pipe, a link to itself, or its disk failed
         raise HeadwordError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
@@ -135,12 +192,38 @@ def _load(
             f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
             f"{max_pixels:,}; scale it down"
         )
+    if image.format in {"JPEG", "MPO"} and width * height * _scans(file) > MAX_SCANS * max_pixels:
+        raise HeadwordError(
+            f"{path} has more scans than a picture of {width} by {height} pixels can need; {_MEND}"
+        )
     if shrink_to is not None and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
         scale = shrink_to / min(width, height)
         if scale < 1:
             # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
             image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
     return _finish(image, str(path))
+
+
+def _scans(file: BinaryIO) -> int:
+    """How often a JPEG goes over the whole picture, which costs it a hundred bytes a time."""
+    place = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while block := file.read(1 << 20):
+        scans += (last + block).count(b"\xff\xda")  # in the data of a scan, a zero follows every 0xff
+        last = block[-1:]
+    file.seek(place)
+    return scans
+
+
+@cache
+def register_formats() -> None:
+    """Add HEIC to what Pillow reads, where pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _open(file: BinaryIO, path: PurePath) -> Image.Image:
@@ -153,7 +236,7 @@ def _open(file: BinaryIO, path: PurePath) -> Image.Image:
         raise HeadwordError(f"{path} is empty (0 bytes); {_MEND}")
     tried: set[str] = set()
     failed = ""
-    for load_plugins in (Image.preinit, Image.init):
+    for load_plugins in (Image.preinit, Image.init, register_formats):
         load_plugins()
         for name in [name for name in Image.ID if name not in tried]:
             tried.add(name)
@@ -164,13 +247,15 @@ def _open(file: BinaryIO, path: PurePath) -> Image.Image:
                 if accepted is True and name not in REFUSED_FORMATS:
                     file.seek(0)
                     return factory(file, str(path))
-            except _DAMAGE as error:
+            except Exception as error:  # decoders raise nearly all there is on damaged files
                 failed = failed or f"looks like a {name} file but is damaged ({error})"
                 continue
             if isinstance(accepted, str):  # this Pillow lacks the decoder, and says so
                 failed = f"cannot be read: {accepted}"
             elif accepted:
                 failed = f"is of the format {name}, which is not supported"
+    if not failed and (prefix[4:12] in _PHONE_BRANDS or path.suffix.lower() in PHONE_SUFFIXES):
+        raise MissingExtraError(f"{path} cannot be read: what opens such photos", "photos")
     raise HeadwordError(
         f"{path} {failed or 'is not an image, or of a format that is not supported'}; {_MEND}"
     )
@@ -184,7 +269,9 @@ def _finish(image: Image.Image, name: str) -> Image.Image:
         if turn is not None:
             image = image.transpose(turn)
         return _rgb(image)
-    except _DAMAGE as error:
+    except MemoryError:
+        raise _too_large(image, name) from None
+    except Exception as error:
         raise HeadwordError(f"{name} is damaged or cut short: {error}; {_MEND}") from error
 
 
@@ -203,39 +290,63 @@ def _orientation(image: Image.Image) -> Any:
         return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:  # the pixels are sound though the tags are not
+    except Exception:  # the pixels are sound though the tags are not
         return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _eight_bits(image).convert("RGB")
+        return _eight_bits(image)
     if image.mode in {"La", "RGBa"}:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _in_bands(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """RGB by a conversion of single pixels, a band of rows at a time, so that little is in memory twice."""
+    rows = max(1, _BAND // image.width)
+    if rows >= image.height:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(convert(image.crop(band)), band)
+    return whole
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, 32 bits or floats as 8-bit grey.
+    """Grey of 16 bits, 32 bits or floats as 8-bit RGB.
 
     The full range maps to the full range: 0…65535 for integers, 0…1 or 0…255 for floats. Values outside of
     these have no agreed range, so they are stretched from the least to the greatest.
     """
-    values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+
+        def shrunk(band: Image.Image) -> Image.Image:
+            values = (np.asarray(band).astype(np.uint32) * 255 + 32767) // 65535
+            return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+
+        return _in_bands(image, shrunk)
+    whole = np.asarray(image)
+    low, high = float(whole.min()), float(whole.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("it has NaN or infinite pixels")
     top = 65535.0 if image.mode == "I" else 1.0 if high <= 1 else 255.0
-    if low < 0 or high > top:
-        wide, top = wide - low, (high - low) or 1.0
-    return Image.fromarray(np.rint(wide * (255.0 / top)).astype(np.uint8))
+    least, top = (low, (high - low) or 1.0) if low < 0 or high > top else (0.0, top)
+
+    def stretched(band: Image.Image) -> Image.Image:
+        values = (np.asarray(band).astype(np.float64) - least) * (255.0 / top)
+        return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+
+    return _in_bands(image, stretched)
 
 
 def _is_tensor(source: object) -> TypeGuard[Tensor]:

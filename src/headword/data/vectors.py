@@ -6,17 +6,18 @@ Nothing here unpickles. Reading gives float32, or float64 where the file has it.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from headword.errors import HeadwordError
 from headword.files import load_tensors, read_json, read_metadata, save_tensors
+from headword.reading import expand, memory, open_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def read_vectors(path: str | Path, *, key: str | None = None) -> Vectors:
         HeadwordError: in one line: missing or damaged file, pickled objects (which are never opened), a name
             that is not there (with those that are), no matrix of numbers, a NaN or infinite value.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     kind = path.suffix.lower()
     if path.is_dir():
         vectors = _read_parts(path, key or "embedding")
@@ -167,22 +168,36 @@ def _matching_rows(
 
 def _load_numpy(path: Path) -> Any:
     """An array of a `.npy`, or the arrays of a `.npz` by name."""
-    if not path.is_file():
-        raise HeadwordError(f"there is no file {path}")
-    try:
-        # Opened here because NumPy leaves a damaged file open.
-        with path.open("rb") as file:
+    with open_file(path) as file:
+        try:
+            _check_fits(_numpy_bytes(file))
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.lib.npyio.NpzFile):
-                return {name: content[name] for name in content.files}
+                arrays = {name: content[name] for name in content.files}
+                return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
             return content
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):  # an object array, or a bare pickle under this ending
-            raise HeadwordError(
-                f"{path} is or holds a pickle, which can run code when opened, so it is not read; "
-                "save plain arrays of numbers"
-            ) from error
-        raise HeadwordError(f"{path} is damaged or no NumPy file: {error}".splitlines()[0]) from error
+        except Exception as error:  # what NumPy and zipfile raise on damaged files is of many kinds
+            if "allow_pickle" in str(error):  # an object array, or a bare pickle under this ending
+                raise HeadwordError(
+                    f"{path} is or holds a pickle, which can run code when opened, so it is not read; "
+                    "save plain arrays of numbers"
+                ) from error
+            raise HeadwordError(f"{path} is damaged or no NumPy file: {error}".splitlines()[0]) from error
+
+
+def _numpy_bytes(file: BinaryIO) -> int:
+    """What the arrays of a file take in memory, by what it says of itself."""
+    if zipfile.is_zipfile(file):
+        size = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+    else:
+        size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _check_fits(size: int) -> None:
+    if size > memory():
+        raise ValueError(f"it holds {size:,} bytes, more than fit in memory ({memory():,})")
 
 
 def _read_npy(path: Path) -> Vectors:
@@ -240,16 +255,19 @@ def _read_parquet(path: Path, column: str) -> Vectors:
     import pyarrow as pa
     from pyarrow import parquet
 
-    if not path.is_file():
-        raise HeadwordError(f"there is no file {path}")
-    try:
-        file = parquet.ParquetFile(path)
-        there = file.schema_arrow.names
-        if column not in there:
-            raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(there)}")
-        table = file.read(columns=[column, *(["id"] if "id" in there else [])])
-    except (pa.ArrowException, OSError) as error:
-        raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
+    with open_file(path) as stream:
+        try:
+            file = parquet.ParquetFile(stream)
+            there = file.schema_arrow.names
+            if column not in there:
+                raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(there)}")
+            wanted = [column, *(["id"] if "id" in there else [])]
+            _check_fits(_parquet_bytes(file.metadata, wanted))
+            table = file.read(columns=wanted)
+        except HeadwordError:
+            raise
+        except Exception as error:  # of a damaged file Arrow raises several kinds
+            raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
     lists = table[column].combine_chunks()
     if lists.null_count and "status" not in there:
         raise HeadwordError(f"{path}: {lists.null_count:,} of {len(lists):,} rows have no {column}")
@@ -266,6 +284,17 @@ def _read_parquet(path: Path, column: str) -> Vectors:
     values = _tensor(numbers.reshape(len(lists), width), path)
     ids = tuple(map(str, table["id"].to_pylist())) if "id" in there else None
     return Vectors(values, ids)
+
+
+def _parquet_bytes(metadata: Any, columns: Sequence[str]) -> int:
+    """What columns take in memory at least: repeated values take nearly no room in the file."""
+    size = 0
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(place)
+            if chunk.path_in_schema.partition(".")[0] in columns:
+                size += max(chunk.num_values * 4, chunk.total_uncompressed_size)
+    return size
 
 
 def _tensor(array: Any, path: Path) -> Tensor:

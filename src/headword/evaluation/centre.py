@@ -51,6 +51,7 @@ def centred(
         assert reference is not None
         notes = (f"centred on the images of the split {protocol.hubness}",)
         return subject.centred_on(reference, f"split {protocol.hubness}"), notes
-    pool = extract(subject, list_images(protocol.centre_on), progress=progress)
+    images = list_images(protocol.centre_on)
+    pool = extract(subject, images, progress=progress)
     unread = (f"{len(pool.skipped)} images of the pool could not be read",) if pool.skipped else ()
-    return subject.centred_on(pool.features, protocol.centre_on), unread
+    return subject.centred_on(pool.features, protocol.centre_on), (*images.notes, *unread)

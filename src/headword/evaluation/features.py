@@ -15,11 +15,12 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from headword.data.images import ImageSource, load_image
+from headword.data.images import ImageSource
 from headword.encoders.prompts import Prompts, check_templates
 from headword.errors import HeadwordError
 from headword.evaluation.subjects import Subject
 from headword.extract import Progress
+from headword.extract.features import none_read
 from headword.files import load_tensors, save_tensors
 
 Readable: TypeAlias = Path | Callable[[], ImageSource]
@@ -63,19 +64,20 @@ def extract(
         said = load_tensors(cache)
         return Extracted(said["features"], tuple(said["kept"].tolist()), _lines(said["skipped"]))
     parts: list[Tensor] = []
-    kept: list[int] = []
-    skipped: list[str] = []
+    skipped: dict[int, str] = {}
     # Files go in one call, which reads ahead; what is decoded here goes in portions, to bound the memory.
     portion = len(images) if len(files) == len(images) else _AT_ONCE
     for start in range(0, len(images), portion):
-        _extract_portion(subject, images[start : start + portion], start, parts, kept, skipped, progress)
+        _extract_portion(subject, images[start : start + portion], start, parts, skipped, progress)
         if progress is not None and portion < len(images):
             progress(min(start + portion, len(images)), len(images))
     if not parts:
-        raise HeadwordError(f"none of {len(images)} images could be read: {skipped[0]}")
-    found = Extracted(torch.cat(parts), tuple(kept), tuple(skipped))
+        raise HeadwordError(none_read(skipped, len(images)))
+    kept = [place for place in range(len(images)) if place not in skipped]
+    lines = tuple(skipped[place] for place in sorted(skipped))
+    found = Extracted(torch.cat(parts), tuple(kept), lines)
     if cache is not None:
-        tensors = {"features": found.features, "kept": torch.tensor(kept), "skipped": _bytes(skipped)}
+        tensors = {"features": found.features, "kept": torch.tensor(kept), "skipped": _bytes(lines)}
         save_tensors(cache, tensors)
     return found
 
@@ -99,42 +101,26 @@ def _extract_portion(
     images: Sequence[Readable],
     start: int,
     parts: list[Tensor],
-    kept: list[int],
-    skipped: list[str],
+    skipped: dict[int, str],
     progress: Progress | None,
 ) -> None:
     if all(isinstance(image, Path) for image in images):
-        sources: list[ImageSource] = [image for image in images if isinstance(image, Path)]
-        places = list(range(len(images)))
+        read: list[ImageSource | HeadwordError] = [image for image in images if isinstance(image, Path)]
     else:
         read = _read_all(images)
-        places = [n for n, outcome in enumerate(read) if not isinstance(outcome, HeadwordError)]
-        skipped += [str(outcome) for outcome in read if isinstance(outcome, HeadwordError)]
-        sources = [outcome for outcome in read if not isinstance(outcome, HeadwordError)]
         progress = None  # it counts the images of one call
+    skipped |= {start + n: str(one) for n, one in enumerate(read) if isinstance(one, HeadwordError)}
+    places = [n for n, one in enumerate(read) if not isinstance(one, HeadwordError)]
+    sources = [one for one in read if not isinstance(one, HeadwordError)]
     if not sources:
         return
-    unreadable: list[str] = []
+    unreadable: dict[int, str] = {}
     try:
-        features = subject.image_features(sources, skipped=unreadable, progress=progress)
+        parts.append(subject.image_features(sources, skipped=unreadable, progress=progress))
     except HeadwordError:
         if len(unreadable) < len(sources):
             raise
-        skipped += unreadable
-        return
-    if unreadable:
-        # Which ones they were is found by reading again: an error line is for people, not for parsing.
-        again = _read_all([lambda source=source: load_image(source) for source in sources])  # type: ignore[misc]
-        places = [
-            place
-            for place, outcome in zip(places, again, strict=True)
-            if not isinstance(outcome, HeadwordError)
-        ]
-        if len(places) != len(features):
-            raise HeadwordError(f"the images changed while they were read; {unreadable[0]}")
-    parts.append(features)
-    kept += [start + place for place in places]
-    skipped += unreadable
+    skipped |= {start + places[n]: why for n, why in unreadable.items()}
 
 
 def _read_all(images: Sequence[Readable]) -> list[ImageSource | HeadwordError]:

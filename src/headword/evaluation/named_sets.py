@@ -14,11 +14,10 @@ from typing import Any
 
 import platformdirs
 
-from headword.data.images import ImageSource, load_image
+from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.data.splits import chosen_split
 from headword.encoders._hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
-from headword.evaluation.shards import encoded_image
 from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed
 from headword.names import spoken
 
@@ -177,7 +176,7 @@ def _item(data: Any, row: int) -> ImageSource:
 def _row(data: Any, column: str, row: int, name: str) -> ImageSource:
     cell = data[row][column]
     if cell and cell.get("bytes") is not None:
-        return encoded_image(cell["bytes"], name)
+        return load_image_bytes(cell["bytes"], name)
     if cell and cell.get("path"):
         return load_image(cell["path"])
     raise HeadwordError(f"{name} has no image")

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from headword.data.images import ImageSource, load_image
+from headword.data.images import ImageSource, load_image, name_of, transformed
 from headword.encoders._hub import check_folder, loading
 from headword.encoders.clip_folder import open_clip_model
 from headword.encoders.repository import find
 from headword.encoders.vision import fingerprint, resolve_device
 from headword.errors import HeadwordError
 from headword.extract import Progress
+from headword.extract.features import none_read
 from headword.pairs import Pairs
 
 BATCH = 32
@@ -66,13 +67,13 @@ class Reference:
 
     @torch.inference_mode()
     def image_features(
-        self, images: Sequence[ImageSource], *, skipped: list[str], progress: Progress | None = None
+        self, images: Sequence[ImageSource], *, skipped: dict[int, str], progress: Progress | None = None
     ) -> Tensor:
         """Image embeddings, in batches that are decoded in threads."""
 
         def read(source: ImageSource) -> Tensor | HeadwordError:
             try:
-                return self.transform(load_image(source))
+                return transformed(self.transform, load_image(source), name_of(source))
             except HeadwordError as error:
                 return error
 
@@ -80,14 +81,16 @@ class Reference:
         with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
             for start in range(0, len(images), BATCH):
                 outcomes = list(pool.map(read, images[start : start + BATCH]))
-                skipped += [str(outcome) for outcome in outcomes if isinstance(outcome, HeadwordError)]
+                skipped |= {
+                    start + n: str(one) for n, one in enumerate(outcomes) if isinstance(one, HeadwordError)
+                }
                 batch = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
                 if batch:
                     parts.append(self.embed_images(torch.stack(batch).to(self.device)).float().cpu())
                 if progress is not None:
                     progress(start + len(outcomes), len(images))
         if not parts:
-            raise HeadwordError(f"none of {len(images)} images could be read: {skipped[0]}")
+            raise HeadwordError(none_read(skipped, len(images)))
         return torch.cat(parts)
 
     @torch.inference_mode()

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import glob
-import io
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from headword.data.folders import image_suffixes
-from headword.data.images import ImageSource, load_image
+from headword.data.images import ImageSource, load_image_bytes
 from headword.data.splits import chosen_split
+from headword.data.tars import members, read_member
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.evaluation.sources import LabelledImages, indexed
 from headword.files import read_text
 from headword.names import spoken
+from headword.reading import open_file
 
 _LABELS = (".cls", ".cls.txt", ".txt", ".label")
+_LONGEST_LABEL = 10_000  # bytes that are read of one
 
 
 def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledImages:
@@ -78,20 +77,6 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
     )
 
 
-def encoded_image(data: bytes, name: str) -> ImageSource:
-    """The picture in a file's bytes, as `load_image` has it.
-
-    Raises:
-        HeadwordError: if there is none, with `name`.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise HeadwordError(f"{name} is no image that can be read: {error}") from error
-    image.filename = name  # errors name it
-    return load_image(image)
-
-
 def _expand(root: Path) -> list[Path]:
     span = re.search(r"\{(\d+)\.\.(\d+)\}", str(root))
     if span:
@@ -118,21 +103,17 @@ def _samples(file: Path) -> Iterator[tuple[Readable, str]]:
     """The images of a shard and their labels; the members of one sample follow each other."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, ending = base.partition(".")
-                key, ending = f"{folder}/{stem}", f".{ending.lower()}"
-                if not member.isfile():
-                    continue
-                if Path(ending).suffix in image_suffixes() or ending in image_suffixes():
-                    pictures[key] = (member.name, member.offset_data, member.size)
-                elif ending in _LABELS:
-                    content = tar.extractfile(member)
-                    labels.setdefault(key, (content.read() if content else b"").decode("utf-8").strip())
-    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise HeadwordError(f"{file} is damaged, compressed, or no tar file: {error}") from error
+    with open_file(file) as stream:
+        for member in members(stream, str(file)):
+            folder, _, base = member.name.rpartition("/")
+            stem, _, ending = base.partition(".")
+            key, ending = f"{folder}/{stem}", f".{ending.lower()}"
+            if Path(ending).suffix in image_suffixes() or ending in image_suffixes():
+                pictures[key] = (member.name, member.offset_data, member.size)
+            elif ending in _LABELS:
+                stream.seek(member.offset_data)
+                label = stream.read(min(member.size, _LONGEST_LABEL)).decode("utf-8", "replace")
+                labels.setdefault(key, label.strip())
     for key, (name, start, size) in pictures.items():
         if not labels.get(key):
             raise HeadwordError(f"{file}: {name} has no label beside it ({', '.join(_LABELS)})")
@@ -148,9 +129,9 @@ class _Member:
         self.file, self.name, self.start, self.size = file, name, start, size
 
     def __call__(self) -> ImageSource:
-        with self.file.open("rb") as stream:
-            stream.seek(self.start)
-            return encoded_image(stream.read(self.size), f"{self.file}::{self.name}")
+        with open_file(self.file) as stream:
+            name = f"{self.file}::{self.name}"
+            return load_image_bytes(read_member(stream, self.start, self.size, name), name)
 
 
 def _beside(file: Path, name: str) -> tuple[str, ...] | None:

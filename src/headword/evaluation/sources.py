@@ -13,8 +13,6 @@ Where no split is named, it is the test split of data that have one, else their 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +21,11 @@ from pathlib import Path
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import class_folders
 from headword.data.splits import TESTED, TRAINED, chosen_split, parts, pooled
+from headword.data.tables import text_rows
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
-from headword.files import read_text
 from headword.names import spoken
+from headword.reading import is_file
 
 LABEL_KEYS = ("label", "class", "class_name", "category", "target")
 _SPLITS = {*TRAINED, *TESTED}
@@ -119,30 +118,23 @@ def _folders(root: Path, split: str | None, default: Sequence[str]) -> LabelledI
 
 
 def _table(path: Path, split: str | None, default: Sequence[str]) -> LabelledImages:
-    text = read_text(path)
-    tabs = path.suffix.lower() == ".tsv" or "\t" in text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
-    columns = list(reader.fieldnames or ())
-    image_key = next((key for key in IMAGE_KEYS if key in columns), None)
-    label_key = next((key for key in LABEL_KEYS if key in columns), None)
-    if image_key is None or label_key is None:
-        what, known = ("image", IMAGE_KEYS) if image_key is None else ("label", LABEL_KEYS)
-        raise HeadwordError(
-            f"{path} has no {what} column: it has {', '.join(columns) or 'none'}; "
-            f"known are {', '.join(known)}"
-        )
     images: list[Path] = []
     labels: list[str] = []
     splits: list[str | None] = []
-    try:
-        for row in reader:
-            if None in row or not row[image_key] or not row[label_key]:
-                raise HeadwordError(f"{path}:{reader.line_num} needs an image and a label, one column each")
-            splits.append(row.get("split") or None)
-            images.append(_beside(path, row[image_key]))
-            labels.append(row[label_key].strip())
-    except csv.Error as error:
-        raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
+    for where, row in text_rows(path):
+        image_key = next((key for key in IMAGE_KEYS if key in row), None)
+        label_key = next((key for key in LABEL_KEYS if key in row), None)
+        if image_key is None or label_key is None:
+            what, known = ("image", IMAGE_KEYS) if image_key is None else ("label", LABEL_KEYS)
+            columns = ", ".join(row) or "none"
+            raise HeadwordError(
+                f"{path} has no {what} column: it has {columns}; known are {', '.join(known)}"
+            )
+        if not row[image_key] or not row[label_key]:
+            raise HeadwordError(f"{where} needs an image and a label, one column each")
+        splits.append(row.get("split") or None)
+        images.append(_beside(path, row[image_key]))
+        labels.append(row[label_key].strip())
     known_splits = {name for name in splits if name is not None}
     split = split or chosen_split(known_splits, default)
     wanted = known_splits if split is None else parts(split)
@@ -160,7 +152,7 @@ def _table(path: Path, split: str | None, default: Sequence[str]) -> LabelledIma
 def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Labels as words or numbers → the different ones in order, and each label's place among them."""
     different = set(labels)
-    numeric = all(re.fullmatch(r"\d+", label) for label in different)
+    numeric = all(re.fullmatch(r"\d{1,18}", label) for label in different)
     keys = sorted(different, key=int) if numeric else sorted(different)
     place = {label: number for number, label in enumerate(keys)}
     return tuple(keys), tuple(place[label] for label in labels)
@@ -169,7 +161,7 @@ def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
 def _beside(path: Path, image: str) -> Path:
     """Where a table's image is: beside the table, in its folder `images`, or as the path says."""
     for folder in (path.parent, path.parent / "images"):
-        if (folder / image).is_file():
+        if is_file(folder / image):
             return folder / image
     return path.parent / image  # reading it says that it is missing
 

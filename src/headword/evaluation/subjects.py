@@ -45,9 +45,9 @@ class Subject(Protocol):
         """Likewise for text features."""
 
     def image_features(
-        self, images: Sequence[ImageSource], *, skipped: list[str], progress: Progress | None = None
+        self, images: Sequence[ImageSource], *, skipped: dict[int, str], progress: Progress | None = None
     ) -> Tensor:
-        """Images → float32 `[N, d]`; an unreadable image is left out and its error line put in `skipped`."""
+        """Images → float32 `[N, d]`; `skipped` gets the line of an unreadable one, by its place."""
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Texts → float32 `[M, k]`."""
@@ -122,7 +122,7 @@ class Recycled:
         return hashlib.sha256(said.encode()).hexdigest()
 
     def image_features(
-        self, images: Sequence[ImageSource], *, skipped: list[str], progress: Progress | None = None
+        self, images: Sequence[ImageSource], *, skipped: dict[int, str], progress: Progress | None = None
     ) -> Tensor:
         """The classifier's own features."""
         return image_features(self.model.vision, list(images), skipped=skipped, progress=progress)

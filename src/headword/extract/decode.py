@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headword.data.images import transformed
 from headword.encoders.vision import Transform
 from headword.errors import HeadwordError
 from headword.extract.pixels import PixelPlan
@@ -53,12 +54,15 @@ class Decoding:
     """Whether large JPEG files may be decoded at a fraction of their size."""
 
     def __call__(self, item: Item) -> Tensor | str:
-        """One item's pixels, or why it cannot be read."""
+        """One item's pixels, or why there are none: one picture never stops the others."""
         try:
             image = item.read(self.plan.shrink_to if self.shrink and self.plan is not None else None)
+            transform = self.transform if self.plan is None else self.plan.pixels
+            return transformed(transform, image, item.path or f"image {item.id}")
         except HeadwordError as error:
             return " ".join(str(error).split())
-        return self.plan.pixels(image) if self.plan is not None else self.transform(image)
+        except MemoryError:
+            return f"{item.path or item.id} does not fit in the memory that is left"
 
 
 def decoded(
@@ -98,8 +102,18 @@ def decoded(
 
 
 def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
-    errors = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, str)}
-    read = [torch.as_tensor(outcome) for outcome in outcomes if not isinstance(outcome, str)]
+    errors: dict[int, str] = {}
+    read: list[Tensor] = []
+    shapes = Counter(tuple(outcome.shape) for outcome in outcomes if not isinstance(outcome, str))
+    usual = shapes.most_common(1)[0][0] if shapes else ()
+    for place, (item, outcome) in enumerate(zip(items, outcomes, strict=True)):
+        if isinstance(outcome, str):
+            errors[place] = outcome
+        elif tuple(outcome.shape) != usual:
+            made = f"{list(outcome.shape)} of it, and {list(usual)} of others"
+            errors[place] = f"{item.path or item.id}: the model's transform makes {made}"
+        else:
+            read.append(torch.as_tensor(outcome))
     return Batch(items, torch.stack(read) if read else torch.empty(0), errors)
 
 

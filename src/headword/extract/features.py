@@ -31,7 +31,7 @@ def image_features(
     images: object,
     *,
     batch_size: int = 32,
-    skipped: list[str] | None = None,
+    skipped: dict[int, str] | None = None,
     progress: Progress | None = None,
     engine: str = "auto",
     cache: bool = True,
@@ -42,8 +42,8 @@ def image_features(
         vision: the encoder.
         images: as for `DualEncoder.encode_image`.
         batch_size: images that go through the model together.
-        skipped: where given, an image that cannot be read is left out and its error line put here, instead of
-            raised.
+        skipped: where given, an image that cannot be read is left out and its error line put here, by its
+            place in `images`, instead of raised.
         progress: called after every batch.
         engine: "auto", "torch" or "openvino"; "auto" is exact below 512 images, and the fastest from there
             on.
@@ -59,7 +59,7 @@ def image_features(
         if source.shape[1] != vision.dim:
             raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(source.shape)}")
         return source.float().cpu()
-    parts, done, failed = list[Tensor](), 0, list[str]()
+    parts, done, failed = list[Tensor](), 0, dict[int, str]()
 
     def went(here: int, of: int, before: int = 0) -> None:
         if progress is not None:
@@ -68,21 +68,31 @@ def image_features(
     for stretch in source:
         items = given_items(stretch)
         job = Job.of(vision, len(items), engine=engine, batch_size=batch_size)
-        parts.append(_computed(job, items, failed, cache, skipped is None, partial(went, before=done)))
+        told = partial(went, before=done)
+        parts.append(_computed(job, items, done, failed, cache, skipped is None, told))
         done += len(items)
     if skipped is not None:
-        skipped += failed
+        skipped |= failed
     if not done:
         raise HeadwordError("there are no images")
     if len(failed) == done:
-        raise HeadwordError(f"none of {done} images could be read: {failed[0]}")
+        raise HeadwordError(none_read(failed, done))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _computed(
-    job: Job, items: list[Item], failed: list[str], cache: bool, strict: bool, progress: Progress
+    job: Job,
+    items: list[Item],
+    first: int,
+    failed: dict[int, str],
+    cache: bool,
+    strict: bool,
+    progress: Progress,
 ) -> Tensor:
-    """Features of the items that can be read; the error lines of the others go to `failed`, or are raised."""
+    """Features of the items that can be read, the first of which is at the place `first`.
+
+    The error lines of the others go to `failed` by their places, or are raised.
+    """
     rows = torch.empty(len(items), job.vision.dim)
     have = torch.zeros(len(items), dtype=torch.bool)
     kept = _Kept(job, items) if cache and len(items) >= CACHE_FROM else None
@@ -95,8 +105,8 @@ def _computed(
     for batch, features in _keeping(kept, job, [items[row] for row in missing], done, progress):
         if batch.errors and strict:
             raise HeadwordError(next(iter(batch.errors.values())))
-        failed += batch.errors.values()
         start = done - known
+        failed |= {first + missing[start + n]: why for n, why in batch.errors.items()}
         read = [missing[start + n] for n in range(len(batch.items)) if n not in batch.errors]
         rows[read] = features
         have[read] = True
@@ -104,6 +114,12 @@ def _computed(
             kept.put(read, features, job)
         done += len(batch.items)
     return rows if bool(have.all()) else rows[have]
+
+
+def none_read(skipped: dict[int, str], count: int) -> str:
+    """The line for images of which none could be read: the reason of the first."""
+    why = next(iter(skipped.values()))
+    return why if count == 1 else f"none of {count} images could be read: {why}"
 
 
 def _keeping(

@@ -54,6 +54,8 @@ class Extraction:
     note: str | None
     """Why the engine is not the one that was chosen first."""
     seconds: float
+    notes: tuple[str, ...]
+    """What of the source was left out, for people."""
     images_per_second: float
     """Of this run, from the first image's reading to the last row's writing."""
 
@@ -146,6 +148,7 @@ def extract_features(
         precision=job.choice.dtype,
         note=job.note,
         seconds=seconds,
+        notes=items.notes,
         images_per_second=done / seconds,
     )
 

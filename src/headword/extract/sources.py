@@ -15,10 +15,8 @@ Nothing is decoded while listing; an item that cannot be read is found out when 
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -30,14 +28,17 @@ from PIL import Image
 from torch import Tensor
 
 from headword.data.captions import IMAGE_KEYS
-from headword.data.folders import image_suffixes, list_images
+from headword.data.folders import ImageList, image_suffixes, list_images
 from headword.data.given import given
 from headword.data.images import ImageSource, load_image, load_image_bytes
+from headword.data.tables import text_rows
+from headword.data.tars import MAX_MEMBER, members, read_member
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import read_text
+from headword.reading import is_file, open_file
 
-MAX_ENCODED = 1 << 30
-"""Bytes of an encoded picture in a shard, a data set or at a URL; a larger one is not read into memory."""
+MAX_ROWS = 100_000_000
+"""Rows of a Parquet table of images; more are refused, since a few bytes can say any number."""
 
 _TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"}
 
@@ -66,10 +67,11 @@ class FileReader:
     """An image that `load_image` reads: a file, or a picture that is in memory already."""
 
     source: ImageSource
+    inside: Path | None = None
 
     def __call__(self, shrink_to: int | None) -> Image.Image:
         """See `load_image`."""
-        return load_image(self.source, shrink_to=shrink_to)
+        return load_image(self.source, shrink_to=shrink_to, inside=self.inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,10 @@ class UrlReader:
         """See `load_image`."""
         try:
             with _open(self.url) as file:
-                file.seek(self.start)
-                data = file.read(MAX_ENCODED if self.size is None else min(self.size, MAX_ENCODED))
+                if self.size is None:
+                    data = file.read(MAX_MEMBER)
+                else:
+                    data = read_member(file, self.start, self.size, self.name)
         except (OSError, ValueError) as error:
             raise HeadwordError(f"{self.name} cannot be read: {error}") from error
         return load_image_bytes(data, self.name, shrink_to=shrink_to)
@@ -111,7 +115,13 @@ class RowReader:
         raise HeadwordError(f"{name} has no image")
 
 
-def items_of(source: object) -> list[Item]:
+class Items(list[Item]):
+    """The items of a source, and a line for people on what of it was left out."""
+
+    notes: tuple[str, ...] = ()
+
+
+def items_of(source: object) -> Items:
     """The items of a source, in an order that is the same every time.
 
     Args:
@@ -121,8 +131,10 @@ def items_of(source: object) -> list[Item]:
     Raises:
         HeadwordError: if the source is missing, empty, of no known kind, or names two images by one id.
     """
+    notes: tuple[str, ...] = ()
     if isinstance(source, (str, os.PathLike)):
         items = _named(os.fspath(source))
+        notes = getattr(items, "notes", ())
     elif isinstance(source, (list, tuple)) and source and isinstance(source[0], Item):
         items = list(source)
     elif hasattr(source, "features") and hasattr(source, "column_names"):
@@ -134,14 +146,16 @@ def items_of(source: object) -> list[Item]:
         items = given_items(image for stretch in images for image in stretch)
     if not items:
         raise HeadwordError(f"there are no images in {source}")
-    return _once(items, source)
+    once = Items(_once(items, source))
+    once.notes = notes
+    return once
 
 
-def file_item(path: str | os.PathLike[str], name: str | None = None) -> Item:
+def file_item(path: str | os.PathLike[str], name: str | None = None, *, inside: Path | None = None) -> Item:
     """The item of one image file; its id is the path as given, unless named otherwise."""
     text = os.fspath(path)
     full = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # a Path costs ten times as much
-    return Item(_storable(name or text), _storable(full), FileReader(full), full)
+    return Item(_storable(name or text), _storable(full), FileReader(full, inside), full)
 
 
 def given_items(images: Iterable[ImageSource]) -> list[Item]:
@@ -162,18 +176,26 @@ def _named(text: str) -> list[Item]:
     if path.is_dir():
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             return _hugging_face(text)
-        return [file_item(found, found.relative_to(path).as_posix()) for found in list_images(path)]
+        inside = list_images(path)
+        return _listed(inside, [file_item(found, found.relative_to(path).as_posix()) for found in inside])
     if text.endswith(".tar") or re.search(r"\{\d+\.\.\d+\}", text):
         return _shards(text)
     if path.suffix.lower() in _TABLES and not glob.has_magic(text):
         return _table(path)
     if path.is_file():
         return [file_item(path)]
-    return [file_item(found) for found in list_images(text)]
+    matching = list_images(text)
+    return _listed(matching, [file_item(found) for found in matching])
+
+
+def _listed(images: ImageList, items: list[Item]) -> Items:
+    listed = Items(items)
+    listed.notes = images.notes
+    return listed
 
 
 def _table(path: Path) -> list[Item]:
-    items = []
+    items: dict[str, Item] = {}  # one a row that differs: a file of few bytes can have rows without number
     folders = (path.parent, path.parent / "images")
     for number, row in enumerate(_rows(path)):
         key = next((key for key in IMAGE_KEYS if key in row), None)
@@ -185,11 +207,12 @@ def _table(path: Path) -> list[Item]:
             raise HeadwordError(f"{path}, row {number + 1}: {image!r} is no image path")
         name = str(row.get("id") or image)
         if "://" in image:
-            items.append(Item(_storable(name), image, UrlReader(image, image)))
-            continue
-        there = next((folder / image for folder in folders if (folder / image).exists()), path.parent / image)
-        items.append(file_item(there, name))
-    return items
+            item = Item(_storable(name), _storable(image), UrlReader(image, image))
+        else:
+            files = (file for folder in folders if is_file(file := folder / image))
+            item = file_item(next(files, path.parent / image), name)
+        _once_more(items, item, path)
+    return list(items.values())
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -198,43 +221,33 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from _parquet_rows(path)
     elif kind == ".txt":
         yield from ({"path": line} for line in read_text(path).splitlines() if line.strip())
-    elif kind in {".jsonl", ".ndjson"}:
-        for number, line in enumerate(read_text(path).split("\n"), start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise HeadwordError(f"{path}:{number} is not valid JSON: {error.msg}") from error
-                if not isinstance(row, dict):
-                    raise HeadwordError(f"{path}:{number} is not an object with an image")
-                yield row
     else:
-        text = read_text(path)
-        tabs = kind == ".tsv" or "\t" in text.partition("\n")[0]
-        try:
-            yield from csv.DictReader(
-                text.splitlines(keepends=True), delimiter="\t" if tabs else ",", strict=True
-            )
-        except csv.Error as error:
-            raise HeadwordError(f"{path} is malformed: {error}") from error
+        for where, row in text_rows(path):
+            if not isinstance(row, dict):
+                raise HeadwordError(f"{where} is not an object with an image")
+            yield row
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
     from pyarrow import parquet
 
-    if not path.is_file():
-        raise HeadwordError(f"there is no file {path}")
-    try:
-        file = parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        wanted = [name for name in names if name == "id" or name in IMAGE_KEYS]
-        if not wanted:
-            yield dict.fromkeys(names)
-        for batch in file.iter_batches(columns=wanted):
-            yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
+    with open_file(path) as stream:
+        try:
+            file = parquet.ParquetFile(stream)
+            names = file.schema_arrow.names
+            wanted = [name for name in names if name == "id" or name in IMAGE_KEYS]
+            if not wanted:
+                yield dict.fromkeys(names)
+            if file.metadata.num_rows > MAX_ROWS:
+                raise HeadwordError(
+                    f"{path} says it has {file.metadata.num_rows:,} rows; {MAX_ROWS:,} are read"
+                )
+            for batch in file.iter_batches(columns=wanted, batch_size=4096):
+                yield from batch.to_pylist()
+        except HeadwordError:
+            raise
+        except Exception as error:  # of a damaged file Arrow raises several kinds, of a bomb MemoryError
+            raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
 
 
 def _remote(url: str) -> list[Item]:
@@ -273,30 +286,25 @@ def expand_shards(pattern: str) -> list[str]:
     found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
     if not found:
         raise HeadwordError(f"there are no .tar files in {path}")
+    if not found[0].exists():
+        raise HeadwordError(f"there is no shard {path}")
     return [str(shard.absolute()) for shard in found]
 
 
 def _members(shard: str) -> list[Item]:
     """The images of a shard: where each begins, so that workers read them in any order."""
-    import tarfile
-
     items: list[Item] = []
     name = shard.rpartition("/")[2].removesuffix(".tar")
-    try:
-        with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, dot, kind = member.name.partition(".")
-                if not member.isfile() or f".{kind.rpartition('.')[2].lower()}" not in image_suffixes():
-                    continue
-                place = f"{shard}::{member.name}"
-                read = UrlReader(shard, place, member.offset_data, member.size)
-                # A sample may have several pictures, told apart by their endings.
-                again = bool(items) and items[-1].id == f"{name}/{key}"
-                items.append(Item(_storable(f"{name}/{key}" + (dot + kind) * again), _storable(place), read))
-    except FileNotFoundError:
-        raise HeadwordError(f"there is no shard {shard}") from None
-    except (tarfile.TarError, OSError) as error:
-        raise HeadwordError(f"{shard} is damaged, compressed, or no tar file: {error}") from error
+    with _open(shard) as file:
+        for member in members(file, shard):
+            key, dot, kind = member.name.partition(".")
+            if f".{kind.rpartition('.')[2].lower()}" not in image_suffixes():
+                continue
+            place = f"{shard}::{member.name}"
+            read = UrlReader(shard, place, member.offset_data, member.size)
+            # A sample may have several pictures, told apart by their endings.
+            again = bool(items) and items[-1].id == f"{name}/{key}"
+            items.append(Item(_storable(f"{name}/{key}" + (dot + kind) * again), _storable(place), read))
     return items
 
 
@@ -345,10 +353,14 @@ def _once(items: list[Item], source: object) -> list[Item]:
     """Each id once; the same file named twice is one item."""
     seen: dict[str, Item] = {}
     for item in items:
-        first = seen.setdefault(item.id, item)
-        if first is not item and first.path != item.path:
-            raise HeadwordError(f"{source}: the id {item.id!r} names both {first.path} and {item.path}")
+        _once_more(seen, item, source)
     return list(seen.values())
+
+
+def _once_more(seen: dict[str, Item], item: Item, source: object) -> None:
+    first = seen.setdefault(item.id, item)
+    if first is not item and first.path != item.path:
+        raise HeadwordError(f"{source}: the id {item.id!r} names both {first.path} and {item.path}")
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -365,14 +377,22 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 def _open(place: str) -> Any:
     if "://" not in place:
-        return Path(place).open("rb")
+        return open_file(place)
     fs, root = _file_system(place)
-    return fs.open(root, "rb")
+    if "file" in fs.protocol:
+        return open_file(root)
+    try:
+        return fs.open(root, "rb")
+    except (OSError, ValueError) as error:
+        raise HeadwordError(f"{place} cannot be read: {error}") from error
 
 
 def _storable(text: str) -> str:
     r"""File names that are no Unicode, as Parquet can hold them: odd bytes written as \xff."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which JSON can say and no file is called
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def all_files(items: Iterable[Item]) -> bool:

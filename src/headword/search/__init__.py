@@ -10,7 +10,6 @@
     space.py        features → cosines to words: one affine map a query
     exact.py        the exact nearest rows
     build.py        making and refreshing an index
-    scan.py         the files of a folder
     embedding.py    new files → rows
     journal.py      what an unfinished run has done
     commit.py       the last step of every change

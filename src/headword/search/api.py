@@ -12,7 +12,6 @@ import itertools
 import mimetypes
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,6 +27,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
 from headword.errors import HeadwordError
+from headword.reading import open_regular
 from headword.search import page, query, schemas
 from headword.search.filter import Compare, Condition, Every, parse
 from headword.search.model_thread import Overloaded
@@ -44,7 +44,6 @@ FILES_AT_ONCE = 4
 """Image files that are made into thumbnails at the same time."""
 
 _PART = 256_000
-_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error, "description": what}
@@ -193,7 +192,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
     async def image(path: InIndex) -> Response:
         """A picture of the index, the file as it is."""
         file = await _file(service, path)
-        parts = _parts(file)
+        parts = _parts(file, service.root)
         try:
             first = await in_thread(partial(next, parts, b""))  # what is wrong with the file is said here
         except OSError as error:
@@ -212,7 +211,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         file = await _file(service, path)
         try:
             async with reading:
-                content = await in_thread(partial(thumbnails.get, file, size.value))
+                content = await in_thread(partial(thumbnails.get, file, size.value, service.root))
         except HeadwordError as error:
             raise HTTPException(404, str(error)) from error
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
@@ -284,13 +283,9 @@ async def _file(service: Service, path: str) -> Path:
         raise HTTPException(404, str(error)) from error
 
 
-def _parts(file: Path) -> Iterator[bytes]:
-    # Not blocking: a pipe would keep us waiting until somebody writes into it.
-    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | _NOT_BLOCKING)) as opened:
-        status = os.fstat(opened.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "it is no regular file")
-        if status.st_size > MAX_FILE:
+def _parts(file: Path, root: Path) -> Iterator[bytes]:
+    with open_regular(file, inside=root) as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_FILE:
             raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
         while part := opened.read(_PART):
             yield part

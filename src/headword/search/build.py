@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headword.data.folders import Found, Scan, scan
 from headword.dual_encoder import DualEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
@@ -26,7 +27,6 @@ from headword.search.journal import Journal
 from headword.search.lock import writing
 from headword.search.manifest import NAME, Manifest
 from headword.search.rows import UNKNOWN, Rows, append_rows, blank_rows, rows_there
-from headword.search.scan import Found, Scan, scan
 from headword.search.space import Floats
 from headword.search.table import Entry, entries_of, read_table
 
@@ -38,17 +38,20 @@ class Changes:
     """What `build_index` found and did."""
 
     images: int
-    """Images in the index now."""
+    """Images in the index now: added + changed + unchanged."""
     added: int
     changed: int
     removed: int
+    """Images that the index had and has no more."""
     unchanged: int
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Files of the folder that cannot be read, and why."""
+    """Files of the folder that cannot be read, and why; none of the images."""
     outside: list[str] = field(default_factory=list)
-    """Links that lead out of the folder, which were not followed."""
+    """Links that lead out of the folder or nowhere, which were not followed."""
     mended: int = 0
     """Images whose features in the index were damaged, and were computed anew."""
+    notes: tuple[str, ...] = ()
+    """What else was left out, for people."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it by name."""
@@ -137,7 +140,7 @@ def build_index(
         changes = _changes(files, list(entries.values()), old, start.damaged)
         if not changes.images:
             why = next(iter(changes.unreadable.values()), "none of its files is an image by its ending")
-            raise HeadwordError(f"there is nothing to index in {root}: {why}")
+            raise HeadwordError("; ".join([f"there is nothing to index in {root}: {why}", *changes.notes]))
         draft = Draft(
             target=target,
             root=root,
@@ -151,7 +154,8 @@ def build_index(
             halves=start.halves,
             centre=centre_on or (before.centre["kind"] if before else CENTRES[model.one_space]),
         )
-        if fresh or start.journal.entries or changes.removed or draft.differs():
+        gone = {entry.path for entry in old} - entries.keys()
+        if fresh or start.journal.entries or gone or draft.differs():
             commit(draft)
         start.journal.remove()
         return changes
@@ -315,21 +319,19 @@ def _known(files: Scan, start: _Start) -> tuple[dict[str, Entry], list[Found]]:
 
 
 def _changes(files: Scan, entries: list[Entry], old: list[Entry], damaged: set[str]) -> Changes:
-    """What is different now, by the content of files."""
-    before = {entry.path: entry for entry in old}
-    now = {entry.path: entry for entry in entries}
-    added = sum(path not in before for path in now)
-    same = sum(
-        path in before and entry.content is not None and before[path].content == entry.content
-        for path, entry in now.items()
-    )
+    """What is different now, by the content of the files that can be read."""
+    before = {entry.path: entry.content for entry in old if entry.slot >= 0}
+    now = {entry.path: entry.content for entry in entries if entry.slot >= 0}
+    kept = before.keys() & now.keys()
+    same = sum(now[path] is not None and before[path] == now[path] for path in kept)
     return Changes(
-        images=sum(entry.slot >= 0 for entry in entries),
-        added=added,
-        changed=len(now) - added - same,
-        removed=sum(path not in now for path in before),
+        images=len(now),
+        added=len(now) - len(kept),
+        changed=len(kept) - same,
+        removed=len(before) - len(kept),
         unchanged=same,
         unreadable={entry.path: entry.status for entry in entries if entry.slot < 0},
         outside=[shown(path) for path in files.outside],
         mended=sum(path in now for path in damaged),
+        notes=tuple(shown(note) for note in files.notes),
     )

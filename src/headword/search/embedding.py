@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headword.data.folders import Found
 from headword.extract import Progress
 from headword.extract.decode import Batch
 from headword.extract.features import known_features
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
 from headword.extract.sources import Item, file_item
+from headword.reading import open_regular
 from headword.search.journal import Journal
 from headword.search.rows import UNKNOWN, append_rows
-from headword.search.scan import Found
 from headword.search.space import Floats
 from headword.search.table import OK, Entry
 
@@ -83,7 +84,7 @@ class Embedder:
         self, files: Sequence[Found], by_content: dict[bytes | None, int], tell: Callable[[int], None]
     ) -> list[Entry]:
         with ThreadPoolExecutor(available_cpus()) as threads:
-            contents = list(threads.map(lambda file: _content(self.root / file.path), files))
+            contents = list(threads.map(lambda file: _content(self.root / file.path, self.root), files))
         entries: list[Entry | None] = [None] * len(files)
         units: dict[int, Floats] = {}  # by place in the block
         fresh = []
@@ -117,7 +118,7 @@ class Embedder:
         tell: Callable[[int], None],
     ) -> dict[int, str]:
         """Put the features of the files at these places into `units`; returns why others have none."""
-        items = [file_item(self.root / files[n].path) for n in fresh]
+        items = [file_item(self.root / files[n].path, inside=self.root) for n in fresh]
         if not items:
             return {}
         rows = torch.empty(len(items), self.job.vision.dim)
@@ -188,13 +189,15 @@ def _entry(file: Found, content: bytes | None, slot: int, status: str, checksum:
     )
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path, root: Path) -> bytes | None:
     """A hash of a file's bytes; None if it is not there, and of one that cannot be read a hash of why."""
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
+        with open_regular(path, inside=root) as file:
+            left = os.fstat(file.fileno()).st_size  # and no more: another program may write on for ever
+            while part := file.read(min(left, 1 << 20)):
                 digest.update(part)
+                left -= len(part)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from headword import __version__
 from headword.data.images import load_image, load_image_bytes
+from headword.data.images import transformed as shaped
 from headword.dual_encoder import DualEncoder
 from headword.encoders import VisionEncoder
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
@@ -97,6 +98,11 @@ class Service:
     def model(self) -> DualEncoder:
         """The index's model."""
         return self._now.model
+
+    @property
+    def root(self) -> Path:
+        """The indexed folder."""
+        return self._now.index.root
 
     def warm(self) -> None:
         """Do now what would make the first search slow."""
@@ -195,7 +201,9 @@ class Service:
     async def _pixels(self, serving: Serving, source: bytes | Path, name: str) -> Tensor:
         """A picture, decoded and transformed beside the model thread: `[1, 3, H, W]`."""
         async with _turn(self._pictures):
-            return await in_thread(partial(transformed, serving.model.vision, source, name))
+            return await in_thread(
+                partial(transformed, serving.model.vision, source, name, serving.index.root)
+            )
 
     # ---- the index
 
@@ -334,23 +342,23 @@ async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
         places.release()
 
 
-def transformed(vision: VisionEncoder, source: bytes | Path, name: str) -> Tensor:
-    """A picture that was sent, or a file, as the model reads it: float32 `[1, 3, H, W]`.
+def transformed(vision: VisionEncoder, source: bytes | Path, name: str, root: Path) -> Tensor:
+    """A picture that was sent, or a file in `root`, as the model reads it: float32 `[1, 3, H, W]`.
 
     Raises:
         HeadwordError: if it is none, has too many pixels, or the model's transform fails on it.
     """
     if isinstance(source, Path):
-        image = load_image(source)
+        image = load_image(source, inside=root)
     else:
         image = load_image_bytes(source, name, max_pixels=MAX_PIXELS)
-    try:
-        pixels = vision.preprocess([image])
-        wanted = (1, 3, *vision.source.input_size)
-        if not pixels.is_floating_point() or pixels.shape != wanted or not bool(pixels.isfinite().all()):
-            raise ValueError(f"it made {pixels.dtype} of the shape {list(pixels.shape)}, or not finite")
-    except Exception as error:  # a transform may be anybody's
-        raise HeadwordError(f"the model's transform fails on {name}: {error}") from error
+    pixels = shaped(vision.source.transform, image, name)[None]
+    if not pixels.is_floating_point() or pixels.shape != (1, 3, *vision.source.input_size):
+        raise HeadwordError(
+            f"the model's transform fails on {name}: it made {pixels.dtype} of the shape {list(pixels.shape)}"
+        )
+    if not bool(pixels.isfinite().all()):
+        raise HeadwordError(f"the model's transform fails on {name}: its pixels are not finite")
     return pixels
 
 

@@ -30,8 +30,13 @@ class Thumbnails:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, file: Path, side: int) -> bytes:
+    def get(self, file: Path, side: int, inside: Path | None = None) -> bytes:
         """A JPEG of at most `side` pixels a side; a smaller picture keeps its size.
+
+        Args:
+            file: the picture.
+            side: in pixels.
+            inside: a folder, resolved, that the file must lie in when links are followed.
 
         Raises:
             HeadwordError: if the file is gone or cannot be read.
@@ -39,13 +44,13 @@ class Thumbnails:
         try:
             status = file.stat()
         except OSError:
-            return thumbnail(file, side)  # which says what is wrong with it
+            return thumbnail(file, side, inside)  # which says what is wrong with it
         key = (str(file), side, status.st_mtime_ns, status.st_size)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        made = thumbnail(file, side)
+        made = thumbnail(file, side, inside)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = made
@@ -60,13 +65,13 @@ class Thumbnails:
         return self._bytes
 
 
-def thumbnail(file: Path, side: int) -> bytes:
+def thumbnail(file: Path, side: int, inside: Path | None = None) -> bytes:
     """The picture as a JPEG of at most `side` pixels a side.
 
     Raises:
         HeadwordError: if it cannot be read.
     """
-    image = load_image(file, shrink_to=side)
+    image = load_image(file, shrink_to=side, inside=inside)
     if max(image.size) > side:
         image = image.copy()
         image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)

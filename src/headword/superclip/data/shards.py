@@ -9,10 +9,8 @@ shard's path, size and time of last change.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,13 +24,14 @@ from torch import Tensor
 from headword.cache import cache_folder, cache_limit
 from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
 from headword.data.images import load_image_bytes
+from headword.data.tars import members, read_member
 from headword.errors import HeadwordError
 from headword.extract.sources import expand_shards
 from headword.files import load_tensors, save_tensors
+from headword.reading import open_file, open_regular, parse_json
 from headword.superclip.data.base import Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-_BLOCK = 512  # a tar file's unit
 _FORMAT = 1  # of a kept index
 _log = logging.getLogger("headword")
 
@@ -109,8 +108,10 @@ class Shards:
         start = self._name_ends[index - 1] + 1 if index else 0
         name = f"{file}::{self._names[start : self._name_ends[index]].decode('utf-8', 'replace')}"
         try:
-            with open(file, "rb") as stream:  # noqa: PTH123  # a Path costs ten times as much
-                image, text, record = (_read(stream, *place) for place in self._places[index].tolist())
+            with open_regular(file) as stream:
+                image, text, record = (
+                    _read(stream, start, size, name) for start, size in self._places[index].tolist()
+                )
         except OSError as error:
             raise HeadwordError(f"{name} cannot be read: {error.strerror or error}") from error
         captions, rewritten = _captions(text, record, name)
@@ -162,27 +163,16 @@ def scan(file: str) -> Index:
         HeadwordError: if it is cut short, damaged, compressed or no tar file.
     """
     samples: dict[str, list[tuple[int, int]]] = {}
-    try:
-        with open(file, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:  # noqa: PTH123
-            for member in tar:
-                folder, slash, base = member.name.rpartition("/")
-                key, dot, ending = base.partition(".")
-                kind = _kind(f".{ending.lower()}")
-                if not member.isfile() or not dot or not key or kind is None or member.size == 0:
-                    continue
-                places = samples.setdefault(f"{folder}{slash}{key}", [(-1, -1)] * 3)
-                if places[kind][0] < 0:
-                    places[kind] = (member.offset_data, member.size)
-            # tarfile takes whatever it cannot read for the end; the end is a block of zeros.
-            stream.seek(tar.offset)
-            if stream.read(_BLOCK) != bytes(_BLOCK):
-                raise HeadwordError(
-                    f"the shard {file} is cut short or damaged at byte {tar.offset:,}; copy it again"
-                )
-    except (tarfile.TarError, OSError) as error:
-        raise HeadwordError(
-            f"the shard {file} is cut short, compressed, or no tar file: {' '.join(str(error).split())}"
-        ) from error
+    with open_file(file) as stream:
+        for member in members(stream, file):
+            folder, slash, base = member.name.rpartition("/")
+            key, dot, ending = base.partition(".")
+            kind = _kind(f".{ending.lower()}")
+            if not dot or not key or kind is None or member.size == 0:
+                continue
+            places = samples.setdefault(f"{folder}{slash}{key}", [(-1, -1)] * 3)
+            if places[kind][0] < 0:
+                places[kind] = (member.offset_data, member.size)
     whole = {key: places for key, places in samples.items() if places[0][0] >= 0 and max(places[1:])[0] >= 0}
     names = "".join(f"{key}\0" for key in whole).encode("utf-8", "surrogateescape")
     return Index(
@@ -196,22 +186,16 @@ def _kind(ending: str) -> int | None:
     return 0 if ending in IMAGES else {".txt": 1, ".json": 2}.get(ending)
 
 
-def _read(stream: Any, start: int, size: int) -> bytes | None:
-    if start < 0:
-        return None
-    stream.seek(start)
-    data: bytes = stream.read(size)
-    if len(data) != size:
-        raise OSError("the shard became shorter since it was scanned")
-    return data
+def _read(stream: Any, start: int, size: int, name: str) -> bytes | None:
+    return None if start < 0 else read_member(stream, start, size, name)
 
 
 def _captions(text: bytes | None, record: bytes | None, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Original and re-written captions in a sample's `.txt` and `.json`."""
     try:
-        said = json.loads(record) if record is not None else {}
+        said = parse_json(record, name) if record is not None else {}
         original = _strings(text.decode("utf-8")) if text is not None else ()
-    except ValueError as error:  # neither JSON nor UTF-8
+    except UnicodeDecodeError as error:
         raise HeadwordError(f"{name}: the caption cannot be read: {error}") from error
     if not isinstance(said, dict):
         raise HeadwordError(f"{name}: the .json is no object")

@@ -1,0 +1,130 @@
+"""Opening files that anybody may have put there: regular ones alone, and JSON that says what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from headword.errors import HeadwordError
+
+# Not to wait for a pipe's other end, nor to become a terminal's process; where the system has such flags.
+_READING = os.O_RDONLY | sum(
+    getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+)
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~user` written out.
+
+    Raises:
+        HeadwordError: if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise HeadwordError(f"{os.fspath(path)}: there is no such user's home folder") from error
+
+
+def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) -> BinaryIO:
+    """A regular file, open for reading: anything else (a pipe, a device) could keep a reader for ever.
+
+    What is checked is what was opened, so that nothing can take its place between the two.
+
+    Args:
+        path: the file.
+        inside: a folder, resolved, that it must lie in when links are followed.
+
+    Raises:
+        OSError: if there is no such file, it may not be read, is not regular, or lies elsewhere.
+    """
+    try:
+        descriptor = os.open(path, _READING)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file can have such a name", path) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.ENXIO, "it is not a regular file", path) from None
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        if inside is not None:
+            real = Path(os.path.realpath(path))
+            found = real.lstat()
+            if inside not in real.parents or (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+                raise OSError(errno.EXDEV, "it lies outside the folder by now", path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file of a name, which may be anything: also far too long for one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, open for reading.
+
+    Raises:
+        HeadwordError: in one line, as `open_regular`.
+    """
+    path = expand(path)
+    try:
+        return open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise HeadwordError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise HeadwordError(f"{path} is a folder; give the name of a file") from None
+    except PermissionError:
+        raise HeadwordError(f"{path} may not be read: permission denied") from None
+    except OSError as error:
+        raise HeadwordError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or less by a limit that was set."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 1 << 40
+    try:
+        import resource
+    except ImportError:
+        return total
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return total if limit == resource.RLIM_INFINITY else min(total, limit)
+
+
+def parse_json(text: str | bytes, where: str, line: int = 1) -> Any:
+    """What a piece of JSON says.
+
+    Args:
+        text: the JSON.
+        where: the file, for messages.
+        line: the line of the file that the piece begins on.
+
+    Raises:
+        HeadwordError: if it is no JSON (with the line), or nested or long beyond measure.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise HeadwordError(f"{where}:{line + error.lineno - 1} is not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise HeadwordError(f"{where}:{line} is not read: its JSON is nested too deeply") from error
+    except ValueError as error:  # no UTF-8, or a number of more digits than Python reads
+        raise HeadwordError(f"{where}:{line} is not valid JSON: {error}") from error
+    except MemoryError:
+        raise HeadwordError(f"{where}:{line} is not read: it does not fit in memory") from None
