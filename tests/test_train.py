@@ -99,9 +99,14 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_numbers(
     assert steps_of(run) == [4]
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "lo')  # as a kill may leave it
+    (run / "checkpoints" / ".step-00000008.0a1b2c3d.tmp").mkdir()
     train(tiny(), run, resume="auto")
     assert_same_end(run, unbroken.folder)
     assert records(run) == records(unbroken.folder)
+    assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == [
+        "step-00000008",
+        "step-00000012",
+    ]
 
 
 def test_processes_that_read_ahead_change_nothing(unbroken: TrainResult, tmp_path: Path) -> None:

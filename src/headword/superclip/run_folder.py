@@ -157,6 +157,8 @@ def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: 
     """Make a new run's folder, or write down the options that a resumed one goes on with."""
     if place.fresh and place.folder.exists():
         shutil.rmtree(place.folder)
+    for left in (place.folder / "checkpoints").glob(".step-*"):  # half-written when a run was killed
+        shutil.rmtree(left, ignore_errors=True)
     said = {
         "format": checkpoint.FORMAT,
         "config": config.as_dict(),
