@@ -1,4 +1,4 @@
-"""What the first commands do not do: import libraries they have no use for, encode padding, or fight for cores."""
+"""What the first commands do not do: import what they have no use for, encode padding, fight for cores."""
 
 from __future__ import annotations
 
