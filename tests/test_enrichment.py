@@ -167,7 +167,7 @@ def test_merged_definitions_are_cut_and_others_are_not(text, monkeypatch):
     long = ClassName("tabby", definition=" ".join(f"w{n}" for n in range(20)))
     settings, seen = Enrichment(hypernyms=0, kinds=0), []
     encode = text.encode
-    monkeypatch.setattr(text, "encode", lambda texts, progress=None: seen.append(texts) or encode(texts))
+    monkeypatch.setattr(text, "encode", lambda texts, **_: seen.append(texts) or encode(texts))
     for merge in (True, False):
         enriched_pairs(torch.eye(1, 8), [long], text, "{}", settings, merge=merge)
     assert seen[0][0] == "tabby, " + " ".join(f"w{n}" for n in range(MERGED_WORDS))
