@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 import headword
 from headword.encoders.prompts import FOUR_TEMPLATES, Prompts, embed_names
-from headword.enrichment import PLAIN, RICH, Enrichment, enriched_pairs, make_enrichment
+from headword.enrichment import MERGED_WORDS, PLAIN, RICH, Enrichment, enriched_pairs, make_enrichment
 from headword.errors import HeadwordError
 from headword.names import ClassName
 from headword.wordnet import TABLE, wordnet
@@ -161,6 +161,17 @@ def test_merged_texts_are_the_weighted_mean(text):
     unit = normalize(text.encode(said), dim=1)
     expected = unit[0] + 0.3 * unit[1] + 0.3 * unit[2] + unit[3]
     torch.testing.assert_close(pairs.text[0], expected)
+
+
+def test_merged_definitions_are_cut_and_others_are_not(text, monkeypatch):
+    long = ClassName("tabby", definition=" ".join(f"w{n}" for n in range(20)))
+    settings, seen = Enrichment(hypernyms=0, kinds=0), []
+    encode = text.encode
+    monkeypatch.setattr(text, "encode", lambda texts, **_: seen.append(texts) or encode(texts))
+    for merge in (True, False):
+        enriched_pairs(torch.eye(1, 8), [long], text, "{}", settings, merge=merge)
+    assert seen[0][0] == "tabby, " + " ".join(f"w{n}" for n in range(MERGED_WORDS))
+    assert seen[1][0] == f"tabby, {long.definition}"
 
 
 def test_bad_settings_are_one_line():
