@@ -148,7 +148,7 @@ def _fit(scores: Mapping[str, Any]) -> str:
     counts = ""
     if "first" in scores:
         counts = f", of which {scores['first']:,} found their name ({scores['by_chance']:.0f} by chance)"
-    return f"fitted on {scores['fitted_on']:,} left-out rows{counts}"
+    return f"fitted on {scores['fitted_on']:,} held-out classes{counts}"
 
 
 def expectation(doubt: str) -> str:
