@@ -256,7 +256,7 @@ def test_parquet_of_few_bytes_and_very_many_rows(tmp_path, monkeypatch):
         assert len(items_of(path)) == 1  # one picture, however often it is named
     monkeypatch.setattr("headword.extract.sources.MAX_ROWS", rows - 1)
     monkeypatch.setattr("headword.data.vectors.memory", lambda: 4 * rows - 1)
-    assert "1,048,576 rows, more than" in refused(items_of, path)
+    assert "says it has 1,048,576 rows" in refused(items_of, path)
     assert "4,194,304 bytes, more than fit in memory" in refused(read_vectors, path)
 
 

@@ -195,7 +195,8 @@ def _listed(images: ImageList, items: list[Item]) -> Items:
 
 
 def _table(path: Path) -> list[Item]:
-    items: dict[str, Item] = {}  # one a row that differs: a file of few bytes can have rows without number
+    items: dict[str, Item] = {}
+    images: dict[str, str] = {}  # by name: a file of few bytes can have the same row without end
     folders = (path.parent, path.parent / "images")
     for number, row in enumerate(_rows(path)):
         key = next((key for key in IMAGE_KEYS if key in row), None)
@@ -206,6 +207,9 @@ def _table(path: Path) -> list[Item]:
         if not isinstance(image, str) or not image:
             raise HeadwordError(f"{path}, row {number + 1}: {image!r} is no image path")
         name = str(row.get("id") or image)
+        if images.get(name) == image:
+            continue
+        images[name] = image
         if "://" in image:
             item = Item(_storable(name), _storable(image), UrlReader(image, image))
         else:
