@@ -137,10 +137,12 @@ class Service:
 
     async def browse(self, *, k: int, offset: int, where: Condition | None) -> tuple[list[Hit], int, str]:
         """Pictures in the order of their paths from the `offset`-th on, how many there are, the version."""
-        index = (await self._run(self._newest)).index
-        hits = await in_thread(partial(index.browse, k=k, offset=offset, where=where))
-        total = len(index) if where is None else await in_thread(partial(index.count, where))
-        return hits, total, index.version
+
+        def read(index: Index) -> tuple[list[Hit], int]:
+            return index.browse(k=k, offset=offset, where=where), index.count(where)
+
+        (hits, total), version = await self._read(read)
+        return hits, total, version
 
     # ---- the model by itself
 
@@ -241,8 +243,17 @@ class Service:
 
     async def tags(self) -> tuple[dict[str, int], str]:
         """Tags, how many pictures have each, and the version."""
-        index = (await self._run(self._newest)).index
-        return await in_thread(index.tags), index.version
+        return await self._read(Index.tags)
+
+    async def _read(self, read: Callable[[Index], T]) -> tuple[T, str]:
+        """What there is to read in the index, and in which version; again if that was replaced under it."""
+        serving = await self._run(self._newest)
+        try:
+            return await in_thread(partial(read, serving.index)), serving.index.version
+        except Exception:
+            if await self._run(self._newest) is serving:
+                raise
+        return await self._read(read)
 
     async def file(self, path: str) -> Path:
         """The file of a picture of the index.
