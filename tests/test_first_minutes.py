@@ -102,7 +102,8 @@ def test_an_index_searches_by_picture_too(index, pictures):
 
 def test_many_texts_are_encoded_without_padding_and_each_by_one_core():
     text = load_text("embedded")
-    texts = [f"{'a very ' * (n % 7)}large dog, number {n}" for n in range(150)]
+    # Of like many characters, but of few tokens or of many.
+    texts = [f"{('mountain photograph', 'a b c d e f g h i j')[n % 2]} {100 + n}" for n in range(200)]
     alone = torch.cat([text.encode([one], cache=False) for one in texts])
     seen, threads = [], set()
     embed = text.source.embed
