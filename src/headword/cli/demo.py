@@ -32,7 +32,7 @@ def demo(
     output.note("Recycling the head of an image classifier; the first time takes longest …")
     from headword.demo import run_demo
 
-    result = run_demo(out, overwrite=overwrite, device=device.value)
+    result = run_demo(out, overwrite=overwrite, device=device.value, watch=output.progress)
     output.table(
         f"Labelled: each picture with one of {len(result.labelled)} labels, none of them a class name",
         ("", "picture", "got", "", "own words"),
