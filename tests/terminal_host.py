@@ -24,8 +24,7 @@ import torch
 
 torch.set_num_threads(1)  # no threads of OpenMP before the fork
 
-# What commands import, but for LanceDB, which must not be forked.
-import pandas  # noqa: E402, F401
+# What commands import.
 import pyarrow.parquet  # noqa: E402, F401
 import timm  # noqa: E402, F401
 

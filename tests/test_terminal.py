@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from extraction import draw_many
+from headword import load
 from terminal import CTRL_C, Shown, Terminal, open_terminal
+from test_cli import check_result
 from training import TINY
 
 WIDTHS = (80, 120)
@@ -101,9 +103,13 @@ def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
 
 
 def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folder: Path) -> None:
-    demo = read(terminal.run("demo", "--json", "demo.json"), 80)
+    demo = read(terminal.run("demo", "--json", "demo.json", pause=0.1), 80, last="Next: headword classify")
+    moved(demo, "images", 14, steps=1)
+    assert "texts" in {what for what, _, _ in demo.counts}
     right = re.search(r"(\d+) of 14 pictures got their own words first", demo.text)
     result = json.loads((folder / "demo.json").read_text())
+    check_result(result, "demo")
+    assert (result["metrics"]["pictures"], result["metrics"]["own_words_first"] >= 9) == (14, True)
     assert right is not None
     assert (
         result["metrics"]["own_words_first"]
@@ -115,6 +121,18 @@ def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folde
     assert re.search(
         rf"{mark} +my pet is looking at me .* {cat['meant']['rank']}(st|nd|rd|th) of 14", demo.text
     )
+    page = (folder / "headword-demo" / "index.html").read_text()
+    assert page.count("<img") >= 14
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert load(folder / "headword-demo" / "model").centre.images == 14
+    (folder / "mine").mkdir()
+    (folder / "mine" / "index.html").write_text("somebody's own page")
+    for again, said in (
+        (("headword-demo",), "already exists"),
+        (("mine", "--overwrite"), "not headword's own"),
+    ):
+        refused = terminal.run("demo", "--out", *again, columns=300)
+        assert (refused.code, len(refused.lines), said in refused.text) == (2, 1, True), refused.text
 
 
 def test_paths_alone_for_other_programs(terminal: Terminal, folder: Path) -> None:
