@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from common import RESULTS, write
@@ -140,7 +141,7 @@ def recycle_large() -> None:
         nn.Sequential(pooled, nn.Linear(WIDTH, LARGE)),
         class_names=known[1],
         transform=lambda _image: torch.zeros(3, 32, 32),
-        progress=lambda done, of: print(f"{done} of {of}", file=sys.stderr),
+        watch=lambda what: nullcontext(lambda done, of: print(f"{done} of {of} {what}", file=sys.stderr)),
     )
     assert model.pairs is not None
     print(json.dumps({"pairs": len(model.pairs), "steps_wall_seconds": model.timings}))

@@ -50,6 +50,7 @@ class Terminal:
         again: int = 0,
         pause: float = 0.0,
         stdout: Path | str | None = None,
+        constants: dict[str, float] | None = None,
     ) -> Shown:
         """Run a command to its end.
 
@@ -60,6 +61,7 @@ class Terminal:
             again: how often they are pressed once more right after.
             pause: seconds that a progress bar stops at each step.
             stdout: a file in place of the terminal, or "|" for a pipe whose reader is gone.
+            constants: other values for constants, by MODULE.NAME.
         """
         said = {
             "arguments": [str(argument) for argument in arguments],
@@ -67,6 +69,7 @@ class Terminal:
             "folder": str(self._folder),
             "pause": pause,
             "stdout": None if stdout is None else str(stdout),
+            "constants": constants or {},
         }
         self._control.sendall(dumps(said).encode() + b"\n")
         _, (terminal, *_), _, _ = socket.recv_fds(self._control, 64, 1)

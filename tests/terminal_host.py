@@ -9,8 +9,10 @@ from __future__ import annotations
 import array
 import fcntl
 import gc
+import importlib
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -22,8 +24,7 @@ import torch
 
 torch.set_num_threads(1)  # no threads of OpenMP before the fork
 
-# What commands import, but for LanceDB, which must not be forked.
-import pandas  # noqa: E402, F401
+# What commands import.
 import pyarrow.parquet  # noqa: E402, F401
 import timm  # noqa: E402, F401
 
@@ -62,6 +63,9 @@ def start(said: dict[str, Any]) -> tuple[int, int]:
     os.chdir(said["folder"])
     if said["pause"]:
         slow_down(said["pause"])
+    for name, value in said["constants"].items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
     sys.argv = ["headword", *said["arguments"]]
     main()
     raise AssertionError("a command ends with an exit code")
@@ -96,5 +100,6 @@ if __name__ == "__main__":
     for name in ("COLUMNS", "LINES", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ["TERM"] = "xterm-256color"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     gc.freeze()  # a collection in a child would copy the parent's memory
     serve(socket.socket(fileno=int(sys.argv[1])))

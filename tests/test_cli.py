@@ -163,23 +163,6 @@ def test_file_name_that_is_not_utf8(saved, photos):
     run("classify", saved, f"{photos}/ca?.png", "--labels", "a,b")
 
 
-def test_demo(tmp_path):
-    shown = run("demo", "--out", tmp_path / "d", "--json", tmp_path / "d.json")
-    result = json.loads((tmp_path / "d.json").read_text())
-    check_result(result, "demo")
-    assert result["metrics"]["pictures"] == 14
-    assert result["metrics"]["own_words_first"] >= 9
-    assert shown.splitlines()[-1].startswith("Next: headword classify")
-    page = (tmp_path / "d" / "index.html").read_text()
-    assert page.count("<img") >= 14
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert headword.load(tmp_path / "d" / "model").centre.images == 14
-    assert "already exists" in run("demo", "--out", tmp_path / "d", code=2)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "index.html").write_text("somebody's own page")
-    assert "not headword's own" in run("demo", "--out", tmp_path / "mine", "--overwrite", code=2)
-
-
 def test_version_and_help():
     assert run("--version").strip() == f"headword {headword.__version__}"
     for command in ("recycle", "classify", "inspect", "demo"):

@@ -116,7 +116,9 @@ def test_mistakes_change_nothing(index, labels, options, match):
 
 def test_tags_of_a_table_keep_its_other_columns():
     entries = [
-        table.Entry(path=name, raw=None, bytes=n, modified=n, content=bytes(16), slot=n, status=table.OK)
+        table.Entry(
+            path=name, raw=None, bytes=n, modified=n, content=bytes(16), slot=n, status=table.OK, sum=n
+        )
         for n, name in enumerate("cab")
     ]
     made = table.table_of(entries)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import pytest
 import torch
 
 from extraction import draw_many
+from headword import load
 from terminal import CTRL_C, Shown, Terminal, open_terminal
+from test_cli import check_result
 from training import TINY
 
 WIDTHS = (80, 120)
@@ -99,9 +103,13 @@ def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
 
 
 def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folder: Path) -> None:
-    demo = read(terminal.run("demo", "--json", "demo.json"), 80)
+    demo = read(terminal.run("demo", "--json", "demo.json", pause=0.1), 80, last="Next: headword classify")
+    moved(demo, "images", 14, steps=1)
+    assert "texts" in {what for what, _, _ in demo.counts}
     right = re.search(r"(\d+) of 14 pictures got their own words first", demo.text)
     result = json.loads((folder / "demo.json").read_text())
+    check_result(result, "demo")
+    assert (result["metrics"]["pictures"], result["metrics"]["own_words_first"] >= 9) == (14, True)
     assert right is not None
     assert (
         result["metrics"]["own_words_first"]
@@ -113,6 +121,18 @@ def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folde
     assert re.search(
         rf"{mark} +my pet is looking at me .* {cat['meant']['rank']}(st|nd|rd|th) of 14", demo.text
     )
+    page = (folder / "headword-demo" / "index.html").read_text()
+    assert page.count("<img") >= 14
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert load(folder / "headword-demo" / "model").centre.images == 14
+    (folder / "mine").mkdir()
+    (folder / "mine" / "index.html").write_text("somebody's own page")
+    for again, said in (
+        (("headword-demo",), "already exists"),
+        (("mine", "--overwrite"), "not headword's own"),
+    ):
+        refused = terminal.run("demo", "--out", *again, columns=300)
+        assert (refused.code, len(refused.lines), said in refused.text) == (2, 1, True), refused.text
 
 
 def test_paths_alone_for_other_programs(terminal: Terminal, folder: Path) -> None:
@@ -146,9 +166,51 @@ def test_an_index_whose_model_moved(terminal: Terminal, folder: Path) -> None:
         (folder / "moved").rename(folder / "run" / "model")
 
 
-def test_the_app_ends_with_ctrl_c(terminal: Terminal) -> None:
-    press = (CTRL_C, lambda screen: "Ctrl-C stops it" in screen)
-    read(terminal.run("app", "index", "--port", 0, press=press), 80, last="stopped")
+def test_the_app_answers_searches_until_ctrl_c(terminal: Terminal, folder: Path) -> None:
+    answers: list[str] = []
+
+    def search(screen: str) -> bool:
+        if "Ctrl-C stops it" not in screen:
+            return False
+        command = (sys.executable, "-m", "headword", "search", "index", "snow", "people")
+        asked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+        answers.append(asked.stdout)
+        return True
+
+    app = read(terminal.run("app", "index", "--port", 0, press=(CTRL_C, search)), 80, last="stopped")
+    url = re.search(r"http://127\.0\.0\.1:\d+/", app.text)
+    assert url is not None
+    assert answers[0].splitlines()[-2:-1] == [f"Answered by the server at {url[0]}"]
+    # None answers any more.
+    alone = read(terminal.run("search", "index", "snow", "people"), 80)
+    assert "server" not in alone.text
+    hit = re.compile(r"^\d+ .*jpg$", re.MULTILINE)
+    assert hit.findall(alone.text) == hit.findall(answers[0])
+
+
+def test_a_search_that_took_long_says_what_would_make_it_quick(terminal: Terminal) -> None:
+    long = {"headword.cli.search.LONG_SECONDS": 0.0}
+    shown = read(terminal.run("search", "index", "snow people", constants=long), 80)
+    assert "While headword app index runs, a search takes a fraction of a second." in shown.lines
+
+
+def test_an_index_is_checked(terminal: Terminal, folder: Path) -> None:
+    """Every file of it; one with a flipped bit is named, with how to mend it."""
+    shown = terminal.run("index", "--check", "index", pause=0.25)
+    read(shown, 80, last="seconds")
+    assert shown.lines[0] == "Every file of index is as it was written"
+    moved(shown, "rows", PICTURES, steps=1)
+    shutil.copytree(folder / "index", folder / "flipped")
+    rows = next((folder / "flipped").glob("rows-*.f32"))
+    data = bytearray(rows.read_bytes())
+    data[len(data) // 2] ^= 4
+    rows.write_bytes(data)
+    shown = read(terminal.run("index", "--check", "flipped", columns=200), 200, code=2, last="headword: ")
+    assert len(shown.lines) == 1
+    assert f"flipped/{rows.name} is damaged" in shown.text
+    assert "index the folder again" in shown.text
+    read(terminal.run("index", MODEL, "photos", "--out", "flipped"), 80)
+    read(terminal.run("index", "--check", "flipped"), 80, last="seconds")
 
 
 # ---- Ctrl-C
@@ -190,6 +252,26 @@ def test_ctrl_c_keeps_what_was_done(terminal: Terminal, own: Path, command: str)
     assert int(kept[1]) >= 64
     made = read(terminal.run(*COMMANDS[command], pause=0.2), 80)
     assert all(PICTURES - of + done >= int(kept[1]) for _, done, of in made.counts), made.counts
+
+
+def test_ctrl_c_keeps_the_texts(terminal: Terminal, folder: Path) -> None:
+    """While texts are encoded, as while images are."""
+    words = [word for n in range(8) for word in ("--template", f"terminal {n}: {{}}")]
+    recycle = ("recycle", "--vision", "net", "--words", "plain", *words, "--out", "made")
+    press = (CTRL_C, re.compile(rf"texts .* [1-9]\d*/{8 * CLASSES}").search)
+    try:
+        stopped = read(
+            terminal.run(*recycle, press=press, pause=0.4, columns=200),
+            200, code=130, last="headword: interrupted: ",
+        )  # fmt: skip
+        kept = re.search(rf"(\d+) of {8 * CLASSES} encoded texts are kept; the same", stopped.lines[-1])
+        assert kept is not None, stopped.text
+        assert int(kept[1]) >= max(done for _, done, _ in stopped.counts) > 0
+        assert not (folder / "made").exists()
+        made = read(terminal.run(*recycle, pause=0.2), 80)
+        assert all(done >= int(kept[1]) for word, done, _ in made.counts if word == "texts"), made.counts
+    finally:
+        shutil.rmtree(folder / "made", ignore_errors=True)
 
 
 def test_ctrl_c_twice_ends_at_once(terminal: Terminal, own: Path) -> None:

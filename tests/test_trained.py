@@ -188,7 +188,6 @@ def test_commands_take_it(folder, images, tmp_path):
 
 
 def test_it_labels_searches_and_tags_as_open_clip_does(folder, trained, tmp_path):
-    pytest.importorskip("lancedb")
     from headword.search import Index, Query, build_index
 
     data, pool = Shapes("val", images=24, size=32), tmp_path / "pool"

@@ -13,7 +13,7 @@ from pathlib import Path
 from headword.data.gallery import Picture, gallery
 from headword.dual_encoder import DualEncoder
 from headword.files import new_folder
-from headword.recycling import recycle
+from headword.recycling import Watch, recycle, unwatched
 from headword.report import Expected, Found, Hit, Labelled, Score, write_demo_page
 
 # The words a person might use for each picture; all of them together are the labels to choose from.
@@ -68,8 +68,12 @@ class DemoResult:
     saved: Path
 
 
-def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> DemoResult:
+def run_demo(
+    out: Path, *, overwrite: bool = False, device: str = "auto", watch: Watch = unwatched
+) -> DemoResult:
     """Recycle the embedded classifier, label and search the gallery, and write model and page into `out`.
+
+    `watch` is as in `recycle`.
 
     Raises:
         HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not
@@ -78,10 +82,11 @@ def run_demo(out: Path, *, overwrite: bool = False, device: str = "auto") -> Dem
     with new_folder(out, overwrite=overwrite, marker=MARKER, known=(PAGE, MODEL)) as folder:
         (folder / MARKER).touch()
         pictures = gallery()
-        model = recycle(device=device)
+        model = recycle(device=device, watch=watch)
         seconds = dict(model.timings)
         start = time.perf_counter()
-        features = model.image_features([picture.path for picture in pictures])
+        with watch("images") as told:
+            features = model.image_features([picture.path for picture in pictures], progress=told)
         seconds["embed pictures"] = time.perf_counter() - start
         start = time.perf_counter()
         model.centre_on(features)

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,16 @@ CAPTIONS_FROM = 50
 CAPTION_WEIGHT = 0.1
 """Of a caption beside a row's 1; chosen on flickr8k's validation split with 100 images (docs/beyond.md)."""
 
+Watch = Callable[[str], AbstractContextManager[Progress | None]]
+"""By what is counted, a context in which that is told."""
+
 BESIDE_CAPTIONS = partial(KernelRidge, tau=0.6, penalty=1.0, centre_by_source=True)
 """Kernel ridge for rows beside captions, chosen likewise."""
+
+
+def unwatched(_what: str) -> AbstractContextManager[None]:
+    """For those who do not want to know how far the work is."""
+    return nullcontext()
 
 
 def recycle(
@@ -55,7 +63,7 @@ def recycle(
     device: str | torch.device = "auto",
     dtype: str = "auto",
     seed: int = 0,
-    progress: Progress | None = None,
+    watch: Watch = unwatched,
     **vision_options: Any,
 ) -> DualEncoder:
     """Recycle a classifier's head (Méndez et al., ICML 2026): pair each row with its class name and fit an
@@ -81,7 +89,8 @@ def recycle(
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
         seed: of the split that scale, threshold and coverage are fitted with.
-        progress: called with (done, all) while texts, and then images, are embedded.
+        watch: called with what is about to be embedded, "texts", "images" or "captions"; gives a context
+            whose value is called with (done, all) meanwhile.
         **vision_options: `head`, `transform`, `input_size` of a module of your own, as in `load_vision`.
 
     Returns:
@@ -117,12 +126,12 @@ def recycle(
         mapping = for_parts(mapping, head.weight, head.widths)
     with step("load text encoder"):
         speech = load_text(text, device=device)
-    with step("embed class names"):
+    with step("embed class names"), watch("texts") as told:
         rows = head.weight.float().cpu()
-        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment, progress=progress)
+        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment, progress=told)
     if captioned is not None:
         with step("embed captioned images"):
-            shown = caption_pairs(eyes, speech, captioned, progress=progress)
+            shown = caption_pairs(eyes, speech, captioned, watch=watch)
             learnt_from = learnt_from + (shown.weighted(CAPTION_WEIGHT) if many else shown)
     if pairs is not None:
         learnt_from = learnt_from + pairs
@@ -147,8 +156,8 @@ def recycle(
         coverage_fit=coverage_fit,
     )
     if pool is not None:
-        with step("centre_on"):
-            model.centre_on(pool, progress=progress)
+        with step("centre_on"), watch("images") as told:
+            model.centre_on(pool, progress=told)
     return model
 
 
@@ -177,15 +186,18 @@ def caption_pairs(
     text: TextEncoder,
     captions: Sequence[Captioned],
     *,
-    progress: Progress | None = None,
+    watch: Watch = unwatched,
 ) -> Pairs:
     """Each image's features beside each of its captions' embeddings, a row a caption."""
-    features = image_features(vision, [entry.image for entry in captions], progress=progress)
+    with watch("images") as told:
+        features = image_features(vision, [entry.image for entry in captions], progress=told)
     said = [(row, caption) for row, entry in enumerate(captions) for caption in entry.captions]
     texts = [caption for _, caption in said]
+    with watch("captions") as told:
+        embedded = text.encode(texts, progress=told)
     return Pairs(
         image=features[[row for row, _ in said]],
-        text=text.encode(texts),
+        text=embedded,
         names=tuple(texts),
         source=("caption",) * len(texts),
     )

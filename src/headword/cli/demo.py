@@ -29,10 +29,9 @@ def demo(
     The pictures are real, the words none of its classes; what comes out wrong is shown, too.
     """
     output = Output(quiet, json_to)
-    output.note("Recycling the head of an image classifier; the first time takes longest …")
     from headword.demo import run_demo
 
-    result = run_demo(out, overwrite=overwrite, device=device.value)
+    result = run_demo(out, overwrite=overwrite, device=device.value, watch=output.progress)
     output.table(
         f"Labelled: each picture with one of {len(result.labelled)} labels, none of them a class name",
         ("", "picture", "got", "", "own words"),

@@ -99,22 +99,21 @@ def recycle(
 
     mapping = make_aligner(aligner, **parse_settings(set_ or []))
     options: dict[str, Any] = {"head": head} if head else {}
-    with output.progress("texts and images" if captions or centre_on else "texts") as progress:
-        model = run(
-            resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
-            text,
-            aligner=mapping,
-            class_names=class_names,
-            captions=captions,
-            centre_on=None if centre_on == "none" else centre_on,
-            words=words,
-            template=template,
-            device=device.value,
-            dtype=dtype.value,
-            seed=seed,
-            progress=progress,
-            **options,
-        )
+    model = run(
+        resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
+        text,
+        aligner=mapping,
+        class_names=class_names,
+        captions=captions,
+        centre_on=None if centre_on == "none" else centre_on,
+        words=words,
+        template=template,
+        device=device.value,
+        dtype=dtype.value,
+        seed=seed,
+        watch=output.progress,
+        **options,
+    )
     model.save(out, with_encoders=with_encoders, overwrite=overwrite)
     from headword.cli.inspect import expectation, model_facts
 
