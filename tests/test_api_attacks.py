@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
 import threading
@@ -358,6 +359,23 @@ def test_a_page_in_place_of_a_picture(live: Live):
         assert live.get("/thumbnails/rocket.jpg").status == 404
     finally:
         file.write_bytes(kept)
+
+
+def test_features_that_are_cut_short(live: Live):
+    """By whoever may write to the index, while it is served: to read on would end the process."""
+    (path,) = live.index.path.glob("rows-*.f32")
+    whole = path.read_bytes()
+    os.truncate(path, 100)
+    try:
+        replies = [live.post("/search", body) for body in ({"text": "a cat"}, {"like": "cat.png"})]
+        replies.append(live.post("/tag", {"labels": ["a"]}))
+        assert [reply.status for reply in replies] == [400, 400, 409]
+        for reply in replies:
+            line = f"{path.name} is cut short (100 bytes); index the folder again"
+            assert reply.json["error"] == line
+        assert live.get("/pictures").json["total"] == 4
+    finally:
+        path.write_bytes(whole)
 
 
 # ---- what is told
