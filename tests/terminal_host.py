@@ -22,7 +22,7 @@ import torch
 
 torch.set_num_threads(1)  # no threads of OpenMP before the fork
 
-# What commands import, but for LanceDB, which must not be forked.
+# What commands import.
 import pandas  # noqa: E402, F401
 import pyarrow.parquet  # noqa: E402, F401
 import timm  # noqa: E402, F401

@@ -265,6 +265,7 @@ def test_json_of_many_values(live: Live, body):
     ("path", "body"),
     [
         ("/tag", {"labels": ["x" * 10_000_000]}),
+        *[(path, {"labels": ["a", "\0"]}) for path in ("/tag", "/classify")],
         ("/tag", {"labels": [f"label {n}" for n in range(100_000)]}),
         ("/tag", b'{"labels": ["\\udc80"]}'),
         ("/tag", b'{"labels": ["a"], "template": ["\\ud800{}"]}'),

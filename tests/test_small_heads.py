@@ -96,7 +96,6 @@ def test_a_model_remembers_and_an_older_one_loads(small, pictures, tmp_path) -> 
 
 
 def test_index_tags_search_and_the_api_say_so(small, pictures, tmp_path) -> None:
-    pytest.importorskip("lancedb")
     import shutil
 
     from headword.search import Index, build_index
