@@ -18,7 +18,7 @@ MAX_BODY = 24_000_000
 """Bytes a request may have: one image of `MAX_UPLOAD` as base64, or several smaller ones."""
 
 MAX_PIXELS = 64_000_000
-"""Pixels an image sent to the server may have; decoded, that is 192 MB."""
+"""Pixels an image sent to the server may have; decoded, 256 MB, and with transparency twice that."""
 
 MAX_K = 500
 MAX_TEXTS = 256

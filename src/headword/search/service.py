@@ -41,7 +41,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 _TEXTS_AT_ONCE = 32
-_DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, over a gigabyte each
+_DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, 0.6 GB each
 _PICTURE_SECONDS = 30.0  # for its turn
 
 
