@@ -164,7 +164,7 @@ def test_tagging_and_filtering(live: Live):
         "/classify", {"pictures": ["cat.png"], "labels": labels, "template": ["a photo of {}"]}
     )
     assert single.json["results"][0][0]["label"] == "a cat's face"
-    # Tags are centred on the folder, single pictures as the model is.
+    assert single.json["results"][0][0]["probability"] == pytest.approx(tag_score, abs=1e-6)
     assert 0.3 < tag_score <= 1
     assert paths(live.post("/search", {"text": "x", "tag": "nothing has it"})) == []
 
@@ -197,13 +197,14 @@ def test_embed_is_the_model_own(live: Live, pictures, embedded):
 
 
 @pytest.mark.parametrize("options", [{}, {"none_of_these": True}, {"multi_label": True}])
-def test_classify_is_the_model_own(live: Live, pictures, embedded, options):
+def test_classify_is_the_model_own_centred_as_the_index_is(live: Live, pictures, model, options):
     labels = ["a cat", "a cup of coffee", "a wall"]
     reply = live.post(
         "/classify",
         {"images": [base64_of(pictures["coffee"])], "pictures": ["bricks.png"], "labels": labels, **options},
     ).json["results"]
-    wanted = embedded.classify([pictures["coffee"], pictures["bricks"]], labels, **options)
+    model.centre_on([live.index.file(hit.path) for hit in live.index.browse()])
+    wanted = model.classify([pictures["coffee"], pictures["bricks"]], labels, **options)
     names = [*labels, "none of these"]
     for row, chances in zip(reply, wanted.tolist(), strict=True):
         assert {entry["label"]: entry["probability"] for entry in row} == pytest.approx(

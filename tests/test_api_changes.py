@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from headword.search import Index, build_index
+from headword.search import Index, Query, build_index
+from headword.search.service import Asked, BusyError, Found, Service
 from serving import Live, base64_of, gallery_index, served
 
 
@@ -116,6 +117,20 @@ def test_requests_while_the_index_changes(live: Live, saved, other, tmp_path, pi
             assert {hit["path"] for hit in said["pictures"]} == versions[said["index_version"]]
             assert said["total"] == len(said["pictures"])
     assert live.post("/search", {"text": "a cat", "k": 1}).status == 200
+
+
+def test_a_picture_for_another_model_costs_the_others_nothing(live: Live, model):
+    """Of searches that are answered together."""
+    service = Service(live.index)
+    try:
+        stale = Asked(Query(image=torch.zeros(1, 3, 224, 224)), 1, None, model)
+        said = service._answer(
+            [Asked(Query(text="a cat"), 1, None), stale, Asked(Query(text="rust"), 1, None)]
+        )
+        assert [type(answer) for answer in said] == [Found, BusyError, Found]
+        assert said[0].hits[0].path == "cat.png"
+    finally:
+        service.close()
 
 
 def paths_of(index: Index) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -291,3 +292,21 @@ def test_a_sealed_manifest_of_nonsense(tagged, tmp_path):
         (index / "index.json").write_text(json.dumps(sealed({**said, **change})))
         with pytest.raises(HeadwordError, match=r"index\.json|cut short|is damaged"):
             Index.open(index)
+
+
+def test_a_file_that_is_cut_short_under_an_open_index(tiny, photos, tagged, tmp_path):
+    """Reading what is no longer there of a mapped file would end the process."""
+    index = shutil.copytree(tagged, tmp_path / "ix")
+    opened = Index.open(index, model=tiny)
+    right = found(opened)
+    for pattern in ("rows-*.f32", "rows-*.bf16"):
+        (path,) = index.glob(pattern)
+        whole = path.read_bytes()
+        os.truncate(path, 100)
+        with pytest.raises(HeadwordError, match=rf"{path.name} is cut short \(100 bytes\); index the folder"):
+            opened.search(QUERIES[0], k=1000)
+        path.write_bytes(whole)
+    for pattern in ("images-*", "state-*"):  # in memory
+        (path,) = index.glob(pattern)
+        os.truncate(path, 100)
+    assert found(opened) == right

@@ -420,6 +420,12 @@ def test_bad_templates(template):
     [
         ([], "list of labels is empty"),
         (["a", " "], "label 2 of 2 is empty"),
+        (["a", "\u200b "], "label 2 of 2 is empty"),
+        (["\0"], r"label 1 of 1 has the control character '\\x00' in it"),
+        (["a", "red\x1b[31m"], r"label 2 of 2 has the control character '\\x1b' in it"),
+        (["a\nb"], r"label 1 of 1 has the control character '\\n' in it"),
+        (["\ud800"], "text 1 of 1 has bytes that are not UTF-8"),
+        (["a" * 501], "label 1 of 1 has 501 characters, more than 500"),
         (["a", "b", "a"], "'a' is given 2 times"),
         ("a,b", "write"),
     ],

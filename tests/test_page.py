@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -72,10 +73,10 @@ def browser(chromium):
         running.close()
 
 
-@pytest.fixture
-def page(browser, live):
+@contextmanager
+def opened_page(browser, live, pictures: int, width: int = 1280):
     """The page, loaded and filled; anything it complains about fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light")
+    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme="light")
     context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     wrong: list[str] = []
@@ -86,10 +87,18 @@ def page(browser, live):
     )
     opened.wrong = wrong
     opened.goto(live.address.url)
-    tiles(opened, 14)
-    yield opened
-    context.close()
+    tiles(opened, pictures)
+    try:
+        yield opened
+    finally:
+        context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def page(browser, live):
+    with opened_page(browser, live, 14) as opened:
+        yield opened
 
 
 def tiles(page, n: int) -> None:
@@ -396,3 +405,44 @@ def test_what_the_server_cannot_do(page):
     first(page, "cat.png")
     assert not page.locator("#mark").is_visible()
     page.wrong[:] = [line for line in page.wrong if "ERR_FAILED" not in line]  # the answer that was kept back
+
+
+@pytest.fixture(scope="module")
+def marked_up(chromium, embedded, saved, pictures, tmp_path_factory):
+    """Two pictures, one of them with a file name that is markup, and tags that are."""
+    named = {"<img src=x onerror=window.pwned=1>": pictures["rocket"], "flower": pictures["flower"]}
+    index = Index.open(gallery_index(saved, named, tmp_path_factory.mktemp("markup")), model=embedded)
+    index.tag(["a rocket launch <script>window.pwned=1</script>", "<b onclick=window.pwned=1>a flower</b>"])
+    with served(index) as server:
+        yield server
+
+
+@pytest.mark.browser
+@pytest.mark.attack
+@pytest.mark.parametrize("width", [1280, 360])
+def test_names_and_tags_that_are_markup(browser, marked_up, width):
+    """They are text wherever they are shown, and nothing in them runs."""
+    script = "a rocket launch <script>window.pwned=1</script>"
+    with opened_page(browser, marked_up, 2, width) as page:
+        shown = page.locator("#grid li .file").all_text_contents()
+        odd = next(name for name in shown if "onerror" in name)
+        assert odd.startswith("<img src=x onerror=window.pwned=1>")
+        assert script in page.locator("#tags").text_content()
+        page.locator("#tags button").filter(has_text="<script>").click()
+        tiles(page, 1)
+        status(page, f"“{script}”")
+        page.locator("#grid .open").first.click()
+        assert page.locator("#picture-name").text_content() == odd
+        assert script in page.locator("#picture-fits li").first.text_content()
+        page.keyboard.press("Escape")
+        page.locator("#tags button").filter(has_text="<script>").click()
+        tiles(page, 2)
+        page.locator("#grid li").filter(has_text="onerror").locator(".like").click()
+        status(page, f"like {odd}")
+        page.fill("#words", "<img src=x onerror=window.pwned=1>")
+        status(page, "“<img src=x onerror=window.pwned=1>”")
+        page.click("#labels-open")
+        assert script in page.input_value("#labels-words")
+        assert page.evaluate("typeof window.pwned") == "undefined"
+        assert page.locator("img[src='x'], script:not([src]), [onerror], [onclick]").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

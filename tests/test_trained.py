@@ -189,6 +189,7 @@ def test_commands_take_it(folder, images, tmp_path):
 
 def test_it_labels_searches_and_tags_as_open_clip_does(folder, trained, tmp_path):
     from headword.search import Index, Query, build_index
+    from serving import served
 
     data, pool = Shapes("val", images=24, size=32), tmp_path / "pool"
     pool.mkdir()
@@ -221,6 +222,11 @@ def test_it_labels_searches_and_tags_as_open_clip_does(folder, trained, tmp_path
     assert torch.allclose(torch.tensor([hit.score for hit in hits]), best.values, atol=1e-5)
     index.tag(labels)
     assert [hit.tag for hit in index.browse()] == theirs
+    with served(index) as live:
+        asked = {"pictures": [path.name for path in paths[:16]], "labels": labels}
+        for row, plain in zip(live.post("/classify", asked).json["results"], cosines, strict=False):
+            said = {entry["label"]: entry["cosine"] for entry in row}
+            assert said == pytest.approx(dict(zip(labels, plain.tolist(), strict=True)), abs=1e-5)
     build_index(folder, pool, tmp_path / "asked", centre_on="collection")
     build_index(folder, pool, tmp_path / "asked")  # goes on as it was made
     assert Index.open(tmp_path / "asked").about()["centre"]["kind"] == "collection"

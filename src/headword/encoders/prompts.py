@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from headword.errors import HeadwordError
 from headword.wordnet import wordnet
 
 DEFAULT_TEMPLATE = "{}"
+MAX_LABEL = 500
+"""Characters a label may have."""
 FOUR_TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 
 
@@ -114,7 +117,7 @@ def tidy_labels(typed: Iterable[str]) -> list[str]:
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Labels to classify with: at least one, none empty, none twice.
+    """Labels to classify with: at least one, each a line of at most `MAX_LABEL` characters, none twice.
 
     Raises:
         HeadwordError: otherwise, with the label.
@@ -126,8 +129,15 @@ def check_labels(labels: Sequence[str]) -> list[str]:
         raise HeadwordError("the list of labels is empty; give at least one word to choose from")
     check_texts(labels)
     for place, label in enumerate(labels, start=1):
-        if not label.strip():
+        control = next((c for c in label.strip() if unicodedata.category(c) == "Cc"), None)
+        if control is not None:
+            raise HeadwordError(f"label {place} of {len(labels)} has the control character {control!r} in it")
+        if not any(c.isprintable() and not c.isspace() for c in label):
             raise HeadwordError(f"label {place} of {len(labels)} is empty")
+        if len(label) > MAX_LABEL:
+            raise HeadwordError(
+                f"label {place} of {len(labels)} has {len(label):,} characters, more than {MAX_LABEL}"
+            )
     twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if twice:
         raise HeadwordError(f"the label {twice[0]!r} is given {labels.count(twice[0])} times; give each once")

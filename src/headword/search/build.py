@@ -19,7 +19,7 @@ from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
 from headword.extract.job import Job
-from headword.files import expand, load_tensors
+from headword.files import expand
 from headword.search.commit import Draft, commit, is_ours
 from headword.search.embedding import Embedder, how_of, shown
 from headword.search.identity import describe, encoder_identity, plain
@@ -274,7 +274,7 @@ def _entries(target: Path, before: Manifest) -> list[Entry]:
 def _halves(target: Path, before: Manifest) -> NDArray[np.int64] | None:
     """Checksums of the last version's rounded rows; None if they are damaged, or have none."""
     try:
-        sums = load_tensors(before.state_file(target))["block_sums"].numpy()
+        sums = before.read_state(target)["block_sums"]
         rows = Rows.open(target, before.rows, before.slots, before.dim, before.rounding, block_sums=sums)
         rows.half(slice(None))
     except (HeadwordError, KeyError):

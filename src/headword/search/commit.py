@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from headword import __version__
 from headword.dual_encoder import DualEncoder
-from headword.files import load_tensors, save_tensors, sha256
+from headword.files import save_tensors, sha256
 from headword.search import journal, lock, manifest
 from headword.search.manifest import Manifest
 from headword.search.rows import BLOCK, Rows, append_rows, rows_there, write_halves
@@ -158,10 +158,10 @@ def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.i
     before = draft.before
     if before is None or before.rows != draft.rows or draft.halves is None:
         return exact_sum(values, slots)
-    state = load_tensors(before.state_file(draft.target))
-    then = state["slots"].numpy()
+    state = before.read_state(draft.target)
+    then = state["slots"]
     came, went = np.setdiff1d(slots, then), np.setdiff1d(then, slots)
-    total: NDArray[np.int64] = state["sum"].numpy() + exact_sum(values, came) - exact_sum(values, went)
+    total: NDArray[np.int64] = state["sum"] + exact_sum(values, came) - exact_sum(values, went)
     return total
 
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
-from headword.files import expand, read_json, sealed, sha256, write_text_atomic
+from headword.files import expand, load_tensors, read_json, sealed, sha256, write_text_atomic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT = 2
 """1 had no checksums."""
@@ -89,9 +92,10 @@ class Manifest:
         """The table of images, checked as `file`."""
         return self.file(folder, f"{self.table}.arrow")
 
-    def state_file(self, folder: Path) -> Path:
-        """The centre, norms and checksums, checked as `file`."""
-        return self.file(folder, f"{self.state}.safetensors")
+    def read_state(self, folder: Path) -> dict[str, NDArray[Any]]:
+        """The centre, norms and checksums, as `file`; copied, for tensors of a file are maps of it."""
+        tensors = load_tensors(self.file(folder, f"{self.state}.safetensors"))
+        return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
 
     @classmethod
     def read(cls, folder: Path, *, older: bool = False) -> Manifest:

@@ -9,15 +9,19 @@ one's stays unused until the files are written anew.
              sums at once; with rows as they are it is half as fast. The last block is filled up with zeros.
 
 Each row of the first and each block of the second has a CRC-32, which is checked when it is first read: a
-search touches all blocks, but of the rows only some hundreds.
+search touches all blocks, but of the rows only some hundreds. Before each read the file's size is asked for:
+to read what was cut off a mapped file ends the process.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -49,6 +53,7 @@ class Rows:
         row_sums: CRC-32 of each row `[N]`, or `UNKNOWN`; not checked when not given.
         block_sums: CRC-32 of each block `[ceil(N / 128)]`, of the last one without its filling.
         path: of the files, without their endings.
+        maps: of the files, by their endings.
     """
 
     def __init__(
@@ -60,11 +65,13 @@ class Rows:
         row_sums: NDArray[np.int64] | None = None,
         block_sums: NDArray[np.int64] | None = None,
         path: Path | None = None,
+        maps: Mapping[str, mmap.mmap] = MappingProxyType({}),
     ) -> None:
         self.values = values
         self.rounding = rounding
         self._blocks = blocks
         self._path = path
+        self._maps = maps
         self._row_sums = np.full(len(values), UNKNOWN) if row_sums is None else row_sums
         self._block_sums = np.full(len(blocks), UNKNOWN) if block_sums is None else block_sums
         self._rows_to_check = self._row_sums != UNKNOWN
@@ -79,6 +86,7 @@ class Rows:
         Raises:
             HeadwordError: if one is damaged.
         """
+        self._check_size("f32")
         rows, to_check = self.values[places], self._rows_to_check[places]
         if to_check.any():
             sums = np.fromiter(map(zlib.crc32, rows), np.int64, len(rows))
@@ -94,6 +102,7 @@ class Rows:
         Raises:
             HeadwordError: if one is damaged.
         """
+        self._check_size("bf16")
         part = blocks if isinstance(blocks, slice) else blocks.numpy()
         if self._blocks_to_check[part].any():
             bits = self._blocks.view(torch.int16).numpy()
@@ -112,6 +121,11 @@ class Rows:
         """
         self[start:stop]
         self.half(slice(start // BLOCK, -(-stop // BLOCK)))
+
+    def _check_size(self, ending: str) -> None:
+        mapped = self._maps.get(ending)
+        if mapped is not None and (size := mapped.size()) < len(mapped):
+            raise _cut_short(f"{self._path}.{ending}", size)
 
     def _damaged(self, ending: str, where: str) -> HeadwordError:
         return HeadwordError(
@@ -141,13 +155,15 @@ class Rows:
         Raises:
             HeadwordError: if one is missing or too short.
         """
-        values = _mapped(folder / f"{name}.f32", np.float32, (slots, dim))
-        bits = _mapped(folder / f"{name}.bf16", np.int16, (-(-slots // BLOCK), dim, BLOCK))
+        maps: dict[str, mmap.mmap] = {}
+        values = _mapped(folder / f"{name}.f32", np.float32, (slots, dim), maps)
+        bits = _mapped(folder / f"{name}.bf16", np.int16, (-(-slots // BLOCK), dim, BLOCK), maps)
         blocks = torch.from_numpy(bits).view(torch.bfloat16)
         sums = np.full(slots, UNKNOWN)
         if row_sums is not None:
             sums[row_sums[0]] = row_sums[1]
-        return cls(values, blocks, rounding, row_sums=sums, block_sums=block_sums, path=folder / name)
+        path = folder / name
+        return cls(values, blocks, rounding, row_sums=sums, block_sums=block_sums, path=path, maps=maps)
 
 
 def rows_there(folder: Path, name: str, dim: int) -> Floats:
@@ -260,14 +276,27 @@ def _at(path: Path, begin: int) -> BinaryIO:
     return file
 
 
-def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _mapped(
+    path: Path, dtype: type, shape: tuple[int, ...], maps: dict[str, mmap.mmap] | None = None
+) -> np.ndarray[Any, Any]:
+    """The beginning of a file as an array; its map is put into `maps`, by the file's ending."""
     if 0 in shape:
         return np.zeros(shape, dtype)
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        size = path.stat().st_size
-    except OSError:
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) < needed:
+                raise _cut_short(path, size)
+            # Copy on write: torch wants memory that it may write to, and nobody does.
+            mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_COPY)
+    except FileNotFoundError:
         raise HeadwordError(f"{path} is missing; index the folder again") from None
-    if size < np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize:
-        raise HeadwordError(f"{path} is cut short ({size:,} bytes); index the folder again")
-    # Copy on write: torch wants memory that it may write to, and nobody does.
-    return np.asarray(np.memmap(path, dtype, "c", shape=shape))
+    except OSError as error:
+        raise HeadwordError(f"{path} cannot be read: {error.strerror}") from error
+    if maps is not None:
+        maps[path.suffix[1:]] = mapped
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def _cut_short(path: str | Path, size: int) -> HeadwordError:
+    return HeadwordError(f"{path} is cut short ({size:,} bytes); index the folder again")

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from headword.encoders.prompts import MAX_LABEL
+
 MAX_UPLOAD = 16_000_000
 """Bytes an image sent to the server may have."""
 
@@ -16,7 +18,7 @@ MAX_BODY = 24_000_000
 """Bytes a request may have: one image of `MAX_UPLOAD` as base64, or several smaller ones."""
 
 MAX_PIXELS = 64_000_000
-"""Pixels an image sent to the server may have; decoded, that is 192 MB."""
+"""Pixels an image sent to the server may have; decoded, 256 MB, and with transparency twice that."""
 
 MAX_K = 500
 MAX_TEXTS = 256
@@ -37,9 +39,9 @@ def _decoded(value: Any) -> Any:
 
 Line = StringConstraints(strip_whitespace=True, min_length=1, max_length=500)
 Text = Annotated[str, Line]
-Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL)]
 Labels = Annotated[
-    list[Annotated[str, StringConstraints(max_length=200)]], Field(min_length=1, max_length=MAX_LABELS)
+    list[Annotated[str, StringConstraints(max_length=MAX_LABEL)]], Field(min_length=1, max_length=MAX_LABELS)
 ]
 """As typed: `headword.encoders.prompts.tidy_labels` reads them."""
 Template = Annotated[str, StringConstraints(min_length=2, max_length=200)]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headword import __version__
-from headword.data.images import load_image, load_image_bytes
+from headword.data.images import load_image_bytes
 from headword.data.images import transformed as shaped
 from headword.dual_encoder import DualEncoder
 from headword.encoders import VisionEncoder
@@ -41,7 +41,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 _TEXTS_AT_ONCE = 32
-_DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, over a gigabyte each
+_DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, 0.6 GB each
 _PICTURE_SECONDS = 30.0  # for its turn
 
 
@@ -149,10 +149,14 @@ class Service:
     async def embed(
         self, texts: Sequence[str], images: Sequence[bytes], template: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Texts and pictures that were sent → unit vectors `[N, D]` and `[M, D]`."""
+        """Texts and pictures that were sent → unit vectors `[N, D]` and `[M, D]`, as the model gives them."""
         serving = await self._run(self._newest)
         words = await self._embed_texts(serving, texts, check_templates(template))
-        return words, await self._embed_images(serving, images, ())
+        encode = serving.model.encode_image
+        vectors = [
+            await self._run(partial(encode, pixels)) async for pixels in self._each_pixels(serving, images)
+        ]
+        return words, _joined(vectors, serving)
 
     async def classify(
         self,
@@ -164,12 +168,18 @@ class Service:
         multi_label: bool,
         none_of_these: bool,
     ) -> list[list[tuple[str, float, float | None]]]:
-        """For each picture sent and each of the index its labels, with probability and cosine, best first."""
+        """For each picture sent and each of the index its labels, with probability and cosine, best first.
+
+        They are centred as the index is: a picture's first label is what `tag` gives it.
+        """
         serving = await self._run(self._newest)
         names = check_labels(tidy_labels(labels))
         templates = check_templates(serving.model.template if template is None else template)
         words = await self._embed_texts(serving, names, templates)
-        cosines = await self._embed_images(serving, images, pictures) @ words.T
+        queries = [Query(image=pixels) async for pixels in self._each_pixels(serving, images)]
+        queries += [Query(like=path) for path in pictures]
+        vectors = [await self._run(partial(serving.index.encode, [query])) for query in queries]
+        cosines = _joined(vectors, serving) @ words.T
         chances = serving.model.scores.probabilities(
             cosines, multi_label=multi_label, none_of_these=none_of_these
         )
@@ -183,29 +193,17 @@ class Service:
         """In pieces between searches."""
         parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
         encode = partial(serving.model.encode_text, template=template)
-        vectors = [await self._run(partial(encode, part)) for part in parts]
-        return torch.cat(vectors) if vectors else torch.empty(0, serving.model.dim)
+        return _joined([await self._run(partial(encode, part)) for part in parts], serving)
 
-    async def _embed_images(
-        self, serving: Serving, images: Sequence[bytes], pictures: Sequence[str]
-    ) -> Tensor:
-        """One by one between searches."""
+    async def _each_pixels(self, serving: Serving, images: Sequence[bytes]) -> AsyncIterator[Tensor]:
         one = "the picture that was sent" if len(images) == 1 else "picture {} of those that were sent"
-        sources: list[tuple[bytes | Path, str]] = []
-        sources += [(image, one.format(place)) for place, image in enumerate(images, start=1)]
-        sources += [(await self.file(path), path) for path in pictures]
-        vectors = []
-        for source, name in sources:
-            pixels = await self._pixels(serving, source, name)
-            vectors.append(await self._run(partial(serving.model.encode_image, pixels)))
-        return torch.cat(vectors) if vectors else torch.empty(0, serving.model.dim)
+        for place, image in enumerate(images, start=1):
+            yield await self._pixels(serving, image, one.format(place))
 
-    async def _pixels(self, serving: Serving, source: bytes | Path, name: str) -> Tensor:
+    async def _pixels(self, serving: Serving, image: bytes, name: str) -> Tensor:
         """A picture, decoded and transformed beside the model thread: `[1, 3, H, W]`."""
         async with _turn(self._pictures):
-            return await in_thread(
-                partial(transformed, serving.model.vision, source, name, serving.index.root)
-            )
+            return await in_thread(partial(transformed, serving.model.vision, image, name))
 
     # ---- the index
 
@@ -353,16 +351,17 @@ async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
         places.release()
 
 
-def transformed(vision: VisionEncoder, source: bytes | Path, name: str, root: Path) -> Tensor:
-    """A picture that was sent, or a file in `root`, as the model reads it: float32 `[1, 3, H, W]`.
+def _joined(vectors: Sequence[Tensor], serving: Serving) -> Tensor:
+    return torch.cat([torch.empty(0, serving.model.dim), *vectors])
+
+
+def transformed(vision: VisionEncoder, data: bytes, name: str) -> Tensor:
+    """A picture that was sent as the model reads it: float32 `[1, 3, H, W]`.
 
     Raises:
         HeadwordError: if it is none, has too many pixels, or the model's transform fails on it.
     """
-    if isinstance(source, Path):
-        image = load_image(source, inside=root)
-    else:
-        image = load_image_bytes(source, name, max_pixels=MAX_PIXELS)
+    image = load_image_bytes(data, name, max_pixels=MAX_PIXELS)
     pixels = shaped(vision.source.transform, image, name)[None]
     if not pixels.is_floating_point() or pixels.shape != (1, 3, *vision.source.input_size):
         raise HeadwordError(

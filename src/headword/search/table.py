@@ -1,4 +1,4 @@
-"""The images of an index by name: an Arrow file that is memory-mapped, and what filters find in it."""
+"""The images of an index by name: an Arrow file, and what filters find in it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def write_table(folder: Path, name: str, table: pa.Table) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The images of one version, mapped.
+    """The images of one version, in memory.
 
     Raises:
         HeadwordError: if the file is no such table.
@@ -117,7 +117,7 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
         table.validate(full=True)
         if "sum" not in table.column_names:  # of format 1

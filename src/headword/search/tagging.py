@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import check_labels, check_templates
-from headword.files import load_tensors, sha256
+from headword.files import sha256
 from headword.search.identity import check_model
 from headword.search.lock import writing
 from headword.search.manifest import Manifest
@@ -74,12 +74,12 @@ def tag_index(
     with writing(folder):
         before = Manifest.read(folder)
         check_model(model, before.model, folder)
-        state = load_tensors(before.state_file(folder))
+        state = before.read_state(folder)
         images = read_table(before.table_file(folder))
         sums = row_sums(images)
         rows = Rows.open(folder, before.rows, before.slots, before.dim, before.rounding, sums)
-        space = Space.of(model.aligner, state["centre"].numpy())
-        r = state["inverse_norms"].numpy()
+        space = Space.of(model.aligner, state["centre"])
+        r = state["inverse_norms"]
         images = with_tags(images, *label_all(model, asked, images, rows, r, space, words, progress))
         generation = before.generation + 1
         name = f"images-{generation:06d}"

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from headword.aligners import Aligner
 from headword.errors import HeadwordError
-from headword.files import load_tensors
 from headword.search.exact import ExactSearch, alive_of
 from headword.search.filter import Condition, parse
 from headword.search.manifest import NAME, Manifest
@@ -44,11 +43,11 @@ class Version:
         self.tags = table["tag"].combine_chunks()
         self.tag_scores = table["tag_score"].combine_chunks()
         self.table = table
-        state = load_tensors(manifest.state_file(folder))
-        sums = row_sums(table), state["block_sums"].numpy()
+        state = manifest.read_state(folder)
+        sums = row_sums(table), state["block_sums"]
         self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding, *sums)
-        self.inverse_norms: Floats = state["inverse_norms"].numpy()
-        self.centre: Floats = state["centre"].numpy()
+        self.inverse_norms: Floats = state["inverse_norms"]
+        self.centre: Floats = state["centre"]
         self.places = np.full(manifest.slots, -1, np.int64)  # of each slot
         self.places[self.slots] = np.arange(len(self.slots))
         self._space: Space | None = None
