@@ -150,6 +150,7 @@ def compare(
     draws: DrawsOption = 3,
     missing: MissingOption = "error",
     seed: SeedOption = 0,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -174,7 +175,11 @@ def compare(
     if aligners is not None:
         check_aligners(mappings)
     check_data(protocol)
-    opened = (open_subject(model, device=device.value, dtype=dtype.value) for model in models)
+    saved = {model for model in models if Path(model).expanduser().is_dir()} or set(models)
+    opened = (
+        open_subject(model, vision=vision if model in saved else None, device=device.value, dtype=dtype.value)
+        for model in models
+    )
     if aligners is None:
         subjects: Any = opened
     else:
