@@ -22,6 +22,7 @@ from headword.cli.common import (
     VisionOption,
 )
 from headword.errors import HeadwordError
+from headword.files import expand
 
 if TYPE_CHECKING:
     from headword.evaluation import Protocol, Result
@@ -175,7 +176,7 @@ def compare(
     if aligners is not None:
         check_aligners(mappings)
     check_data(protocol)
-    saved = {model for model in models if Path(model).expanduser().is_dir()} or set(models)
+    saved = {model for model in models if expand(model).is_dir()} or set(models)
     opened = (
         open_subject(model, vision=vision if model in saved else None, device=device.value, dtype=dtype.value)
         for model in models

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import platformdirs
 import torch
 from torch import Tensor
 
+from headword.cache import cache_folder
 from headword.data.images import ImageSource
 from headword.encoders.prompts import Prompts, check_templates
 from headword.errors import HeadwordError
@@ -151,8 +151,7 @@ def _stamp(path: Path) -> str:
 
 def _file(kind: str, parts: Iterable[object]) -> Path:
     digest = hashlib.sha256(json.dumps([kind, 1, *parts], default=str).encode()).hexdigest()
-    root = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")).expanduser()
-    return root / "evaluation" / f"{kind}-{digest[:40]}.safetensors"
+    return cache_folder() / "evaluation" / f"{kind}-{digest[:40]}.safetensors"
 
 
 def _bytes(lines: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ from headword.data.tars import members, read_member
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.evaluation.sources import LabelledImages, indexed
-from headword.files import read_text
+from headword.files import expand, read_text
 from headword.names import spoken
 from headword.reading import open_file
 
@@ -40,7 +40,7 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
     """
     if "://" in pattern or pattern.startswith("pipe:"):
         raise HeadwordError(f"shards are read from local files; download {pattern} first")
-    root = Path(pattern).expanduser()
+    root = expand(pattern)
     if split is None and root.is_dir() and not any(root.glob("*.tar")):
         split = chosen_split({entry.name for entry in root.iterdir() if entry.is_dir()}, default)
     if split is not None:

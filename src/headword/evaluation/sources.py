@@ -24,6 +24,7 @@ from headword.data.splits import TESTED, TRAINED, chosen_split, parts, pooled
 from headword.data.tables import text_rows
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
+from headword.files import expand
 from headword.names import spoken
 from headword.reading import is_file
 
@@ -68,7 +69,7 @@ def open_images(
             classes, or the names do not fit the labels.
     """
     scheme, colon, rest = data.partition(":")
-    path = Path(data).expanduser()
+    path = expand(data)
     if colon and scheme == "hf":
         from headword.evaluation.named_sets import hugging_face
 

@@ -34,7 +34,7 @@ from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.data.tables import text_rows
 from headword.data.tars import MAX_MEMBER, members, read_member
 from headword.errors import HeadwordError, MissingExtraError
-from headword.files import read_text
+from headword.files import expand, read_text
 from headword.reading import is_file, open_file
 
 MAX_ROWS = 100_000_000
@@ -172,7 +172,7 @@ def _named(text: str) -> list[Item]:
         return _hugging_face(rest) if scheme == "hf" else _shards(rest)
     if "://" in text:
         return _shards(text) if ".tar" in text else _remote(text)
-    path = Path(text).expanduser()
+    path = expand(text)
     if path.is_dir():
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             return _hugging_face(text)
@@ -286,7 +286,7 @@ def expand_shards(pattern: str) -> list[str]:
         return list(itertools.chain.from_iterable(map(expand_shards, names)))
     if "://" in pattern:
         return [pattern]
-    path = Path(pattern).expanduser()
+    path = expand(pattern)
     found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
     if not found:
         raise HeadwordError(f"there are no .tar files in {path}")
@@ -319,7 +319,7 @@ def _hugging_face(name: str) -> list[Item]:
         raise MissingExtraError("reading Hugging Face data sets", "scale") from None
     from headword.encoders._hub import data_sets
 
-    folder = Path(name).expanduser()
+    folder = expand(name)
     base, _, split = name.partition(":")
     try:
         with data_sets():
