@@ -94,7 +94,7 @@ def test_a_checkpoint_is_made_a_model(
     for source, step in ((out, 3), (out / "checkpoints" / "step-00000003", 3), (stopped, 2)):
         shown = run("train", "--export", source, "--out", model, "--overwrite", "--json", tmp_path / "m.json")
         assert shown.exit_code == 0, shown.output
-        assert shown.output.splitlines()[-1].startswith(f"Try: headword classify {model} IMAGE")
+        assert shown.output.splitlines()[-1].startswith(f"Next: headword classify {model} IMAGE")
         assert headword.load(model).provenance()["training"]["steps"] == step
         file = Path("clip") / "open_clip_model.safetensors"
         assert ((model / file).read_bytes() == (out / "model" / file).read_bytes()) == (step == 3)

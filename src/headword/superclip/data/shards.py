@@ -23,9 +23,8 @@ from torch import Tensor
 from headword.cache import cache_folder, cache_limit
 from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
 from headword.data.images import load_image_bytes
-from headword.data.tars import members, read_member
+from headword.data.tars import expand_shards, members, read_member
 from headword.errors import HeadwordError
-from headword.extract.sources import expand_shards
 from headword.files import expand, load_tensors, save_tensors
 from headword.reading import open_file, open_regular, parse_json
 from headword.superclip.data.base import Sample
