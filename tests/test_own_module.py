@@ -105,7 +105,11 @@ def test_every_command(folder, model, tmp_path):
     assert "0.png" in run("search", index, "red", "-k", 2, *own)
     assert "red" in run("tag", index, "--labels", "red,blue", *own)
     scores = ("--task", "classification", "--data", pictures, "--json", "-")
-    assert json.loads(run("evaluate", model, *scores, *own))["metrics"]
+    measured = json.loads(run("evaluate", model, *scores, *own))["metrics"]
+    compared = json.loads(run("compare", model, model, *scores, *own))["results"]
+    for result in compared:
+        assert result["metrics"]["mean_per_class"] == measured["mean_per_class"]
+    assert "--vision goes with" in run("compare", "embedded", "embedded", *scores, *own, code=2)
     assert "nets.py:make" in run("inspect", model)
     run("inspect", model, *own)
     assert "12 classes" in run("inspect", f"module:{folder}/nets.py:make")

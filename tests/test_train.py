@@ -109,6 +109,26 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_numbers(
     ]
 
 
+@pytest.mark.attack
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of itself")
+def test_a_run_killed_while_it_writes_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed_training.py")
+    words = [sys.executable, str(script), str(tmp_path), "10", "0"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    changes = json.loads(told.stdout)
+    assert len(changes) == 10
+    assert sum(".tmp" in change for change in changes) >= 5, changes
+
+    def files(run: Path) -> dict[str, bytes]:
+        return {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file()}
+
+    killed, unbroken = files(tmp_path / "killed"), files(tmp_path / "unbroken")
+    assert killed.keys() == unbroken.keys()  # nothing is left of what was half-written
+    for name in killed.keys() - {"run.json", "metrics.jsonl"}:
+        assert killed[name] == unbroken[name], name
+    assert records(tmp_path / "killed") == records(tmp_path / "unbroken")
+
+
 def test_processes_that_read_ahead_change_nothing(unbroken: TrainResult, tmp_path: Path) -> None:
     result = train(tiny(workers=2), tmp_path / "run")
     assert_same_end(result.folder, unbroken.folder)

@@ -94,7 +94,7 @@ def test_a_checkpoint_is_made_a_model(
     for source, step in ((out, 3), (out / "checkpoints" / "step-00000003", 3), (stopped, 2)):
         shown = run("train", "--export", source, "--out", model, "--overwrite", "--json", tmp_path / "m.json")
         assert shown.exit_code == 0, shown.output
-        assert shown.output.splitlines()[-1].startswith(f"Try: headword classify {model} IMAGE")
+        assert shown.output.splitlines()[-1].startswith(f"Next: headword classify {model} IMAGE")
         assert headword.load(model).provenance()["training"]["steps"] == step
         file = Path("clip") / "open_clip_model.safetensors"
         assert ((model / file).read_bytes() == (out / "model" / file).read_bytes()) == (step == 3)
@@ -208,7 +208,7 @@ def test_captions_are_measured_by_retrieval_and_folders_by_name(
     for number, (_, path) in enumerate(paths):
         folder = tmp_path / "sorted" / ("bright" if number % 2 else "dark")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / path.name).symlink_to(path)
+        shutil.copy(path, folder)
     for eval_data, metric in (
         (captions, "retrieval/t2i_r5"),
         (tmp_path / "sorted", "zero_shot/mean_per_class"),
@@ -219,6 +219,43 @@ def test_captions_are_measured_by_retrieval_and_folders_by_name(
         result = run("train", "--out", out, *words, "--json", told)
         assert result.exit_code == 0, result.output
         assert 0 <= json.loads(told.read_text())["metrics"][metric] <= 100
+
+
+def test_damaged_pictures_are_left_out_of_an_evaluation(pictures: dict[str, Path], tmp_path: Path) -> None:
+    captions, folders, whole = tmp_path / "captions.jsonl", tmp_path / "folders", list(pictures.values())[:6]
+    broken = folders / "kind a" / "broken.jpg"
+    for number, path in enumerate(whole):
+        folder = folders / f"kind {'ab'[number % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    training = tmp_path / "training.jsonl"
+    for file, paths in ((training, whole), (captions, [broken, *whole])):
+        file.write_text("".join(json.dumps({"image": str(p), "caption": p.stem}) + "\n" for p in paths))
+    options = [*TINY_WORDS, "--data", training, "--steps", 2, "--batch-size", 2, "--set", "eval_every=1"]
+    for eval_data, metric, content, why in (
+        (captions, "retrieval/t2i_r5", whole[0].read_bytes()[:900], "damaged"),
+        (folders, "zero_shot/mean_per_class", b"no picture", "is not an image"),
+    ):
+        broken.write_bytes(content)
+        told, out = tmp_path / "result.json", tmp_path / metric.replace("/", "-")
+        result = run("train", "--out", out, *options, "--eval-data", eval_data, "--json", told)
+        assert result.exit_code == 0, result.output
+        left_out = [line for line in result.output.splitlines() if "left out of the evaluation" in line]
+        assert len(left_out) == 1
+        assert left_out[0].startswith(f"1 of 7 pictures of {eval_data} cannot be read")
+        assert why in left_out[0]
+        assert metric in json.loads(told.read_text())["metrics"]
+
+
+def test_an_evaluation_without_a_picture_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.jsonl"
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"no picture")
+    captions.write_text("".join(json.dumps({"image": f"{n}.jpg", "caption": n}) + "\n" for n in "ab"))
+    result = run("train", "--out", tmp_path / "run", *TINY_WORDS, "--eval-data", captions)
+    assert result.exit_code == 2
+    assert "none of 2 images could be read" in result.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_classifiers_backbone_is_trained_on(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -200,6 +201,13 @@ def _new_file(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise HeadwordError(f"cannot write {target}: {error.strerror or error}") from error
         raise
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Remove what writers that were killed left in these folders; nobody may be writing there."""
+    for entry in [entry for folder in folders for entry in folder.glob(".*")]:
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.(tmp|old)", entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

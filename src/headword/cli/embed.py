@@ -19,6 +19,7 @@ from headword.cli.common import (
     QuietOption,
     VisionOption,
 )
+from headword.files import expand
 
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
@@ -102,7 +103,7 @@ def embed(
     from headword.saved_model import CONFIG, load
 
     shared, provenance = None, None
-    folder = Path(model).expanduser()
+    folder = expand(model)
     if (folder / CONFIG).is_file():
         saved = load(folder, vision=vision, device=device.value)
         encoder, provenance = saved.vision, saved.provenance()

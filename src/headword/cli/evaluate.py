@@ -22,6 +22,7 @@ from headword.cli.common import (
     VisionOption,
 )
 from headword.errors import HeadwordError
+from headword.files import expand
 
 if TYPE_CHECKING:
     from headword.evaluation import Protocol, Result
@@ -150,6 +151,7 @@ def compare(
     draws: DrawsOption = 3,
     missing: MissingOption = "error",
     seed: SeedOption = 0,
+    vision: VisionOption = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     quiet: QuietOption = False,
@@ -174,7 +176,11 @@ def compare(
     if aligners is not None:
         check_aligners(mappings)
     check_data(protocol)
-    opened = (open_subject(model, device=device.value, dtype=dtype.value) for model in models)
+    saved = {model for model in models if expand(model).is_dir()} or set(models)
+    opened = (
+        open_subject(model, vision=vision if model in saved else None, device=device.value, dtype=dtype.value)
+        for model in models
+    )
     if aligners is None:
         subjects: Any = opened
     else:

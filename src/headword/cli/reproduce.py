@@ -11,6 +11,7 @@ import typer
 from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
 from headword.errors import HeadwordError
+from headword.files import expand
 
 if TYPE_CHECKING:
     from headword.recipes.publish import Published
@@ -87,7 +88,7 @@ def _root(data: Path | None) -> Path:
             "there is no data to measure on; set HEADWORD_DATA to a folder with data/ and weights/, or give "
             "it as --data"
         )
-    root = Path(said).expanduser()
+    root = expand(said)
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root}")
     return root

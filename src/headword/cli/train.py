@@ -129,7 +129,7 @@ def train(
     from headword.evaluation.in_training import is_shapes, measure_shapes, training_evaluators
     from headword.superclip.train import train as run
 
-    evaluators = training_evaluators(options)
+    evaluators = training_evaluators(options, say=output.say)
     watch = None if output.quiet else lambda record: output.say(_line(record))
     result = run(
         options, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch, say=output.say

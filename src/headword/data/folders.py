@@ -195,10 +195,15 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
     if not names:
         raise HeadwordError(f"{root} has no class folders; expected {root}/CLASS/image.jpg")
     inside = scan(root)
+    by_class: dict[str, list[Path]] = {name: [] for name in names}
+    for file in inside.files:
+        name, below, _ = file.path.partition("/")
+        if below:
+            by_class[name].append(root / file.path)
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        images = sorted(root / file.path for file in inside.files if file.path.startswith(f"{name}/"))
+        images = sorted(by_class[name])
         if not images:
             raise HeadwordError(_nothing(f"there are no images in {root / name}", inside.notes))
         paths += images

@@ -6,7 +6,6 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from headword.data.folders import ImageList, list_images, warn
 from headword.data.images import ImageSource, describe, is_image_tensor
 from headword.data.vectors import read_vectors
 from headword.errors import HeadwordError
+from headword.files import expand
 
 _VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
 
@@ -63,7 +63,7 @@ class Pool:
             return source
         if not isinstance(source, str | os.PathLike):
             return cls(source)
-        path = Path(source).expanduser()
+        path = expand(source)
         if path.suffix.lower() in _VECTORS and path.is_file():
             return cls(read_vectors(path).values.float(), str(path.resolve()))
         if path.is_file():
@@ -109,7 +109,7 @@ def named_images(source: str | os.PathLike[str]) -> ImageList:
         HeadwordError: if a folder or glob has no images.
     """
     text = os.fspath(source)
-    path = Path(text).expanduser()
+    path = expand(text)
     if text and (path.is_dir() or (glob.has_magic(text) and not path.exists())):
         return list_images(source)
     if not text:

@@ -10,7 +10,7 @@ from typing import Any
 
 from headword.errors import HeadwordError
 from headword.files import read_text
-from headword.reading import parse_json
+from headword.reading import is_file, parse_json
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 
@@ -46,3 +46,11 @@ def text_rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield where, record
     except csv.Error as error:
         raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
+
+
+def beside(table: Path, image: str) -> Path:
+    """Where a table's image is: beside the table, in its folder `images`, or as the path says."""
+    for folder in (table.parent, table.parent / "images"):
+        if is_file(folder / image):
+            return folder / image
+    return table.parent / image  # reading it says that it is missing

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
+import re
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from headword.errors import HeadwordError
+from headword.files import expand
 
 MAX_HEADER = 1 << 20
 """Bytes that the header of a member may have."""
@@ -16,6 +21,25 @@ MAX_MEMBER = 1 << 30
 """Bytes of a member that are read into memory: no picture has more."""
 
 _BLOCK = 512  # a tar file's unit
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """ "x-{000..002}.tar" → three names; a glob or a folder → its shards."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match:
+        width = len(match[1])
+        numbers = range(int(match[1]), int(match[2]) + 1)
+        names = (f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}" for n in numbers)
+        return list(itertools.chain.from_iterable(map(expand_shards, names)))
+    if "://" in pattern:
+        return [pattern]
+    path = expand(pattern)
+    found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
+    if not found:
+        raise HeadwordError(f"there are no .tar shards in {path}")
+    if not found[0].exists():
+        raise HeadwordError(f"there is no shard {path}")
+    return [str(shard.absolute()) for shard in found]
 
 
 def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:

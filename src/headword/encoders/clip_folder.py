@@ -54,26 +54,33 @@ def vision_tower(folder: str) -> VisionSource:
 
 
 def text_tower(folder: str) -> TextSource:
-    """The text tower of a folder; its embeddings are unit norm.
+    """The text tower of a folder.
 
     Raises:
         HeadwordError: if the folder is not whole.
     """
-    root, clip, tokenizer = _open(folder)
-    del clip.visual  # only its memory would be left of it
+    root, model, tokenizer = _open(folder)
+    return text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
+
+
+def text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:
+    """The text tower of a model, which has no other afterwards; its embeddings are unit norm."""
+    model, tokenizer = clip.model, clip.tokenizer
+    del model.visual  # only its memory would be left of it
 
     def embed(texts: list[str]) -> Tensor:
-        device = next(clip.parameters()).device
-        vectors: Tensor = clip.encode_text(tokenizer(texts).to(device), normalize=True)
+        device = next(model.parameters()).device
+        vectors: Tensor = model.encode_text(tokenizer(texts).to(device), normalize=True)
         return vectors
 
     return TextSource(
-        kind="trained",
-        id=str(root),
-        model=clip,
+        kind=kind,
+        id=clip.id,
+        model=model,
         embed=embed,
+        revision=clip.revision,
         extra_fingerprint=token_fingerprint(tokenizer(list(PROBES)).tolist()),
-        save=_saver(root),
+        save=save,
     )
 
 

@@ -133,25 +133,9 @@ def from_open_clip(name: str) -> TextSource:
     """The text tower of an open_clip model: "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/FILE", "hf-hub:ID",
     "hf-hub:ID@REVISION" or "local-dir:FOLDER".
     """
-    from headword.encoders.clip_folder import open_clip_model
+    from headword.encoders.clip_folder import open_clip_model, text_source
 
-    clip = open_clip_model(name)
-    model, tokenizer = clip.model, clip.tokenizer
-    del model.visual  # the image tower: only its memory would be left of it
-
-    def embed(texts: list[str]) -> Tensor:
-        device = next(model.parameters()).device
-        vectors: Tensor = model.encode_text(tokenizer(texts).to(device), normalize=True)
-        return vectors
-
-    return TextSource(
-        kind="open_clip",
-        id=clip.id,
-        model=model,
-        embed=embed,
-        revision=clip.revision,
-        extra_fingerprint=token_fingerprint(tokenizer(list(PROBES)).tolist()),
-    )
+    return text_source("open_clip", open_clip_model(name))
 
 
 def from_transformers(name: str) -> TextSource:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import platformdirs
 import torch
 from torch import Tensor
 
+from headword.cache import cache_folder
 from headword.data.images import ImageSource
 from headword.encoders.prompts import Prompts, check_templates
 from headword.errors import HeadwordError
@@ -42,7 +42,12 @@ class Extracted:
 
 
 def extract(
-    subject: Subject, images: Sequence[Readable], *, version: str = "", progress: Progress | None = None
+    subject: Subject,
+    images: Sequence[Readable],
+    *,
+    version: str = "",
+    cache: bool = True,
+    progress: Progress | None = None,
 ) -> Extracted:
     """Image features, from the cache where the same model has seen the same images.
 
@@ -50,6 +55,7 @@ def extract(
         subject: the model.
         images: files, or functions that read an image.
         version: stands for the content of those that are no files; they are cached only where it is given.
+        cache: whether to look, and to keep them, there.
         progress: called with (done, all).
 
     Raises:
@@ -58,10 +64,11 @@ def extract(
     if not images:
         raise HeadwordError("there are no images")
     files = [image for image in images if isinstance(image, Path)]
-    whole = bool(version) or len(files) == len(images)
-    cache = _file("images", [subject.image_key, version, len(images), *map(_stamp, files)]) if whole else None
-    if cache is not None and cache.is_file():
-        said = load_tensors(cache)
+    kept_at = None
+    if cache and (version or len(files) == len(images)):
+        kept_at = _file("images", [subject.image_key, version, len(images), *map(_stamp, files)])
+    if kept_at is not None and kept_at.is_file():
+        said = load_tensors(kept_at)
         return Extracted(said["features"], tuple(said["kept"].tolist()), _lines(said["skipped"]))
     parts: list[Tensor] = []
     skipped: dict[int, str] = {}
@@ -76,9 +83,9 @@ def extract(
     kept = [place for place in range(len(images)) if place not in skipped]
     lines = tuple(skipped[place] for place in sorted(skipped))
     found = Extracted(torch.cat(parts), tuple(kept), lines)
-    if cache is not None:
+    if kept_at is not None:
         tensors = {"features": found.features, "kept": torch.tensor(kept), "skipped": _bytes(lines)}
-        save_tensors(cache, tensors)
+        save_tensors(kept_at, tensors)
     return found
 
 
@@ -144,8 +151,7 @@ def _stamp(path: Path) -> str:
 
 def _file(kind: str, parts: Iterable[object]) -> Path:
     digest = hashlib.sha256(json.dumps([kind, 1, *parts], default=str).encode()).hexdigest()
-    root = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")).expanduser()
-    return root / "evaluation" / f"{kind}-{digest[:40]}.safetensors"
+    return cache_folder() / "evaluation" / f"{kind}-{digest[:40]}.safetensors"
 
 
 def _bytes(lines: Sequence[str]) -> Tensor:

@@ -5,23 +5,27 @@ The first metric of the first evaluator says which checkpoint is the best, where
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from headword.data.captions import Captioned, read_captions
 from headword.data.images import load_image
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
+from headword.encoders.clip_folder import evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE
-from headword.evaluation.features import Readable
-from headword.evaluation.shapes import EncodeImages, EncodeTexts, evaluate_shapes
+from headword.errors import HeadwordError
+from headword.evaluation.features import Extracted, Readable, extract
+from headword.evaluation.reference import Reference
+from headword.evaluation.shapes import evaluate_shapes
 from headword.evaluation.sources import LabelledImages, open_images
 from headword.evaluation.zero_shot import METRIC, check_spoken
+from headword.extract.features import none_read
 from headword.files import expand
 from headword.metrics import Places, classification_metrics, retrieval_metrics, retrieval_places
 from headword.superclip.config import TrainConfig
@@ -29,23 +33,27 @@ from headword.superclip.model import SuperCLIP
 from headword.superclip.train import Evaluator
 from headword.superclip.trained import encoders_of
 
-BATCH = 64
-"""Images that are decoded and encoded together."""
-
 KS = (10, 5, 1)
 
 SHAPES = ("overall", *ATTRIBUTES, "i2t_r1", "t2i_r1")
 """What `measure_shapes` measures."""
 
 
-def training_evaluators(config: TrainConfig) -> dict[str, Evaluator]:
+def training_evaluators(
+    config: TrainConfig, *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Evaluator]:
     """The evaluators that a configuration means; none where neither the data nor `eval_data` gives one.
 
     `shapes` is measured on its validation split, which has the combinations of training: the held-out ones
     are for the end.
 
+    Args:
+        config: all options.
+        say: called with a line when pictures of `eval_data` cannot be read, which are left out.
+
     Raises:
-        HeadwordError: if `eval_data` is not there, or is of no kind that can be measured on.
+        HeadwordError: if `eval_data` is not there, is of no kind that can be measured on, or none of its
+            pictures can be read.
     """
     found: dict[str, Evaluator] = {}
     if is_shapes(config.data):
@@ -54,11 +62,12 @@ def training_evaluators(config: TrainConfig) -> dict[str, Evaluator]:
         return found
     path = expand(config.eval_data)
     if path.is_file():
-        found["retrieval"] = _retrieval(read_captions(path, split=config.eval_split, default=WATCHED))
+        entries = read_captions(path, split=config.eval_split, default=WATCHED)
+        found["retrieval"] = _retrieval(entries, _Pictures([entry.image for entry in entries], path, say))
     else:
         data = open_images(config.eval_data, split=config.eval_split, default=WATCHED)
         check_spoken(data)
-        found["zero_shot"] = _zero_shot(data)
+        found["zero_shot"] = _zero_shot(data, _Pictures(data.images, data.source, say))
     return found
 
 
@@ -75,26 +84,77 @@ def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
     return {"overall": told.pop("overall"), **told}
 
 
-def _retrieval(entries: Sequence[Captioned]) -> Evaluator:
+@dataclass
+class _Pictures:
+    """What a model under training is measured on, less what cannot be read."""
+
+    images: Sequence[Readable]
+    source: object
+    say: Callable[[str], None]
+    left_out: int = 0
+    """How many the last evaluation did without."""
+
+    def __post_init__(self) -> None:
+        skipped: dict[int, str] = {}
+        for place, image in enumerate(self.images):
+            try:
+                load_image(image() if callable(image) else image)
+                return
+            except HeadwordError as error:
+                skipped[place] = str(error)
+        raise HeadwordError(none_read(skipped, len(self.images)))
+
+    def features(self, subject: Reference) -> Extracted:
+        """Their features; how many are left out is said when it changes."""
+        found = extract(subject, self.images, cache=False)
+        if len(found.skipped) != self.left_out:
+            self.left_out = len(found.skipped)
+            first = f"; the first: {found.skipped[0]}" if found.skipped else ""
+            self.say(
+                f"{self.left_out:,} of {len(self.images):,} pictures of {self.source} cannot be read and are "
+                f"left out of the evaluation{first}"
+            )
+        return found
+
+
+def _subject(model: SuperCLIP) -> Reference:
+    """A model that is trained, in evaluation mode, as one that is measured."""
+    device = model.clip.logit_scale.device
+    transform = evaluation_transform(model.clip.visual.preprocess_cfg)
+    return Reference(
+        name="the model",
+        revision=None,
+        model=model,
+        transform=transform,
+        embed_images=model.encode_image,
+        embed_texts=lambda texts: model.encode_text(model.tokenize(texts).ids.to(device)),
+        transform_settings=str(transform),
+        device=device,
+    )
+
+
+def _retrieval(entries: Sequence[Captioned], pictures: _Pictures) -> Evaluator:
     """Recall@k both ways and what else `retrieval_metrics` gives."""
     ks = [k for k in KS if k < len(entries) or k == 1]
-    captions = [caption for entry in entries for caption in entry.captions]
-    owner = torch.tensor([row for row, entry in enumerate(entries) for _ in entry.captions])
 
     def score(places: Places) -> dict[str, float]:
-        metrics, first = retrieval_metrics(places, ks), f"t2i_r{max(ks)}"
-        return {first: metrics.pop(first), **metrics}
+        metrics = retrieval_metrics(places, [k for k in ks if k <= places.n_images])
+        return dict(sorted(metrics.items(), key=lambda metric: metric[0] != f"t2i_r{max(ks)}"))
 
     def measure(model: SuperCLIP) -> dict[str, float]:
-        encode_images, encode_texts = encoders_of(model)
-        images = _images(encode_images, [entry.image for entry in entries])
-        return score(retrieval_places(images, _texts(encode_texts, captions), owner))
+        subject = _subject(model)
+        found = pictures.features(subject)
+        kept = [entries[place] for place in found.kept]
+        captions = [caption for entry in kept for caption in entry.captions]
+        owner = torch.tensor([row for row, entry in enumerate(kept) for _ in entry.captions])
+        words = subject.text_embeds(subject.text_features(captions))
+        return score(retrieval_places(subject.image_embeds(found.features), words, owner))
 
     ones, rows = torch.ones(max(ks), dtype=torch.int64), torch.arange(max(ks))
     return Evaluator(tuple(score(Places(caption=ones, image=ones, owner=rows, n_images=max(ks)))), measure)
 
 
-def _zero_shot(data: LabelledImages) -> Evaluator:
+def _zero_shot(data: LabelledImages, pictures: _Pictures) -> Evaluator:
     """Mean per-class and top-k accuracy, each class being the mean of its prompts."""
     templates = data.templates or (DEFAULT_TEMPLATE,)
     prompts = [template.replace("{}", name) for template in templates for name in data.names]
@@ -105,26 +165,11 @@ def _zero_shot(data: LabelledImages) -> Evaluator:
         return {METRIC: metrics.pop(METRIC), **metrics}
 
     def measure(model: SuperCLIP) -> dict[str, float]:
-        encode_images, encode_texts = encoders_of(model)
-        images = _images(encode_images, data.images)
-        words = _texts(encode_texts, prompts).view(len(templates), len(data.names), -1).mean(dim=0)
-        return score(images @ F.normalize(words, dim=1).T, torch.tensor(data.labels))
+        subject = _subject(model)
+        found = pictures.features(subject)
+        said = subject.text_embeds(subject.text_features(prompts))
+        words = F.normalize(said.view(len(templates), len(data.names), -1).mean(dim=0), dim=1)
+        labels = torch.tensor(data.labels)[list(found.kept)]
+        return score(subject.image_embeds(found.features) @ words.T, labels)
 
     return Evaluator(tuple(score(torch.zeros(1, len(data.names)), torch.tensor([0]))), measure)
-
-
-def _images(encode: EncodeImages, images: Sequence[Readable]) -> Tensor:
-    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
-    return _unit(encode([_read(image) for image in batch]) for batch in batches)
-
-
-def _read(image: Readable) -> Image.Image:
-    return load_image(image() if callable(image) else image)
-
-
-def _texts(encode: EncodeTexts, texts: Sequence[str]) -> Tensor:
-    return _unit(encode(list(texts[start : start + BATCH])) for start in range(0, len(texts), BATCH))
-
-
-def _unit(parts: Iterable[Tensor]) -> Tensor:
-    return F.normalize(torch.cat([part.float().cpu() for part in parts]), dim=1)

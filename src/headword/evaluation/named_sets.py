@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from headword.cache import cache_folder
 from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.data.splits import chosen_split
 from headword.encoders._hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed
+from headword.files import expand
 from headword.names import spoken
 
 PHOTO = "A photo of a {}"
@@ -76,8 +74,7 @@ def torchvision_set(name: str, split: str | None, default: Sequence[str]) -> Lab
         options["train"] = split == "train"
     elif known.splits != ("all",):
         options["split"] = split
-    root = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")).expanduser()
-    root = root / "datasets"
+    root = cache_folder() / "datasets"
     make = partial(getattr(torchvision.datasets, known.dataset), str(root), **options)
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -109,7 +106,7 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
         import datasets
     except ModuleNotFoundError:
         raise MissingExtraError("reading Hugging Face data sets", "eval") from None
-    folder = Path(name).expanduser()
+    folder = expand(name)
     try:
         with data_sets():
             found = datasets.load_from_disk(str(folder)) if folder.is_dir() else datasets.load_dataset(name)

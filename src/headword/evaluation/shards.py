@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headword.data.folders import image_suffixes
 from headword.data.images import ImageSource, load_image_bytes
 from headword.data.splits import chosen_split
-from headword.data.tars import members, read_member
+from headword.data.tars import expand_shards, members, read_member
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
 from headword.evaluation.sources import LabelledImages, indexed
-from headword.files import read_text
+from headword.files import expand, read_text
 from headword.names import spoken
 from headword.reading import open_file
 
@@ -40,14 +38,14 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
     """
     if "://" in pattern or pattern.startswith("pipe:"):
         raise HeadwordError(f"shards are read from local files; download {pattern} first")
-    root = Path(pattern).expanduser()
+    root = expand(pattern)
     if split is None and root.is_dir() and not any(root.glob("*.tar")):
         split = chosen_split({entry.name for entry in root.iterdir() if entry.is_dir()}, default)
     if split is not None:
         if not (root / split).is_dir():
             raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
         root = root / split
-    files = _expand(root)
+    files = list(map(Path, expand_shards(str(root))))
     images: list[Readable] = []
     labels: list[str] = []
     for file in files:
@@ -75,28 +73,6 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
         split=split,
         version="\n".join(stamps),
     )
-
-
-def _expand(root: Path) -> list[Path]:
-    span = re.search(r"\{(\d+)\.\.(\d+)\}", str(root))
-    if span:
-        numbers = range(int(span[1]), int(span[2]) + 1)
-        name = str(root)
-        files = [
-            Path(f"{name[: span.start()]}{number:0{len(span[1])}d}{name[span.end() :]}") for number in numbers
-        ]
-    elif root.is_dir():
-        files = sorted(root.glob("*.tar"))
-    elif glob.has_magic(str(root)):
-        files = sorted(map(Path, glob.glob(str(root))))  # noqa: PTH207
-    else:
-        files = [root]
-    for file in files:
-        if not file.is_file():
-            raise HeadwordError(f"there is no shard {file}")
-    if not files:
-        raise HeadwordError(f"there are no .tar shards in {root}")
-    return [file.absolute() for file in files]
 
 
 def _samples(file: Path) -> Iterator[tuple[Readable, str]]:

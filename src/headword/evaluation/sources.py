@@ -21,11 +21,11 @@ from pathlib import Path
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import class_folders
 from headword.data.splits import TESTED, TRAINED, chosen_split, parts, pooled
-from headword.data.tables import text_rows
+from headword.data.tables import beside, text_rows
 from headword.errors import HeadwordError
 from headword.evaluation.features import Readable
+from headword.files import expand
 from headword.names import spoken
-from headword.reading import is_file
 
 LABEL_KEYS = ("label", "class", "class_name", "category", "target")
 _SPLITS = {*TRAINED, *TESTED}
@@ -68,7 +68,7 @@ def open_images(
             classes, or the names do not fit the labels.
     """
     scheme, colon, rest = data.partition(":")
-    path = Path(data).expanduser()
+    path = expand(data)
     if colon and scheme == "hf":
         from headword.evaluation.named_sets import hugging_face
 
@@ -133,7 +133,7 @@ def _table(path: Path, split: str | None, default: Sequence[str]) -> LabelledIma
         if not row[image_key] or not row[label_key]:
             raise HeadwordError(f"{where} needs an image and a label, one column each")
         splits.append(row.get("split") or None)
-        images.append(_beside(path, row[image_key]))
+        images.append(beside(path, row[image_key]))
         labels.append(row[label_key].strip())
     known_splits = {name for name in splits if name is not None}
     split = split or chosen_split(known_splits, default)
@@ -156,14 +156,6 @@ def indexed(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     keys = sorted(different, key=int) if numeric else sorted(different)
     place = {label: number for number, label in enumerate(keys)}
     return tuple(keys), tuple(place[label] for label in labels)
-
-
-def _beside(path: Path, image: str) -> Path:
-    """Where a table's image is: beside the table, in its folder `images`, or as the path says."""
-    for folder in (path.parent, path.parent / "images"):
-        if is_file(folder / image):
-            return folder / image
-    return path.parent / image  # reading it says that it is missing
 
 
 def _renamed(found: LabelledImages, names: tuple[str, ...]) -> tuple[str, ...]:

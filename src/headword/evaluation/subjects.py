@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
+from headword.files import expand
 from headword.pairs import Pairs
 
 
@@ -220,7 +220,7 @@ def open_subject(
     Raises:
         HeadwordError: if it is none of these or cannot be loaded.
     """
-    if vision is not None and not Path(model).expanduser().is_dir():
+    if vision is not None and not expand(model).is_dir():
         raise HeadwordError(f"{model} is no saved model's folder, which --vision goes with")
     if model.startswith(("open_clip:", "transformers:")):
         from headword.evaluation.reference import open_reference
@@ -230,7 +230,7 @@ def open_subject(
         from headword.recycling import recycle
 
         return Recycled(recycle(model, device=device, dtype=dtype), model)
-    if not Path(model).expanduser().is_dir():
+    if not expand(model).is_dir():
         raise HeadwordError(
             f"there is no model {model!r}: give a saved model's folder, embedded, open_clip:ARCHITECTURE/TAG "
             "or transformers:ID"

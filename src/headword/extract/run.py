@@ -21,6 +21,7 @@ from headword.extract.features import Progress
 from headword.extract.job import Job
 from headword.extract.sources import Item, items_of
 from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
+from headword.files import expand
 
 Project = Callable[[Tensor], Tensor]
 """Features `[N, d]` → what is stored `[N, D]`."""
@@ -107,7 +108,7 @@ def extract_features(
     if batch_size < 1 or (workers is not None and workers < 1):
         raise HeadwordError("batch size and workers must be 1 or more")
     items = items_of(source)
-    folder = Path(out).expanduser()
+    folder = expand(out)
     job = Job.of(
         vision,
         len(items),

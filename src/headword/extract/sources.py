@@ -16,7 +16,6 @@ Nothing is decoded while listing; an item that cannot be read is found out when 
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -31,11 +30,11 @@ from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import ImageList, image_suffixes, list_images
 from headword.data.given import given
 from headword.data.images import ImageSource, load_image, load_image_bytes
-from headword.data.tables import text_rows
-from headword.data.tars import MAX_MEMBER, members, read_member
+from headword.data.tables import beside, text_rows
+from headword.data.tars import MAX_MEMBER, expand_shards, members, read_member
 from headword.errors import HeadwordError, MissingExtraError
-from headword.files import read_text
-from headword.reading import is_file, open_file
+from headword.files import expand, read_text
+from headword.reading import open_file
 
 MAX_ROWS = 100_000_000
 """Rows of a Parquet table of images; more are refused, since a few bytes can say any number."""
@@ -172,7 +171,7 @@ def _named(text: str) -> list[Item]:
         return _hugging_face(rest) if scheme == "hf" else _shards(rest)
     if "://" in text:
         return _shards(text) if ".tar" in text else _remote(text)
-    path = Path(text).expanduser()
+    path = expand(text)
     if path.is_dir():
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             return _hugging_face(text)
@@ -197,7 +196,6 @@ def _listed(images: ImageList, items: list[Item]) -> Items:
 def _table(path: Path) -> list[Item]:
     items: dict[str, Item] = {}
     images: dict[str, str] = {}  # by name: a file of few bytes can have the same row without end
-    folders = (path.parent, path.parent / "images")
     for number, row in enumerate(_rows(path)):
         key = next((key for key in IMAGE_KEYS if key in row), None)
         if key is None:
@@ -213,8 +211,7 @@ def _table(path: Path) -> list[Item]:
         if "://" in image:
             item = Item(_storable(name), _storable(image), UrlReader(image, image))
         else:
-            files = (file for folder in folders if is_file(file := folder / image))
-            item = file_item(next(files, path.parent / image), name)
+            item = file_item(beside(path, image), name)
         _once_more(items, item, path)
     return list(items.values())
 
@@ -276,25 +273,6 @@ def _shards(pattern: str) -> list[Item]:
     return [item for shard in expand_shards(pattern) for item in _members(shard)]
 
 
-def expand_shards(pattern: str) -> list[str]:
-    """ "x-{000..002}.tar" → three names; a glob or a folder → its shards."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match:
-        width = len(match[1])
-        numbers = range(int(match[1]), int(match[2]) + 1)
-        names = (f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}" for n in numbers)
-        return list(itertools.chain.from_iterable(map(expand_shards, names)))
-    if "://" in pattern:
-        return [pattern]
-    path = Path(pattern).expanduser()
-    found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
-    if not found:
-        raise HeadwordError(f"there are no .tar files in {path}")
-    if not found[0].exists():
-        raise HeadwordError(f"there is no shard {path}")
-    return [str(shard.absolute()) for shard in found]
-
-
 def _members(shard: str) -> list[Item]:
     """The images of a shard: where each begins, so that workers read them in any order."""
     items: list[Item] = []
@@ -319,7 +297,7 @@ def _hugging_face(name: str) -> list[Item]:
         raise MissingExtraError("reading Hugging Face data sets", "scale") from None
     from headword.encoders._hub import data_sets
 
-    folder = Path(name).expanduser()
+    folder = expand(name)
     base, _, split = name.partition(":")
     try:
         with data_sets():

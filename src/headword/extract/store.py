@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
-from headword.files import read_json, sealed, sha256, write_text_atomic
+from headword.files import expand, read_json, sealed, sha256, write_text_atomic
+from headword.lock import locked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """1 had no checksums."""
+_LOCK = ".lock"
 HEADER = "_headword.json"
 OK = "ok"
 
@@ -78,7 +81,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     Raises:
         HeadwordError: if the folder is no store, one of a newer format, or the header was changed.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     if not (folder / HEADER).is_file():
         raise HeadwordError(f"{folder} is no feature store: it has no {HEADER}; make one with headword embed")
     header = read_json(folder / HEADER)
@@ -102,7 +105,7 @@ def checked_parts(folder: str | Path) -> Iterator[Path]:
     Raises:
         HeadwordError: if the header or a part is damaged, or a part of a complete store is missing.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     parts = _parts(folder)
     if not parts and not (folder / HEADER).is_file():
         return
@@ -156,33 +159,23 @@ class StoreWriter:
     """
 
     def __init__(self, folder: str | Path, header: Mapping[str, Any]) -> None:
-        from filelock import FileLock, Timeout
-
-        self.folder = Path(folder).expanduser()
+        self.folder = expand(folder)
         self._header = {"format": FORMAT, **header}
         if self.folder.exists() and not self.folder.is_dir():
             raise HeadwordError(f"{self.folder} is a file; give the name of a folder")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / HEADER).exists() and any(
-                entry.name != ".lock" and not entry.name.startswith(f".{HEADER}")
-                for entry in self.folder.iterdir()
-            ):
-                raise HeadwordError(
-                    f"{self.folder} holds something that is no feature store; give a new folder"
-                )
-            self._lock = FileLock(self.folder / ".lock")
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise HeadwordError(
-                f"another process is writing {self.folder}; wait for it, or give another folder"
-            ) from None
+            there = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
         except OSError as error:
             raise HeadwordError(f"cannot write in {self.folder}: {error.strerror}") from error
+        if HEADER not in there and any(name != _LOCK and not name.startswith(f".{HEADER}") for name in there):
+            raise HeadwordError(f"{self.folder} holds something that is no feature store; give a new folder")
+        self._held = ExitStack()
+        refusal = f"another process is writing {self.folder}; wait for it, or give another folder"
+        self._held.enter_context(locked(self.folder / _LOCK, refusal))
         try:
             self._begin()
         except BaseException:
-            self._lock.release()
+            self._held.close()
             raise
 
     def _begin(self) -> None:
@@ -227,7 +220,7 @@ class StoreWriter:
             if kind is None:
                 raise
         finally:
-            self._lock.release()
+            self._held.close()
 
     def describe(self, **facts: object) -> None:
         """Say what is known only now that the first rows are there.

@@ -86,7 +86,7 @@ def _request(query: Query, k: int, where: str | None) -> bytes | None:
         if not isinstance(query.image, str | Path):
             return None
         try:
-            image = Path(query.image).expanduser()
+            image = expand(query.image)
             if not image.is_file() or image.stat().st_size > _MOST_IMAGE:
                 return None
             said["image"] = base64.b64encode(image.read_bytes()).decode()

@@ -109,10 +109,6 @@ class ExactSearch:
             )
         return found
 
-    def best_of(self, places: Places, query: Floats, offset: float, k: int) -> tuple[Places, Doubles]:
-        """The k best of some rows, ascending `places`; see `top`."""
-        return _best(places, self._exact(places, query, offset), k)
-
     def _exact(self, places: Places, query: Floats, offset: float) -> Doubles:
         scores = np.empty(len(places))
         for start in range(0, len(places), _RESCORED):

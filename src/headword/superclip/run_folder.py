@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headword.errors import HeadwordError
-from headword.files import check_new_folder, expand, read_json, write_text_atomic
+from headword.files import check_new_folder, expand, read_json, remove_unfinished, write_text_atomic
 from headword.lock import locked
 from headword.results import environment
 from headword.superclip import checkpoint
@@ -157,8 +157,8 @@ def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: 
     """Make a new run's folder, or write down the options that a resumed one goes on with."""
     if place.fresh and place.folder.exists():
         shutil.rmtree(place.folder)
-    for left in (place.folder / "checkpoints").glob(".step-*"):  # half-written when a run was killed
-        shutil.rmtree(left, ignore_errors=True)
+    checkpoints = place.folder / "checkpoints"
+    remove_unfinished(place.folder, checkpoints, *checkpoints.glob("step-*"))
     said = {
         "format": checkpoint.FORMAT,
         "config": config.as_dict(),

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headword.aligners import Identity
+from headword.data.images import name_of, transformed
 from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
@@ -148,9 +149,9 @@ def encoders_of(
     transform = evaluation_transform(model.clip.visual.preprocess_cfg)
 
     def images(pictures: list[Image.Image]) -> Tensor:
-        batch = torch.stack([transform(picture) for picture in pictures]).to(_device(model))
+        batch = torch.stack([transformed(transform, picture, name_of(picture)) for picture in pictures])
         with evaluating(model), torch.no_grad():
-            return model.encode_image(batch)
+            return model.encode_image(batch.to(_device(model)))
 
     def texts(captions: list[str]) -> Tensor:
         ids = model.tokenize(captions).ids.to(_device(model))

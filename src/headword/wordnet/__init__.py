@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from headword.errors import HeadwordError
+from headword.files import expand
 
 TABLE = Path(__file__).parent / "nouns.tsv.gz"
 
@@ -106,7 +107,7 @@ def _shipped() -> WordNet:
 def _from_folder(folder: str) -> WordNet:
     from headword.wordnet.derive import read_nouns
 
-    file = Path(folder).expanduser() / "data.noun"
+    file = expand(folder) / "data.noun"
     if not file.is_file():
         raise HeadwordError(
             f"HEADWORD_WORDNET={folder} has no data.noun; name WordNet's folder of dictionary files, "

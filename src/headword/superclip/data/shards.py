@@ -14,7 +14,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,9 @@ from torch import Tensor
 from headword.cache import cache_folder, cache_limit
 from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
 from headword.data.images import load_image_bytes
-from headword.data.tars import members, read_member
+from headword.data.tars import expand_shards, members, read_member
 from headword.errors import HeadwordError
-from headword.extract.sources import expand_shards
-from headword.files import load_tensors, save_tensors
+from headword.files import expand, load_tensors, save_tensors
 from headword.reading import open_file, open_regular, parse_json
 from headword.superclip.data.base import Sample
 
@@ -91,7 +89,7 @@ class Shards:
         """
         if "://" in pattern or pattern.startswith("pipe:"):
             raise HeadwordError(f"shards are read from local files; download {pattern} first")
-        root = Path(pattern).expanduser()
+        root = expand(pattern)
         if split is not None and not (root / split).is_dir():
             raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
         if split is not None or (root / "train").is_dir():
