@@ -194,6 +194,12 @@ def test_a_search_that_took_long_says_what_would_make_it_quick(terminal: Termina
     assert "While headword app index runs, a search takes a fraction of a second." in shown.lines
 
 
+def test_a_picture_like_another_leads_on(terminal: Terminal) -> None:
+    """What a search says to do next is another search."""
+    shown = read(terminal.run("search", "index", "--like", "0000.jpg", "-k", 2), 80)
+    assert re.fullmatch(r"Next: headword search index --like (?!0000)\d{4}\.jpg", shown.lines[-1]), shown.text
+
+
 def test_an_index_is_checked(terminal: Terminal, folder: Path) -> None:
     """Every file of it; one with a flipped bit is named, with how to mend it."""
     shown = terminal.run("index", "--check", "index", pause=0.25)
