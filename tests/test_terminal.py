@@ -261,7 +261,7 @@ def test_ctrl_c_keeps_what_was_done(terminal: Terminal, own: Path, command: str)
 
 def test_ctrl_c_keeps_the_texts(terminal: Terminal, folder: Path) -> None:
     """While texts are encoded, as while images are."""
-    words = [word for n in range(8) for word in ("--template", f"terminal {n}: {{}}")]
+    words = [word for n in range(8) for word in ("--template", f"{folder.parent.name} {n}: {{}}")]
     recycle = ("recycle", "--vision", "net", "--words", "plain", *words, "--out", "made")
     press = (CTRL_C, re.compile(rf"texts .* [1-9]\d*/{8 * CLASSES}").search)
     try:
