@@ -148,3 +148,13 @@ def test_a_long_path_is_never_broken(
 def test_classify_json_has_results_early(tmp_path: Path) -> None:
     text = json.dumps(result_json("classify", model={"x": 1}, results=[]))
     assert text.index('"results"') < text.index('"model"') < text.index('"environment"')
+
+
+def test_what_cannot_be_read_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = {"b.jpg": "/home/me/in/b.jpg is not an image", "c.jpg": "permission denied", "d": "d: is empty"}
+    Output(False, None).unreadable(reasons)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  b.jpg: is not an image",
+        "  c.jpg: permission denied",
+        "  d: is empty",
+    ]

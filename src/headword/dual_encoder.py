@@ -44,7 +44,7 @@ class Centre:
         if self.kind == "default":
             return "not centred (the aligner's default centre)"
         where = f" from {self.source}" if self.source else ""
-        left_out = f" ({self.unreadable:,} unreadable ones left out)" if self.unreadable else ""
+        left_out = f" ({self.unreadable:,} unreadable left out)" if self.unreadable else ""
         return f"mean of {self.images:,} images{where}{left_out}"
 
 

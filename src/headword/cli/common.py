@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -171,7 +172,8 @@ class Output:
             return
         self.say(f"Left out, since they cannot be read: {len(reasons):,}")
         for path, why in list(reasons.items())[:_NAMED]:
-            self.say(f"  {path}: {why.removeprefix(path).lstrip(': ')}")
+            _, named, rest = why.partition(path)  # the reason may name it, by its whole path
+            self.say(f"  {path}: {rest.lstrip(': ') if named else why}")
         if len(reasons) > _NAMED:
             self.say(f"  … and {len(reasons) - _NAMED:,} more; all are in the JSON (--json)")
 
@@ -211,6 +213,11 @@ class Output:
 
 
 _WIDEST = 10_000  # columns; what a table is measured in that may be wider than the terminal
+
+
+def quoted(path: str | Path) -> str:
+    """A path as it is typed in a shell."""
+    return shlex.quote(str(path))
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headword.cli.app import command
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, quoted
 
 if TYPE_CHECKING:
     from headword.report import Found, Labelled
@@ -52,7 +52,7 @@ def demo(
     output.say()
     output.facts("Seconds", [(step, f"{value:.2f}") for step, value in result.seconds.items()])
     output.say(f"Page: {result.page}")
-    output.next_step(f'headword classify {result.saved} YOUR.jpg --labels "a cat,a dog"')
+    output.next_step(f'headword classify {quoted(result.saved)} YOUR.jpg --labels "a cat,a dog"')
     output.result(
         "demo",
         model=result.model.provenance(),

@@ -146,7 +146,7 @@ def embed(
         output.say(f"Note: {note}")
     if done.unreadable:
         output.say("Why images are unreadable is in the column status of the store.")
-    output.next_step(f"in Python: headword.data.vectors.read_vectors({str(out)!r})")
+    output.next_step("in Python: from headword.data.vectors import read_vectors")
     output.result(
         "embed",
         model=provenance or {"vision": encoder.provenance()},

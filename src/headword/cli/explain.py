@@ -16,6 +16,7 @@ from headword.cli.common import (
     QuietOption,
     TemplateOption,
     VisionOption,
+    quoted,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def explain(
         results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
     if doubt:
         output.say(f"Take all with care: {doubt}.")
-    output.next_step(f'headword classify {model} IMAGE --labels "{",".join(words[:2])}"')
+    output.next_step(f"headword classify {quoted(model)} IMAGE --labels {quoted(','.join(words[:2]))}")
     output.result(
         "explain",
         model=encoder.provenance(),

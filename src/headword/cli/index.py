@@ -19,6 +19,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     VisionOption,
+    quoted,
 )
 
 
@@ -119,7 +120,7 @@ def index(
     output.unreadable(changes.unreadable)
     for note in changes.notes:
         output.say(note)
-    output.next_step(f"headword search {out} WORDS, or headword app {out}")
+    output.next_step(f"headword search {quoted(out)} WORDS, or headword app {quoted(out)}")
     output.result(
         "index",
         model=about["model"]["provenance"],

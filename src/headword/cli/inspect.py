@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import command
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption
+from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption, quoted
 
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
@@ -56,7 +56,7 @@ def inspect(
             output.say(expectation(config["doubt"]))
         if classes:
             _show_classes(output, classes, names)
-        output.next_step(f'headword classify {model} IMAGE --labels "a cat,a dog"')
+        output.next_step(f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"')
         said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
         output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return
@@ -71,7 +71,7 @@ def inspect(
         f"Recycling would pair {rows.n_classes:,} rows of width {encoder.dim:,} with the names of their "
         "classes."
     )
-    output.next_step(f"headword recycle --vision {model} --out model")
+    output.next_step(f"headword recycle --vision {quoted(model)} --out model")
     output.result(
         "inspect", model={"vision": encoder.provenance()}, classes=[c.as_json() for c in labels.classes]
     )

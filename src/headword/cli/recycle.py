@@ -18,6 +18,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     TemplateOption,
+    quoted,
 )
 from headword.errors import HeadwordError
 
@@ -121,7 +122,7 @@ def recycle(
     output.table("Seconds", ("step", "s"), [(step, f"{s:.2f}") for step, s in model.timings.items()])
     if model.doubt:
         output.say(expectation(model.doubt))
-    output.next_step(f'headword classify {out} IMAGE --labels "a cat,a dog"')
+    output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"')
     output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 
 

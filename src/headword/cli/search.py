@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     VisionOption,
+    quoted,
 )
 from headword.errors import HeadwordError
 
@@ -98,8 +98,9 @@ def search(
             output.say(f"Answered by the server at {answer.url}")
         elif time.perf_counter() - begin > LONG_SECONDS:
             output.say(f"While headword app {index} runs, a search takes a fraction of a second.")
-        if hits:
-            output.next_step(f"headword search {index} --like {shlex.quote(hits[0].path)}")
+        other = next((hit.path for hit in hits if hit.path != like), None)
+        if other is not None:
+            output.next_step(f"headword search {quoted(index)} --like {quoted(other)}")
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
@@ -157,4 +158,4 @@ def show_hits(
         output.say("No image satisfies the condition.")
     if coverage is not None and coverage[1]:
         known = "" if coverage[0] is None else f" (coverage {coverage[0]:.2f})"
-        output.say(f"Out of the head's depth{known}, take with care. More: headword explain")
+        output.say(f"Out of the head's depth{known}, take with care; headword explain MODEL WORDS says why.")

@@ -19,6 +19,7 @@ from headword.cli.common import (
     QuietOption,
     TemplateOption,
     VisionOption,
+    quoted,
     read_labels,
 )
 
@@ -63,7 +64,7 @@ def tag(
     if doubt:
         output.say(f"Take these with care: {doubt}.")
     wanted = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
-    output.next_step(f"headword search {index} --where \"tag = '{wanted}'\" -k 20 WORDS")
+    output.next_step(f"headword search {quoted(index)} --where \"tag = '{wanted}'\" -k 20 WORDS")
     output.result(
         "tag",
         model=about["model"]["provenance"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Mapping
 from enum import Enum
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import command
-from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption
+from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption, quoted
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def _use(model: Path, data: str) -> str:
     labels = (
         "a red circle,two blue stars" if data.partition(":")[0] == "shapes" else "one thing,another thing"
     )
-    return f'headword classify {shlex.quote(str(model))} IMAGE --labels "{labels}"'
+    return f'headword classify {quoted(model)} IMAGE --labels "{labels}"'
 
 
 def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
