@@ -54,7 +54,7 @@ class Live:
         """One request, its path sent as it is; a body that is no bytes goes as JSON."""
         said = {"Content-Type": "application/json"} if body is not None else {}
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.address.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.address.port, timeout=120)
         try:
             connection.request(method, path, content, {**said, **(headers or {})})
             response = connection.getresponse()
