@@ -224,7 +224,9 @@ def test_a_transform_that_fails_names_the_picture(live: Live, pictures, monkeypa
     ]:
         reply = live.post(path, body)
         assert reply.status == 400
-        assert reply.json["error"].startswith(f"the model's transform fails on {name}: ")
+        assert reply.json["error"].startswith(f"{name} (")
+        why = "does not fit in the memory" if made == "an error" else "the model's transform fails on it: "
+        assert why in reply.json["error"]
         assert "\n" not in reply.json["error"]
 
 

@@ -140,7 +140,10 @@ def transformed(transform: Callable[[Image.Image], Tensor], image: Image.Image, 
         HeadwordError: with `name`, if it fails on this picture, for want of memory too.
     """
     try:
-        return transform(middle(image))
+        pixels = transform(middle(image))
+        if not _is_tensor(pixels):
+            raise TypeError(f"it gives {describe(pixels)}, not a tensor")
+        return pixels
     except MemoryError:
         raise _too_large(image, name) from None
     except Exception as error:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import torch
+from PIL import Image
 from torch import Tensor
 
 from headword import __version__
@@ -361,15 +362,15 @@ def transformed(vision: VisionEncoder, data: bytes, name: str) -> Tensor:
     Raises:
         HeadwordError: if it is none, has too many pixels, or the model's transform fails on it.
     """
-    image = load_image_bytes(data, name, max_pixels=MAX_PIXELS)
-    pixels = shaped(vision.source.transform, image, name)[None]
-    if not pixels.is_floating_point() or pixels.shape != (1, 3, *vision.source.input_size):
-        raise HeadwordError(
-            f"the model's transform fails on {name}: it made {pixels.dtype} of the shape {list(pixels.shape)}"
-        )
-    if not bool(pixels.isfinite().all()):
-        raise HeadwordError(f"the model's transform fails on {name}: its pixels are not finite")
-    return pixels
+    wanted = (3, *vision.source.input_size)
+
+    def transform(image: Image.Image) -> Tensor:
+        pixels = vision.source.transform(image)
+        if isinstance(pixels, Tensor) and (pixels.shape != wanted or not bool(pixels.isfinite().all())):
+            raise ValueError(f"it made {pixels.dtype} of the shape {list(pixels.shape)}, or not finite")
+        return pixels
+
+    return shaped(transform, load_image_bytes(data, name, max_pixels=MAX_PIXELS), name)[None]
 
 
 def _about(serving: Serving) -> dict[str, Any]:
