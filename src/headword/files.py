@@ -104,7 +104,10 @@ def check_new_folder(
     if not entries:
         return
     if not overwrite:
-        raise HeadwordError(f"{target} already exists; give another name, or overwrite it (--overwrite)")
+        raise HeadwordError(
+            f"{target} already exists; give another name, or overwrite it (--overwrite; in Python "
+            "overwrite=True)"
+        )
     if not (target / marker).is_file():
         raise HeadwordError(f"{target} is not overwritten: it has no {marker}, so it is not headword's own")
     strange = [name for name in entries if known is not None and name != marker and name not in known]

@@ -22,8 +22,11 @@ from headword.cli.common import (
     TemplateOption,
     VisionOption,
     expand_images,
+    flags,
+    quoted,
     read_labels,
 )
+from headword.errors import HeadwordError
 
 AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
 
@@ -99,12 +102,14 @@ def classify(
             paths, batch_size=batch_size, centre=running, skipped=skipped, progress=progress
         )
     read = [path for place, path in enumerate(paths) if place not in skipped]
+    if collection != OFF and len(read) < 2:
+        raise HeadwordError(f"--collection {collection} labels images by one another; give two or more")
     templates = template or encoder.template
     spoken = encoder.encode_text(words, template=templates)
     cosines = embeds @ spoken.T
     fit, doubt, covered = encoder.coverage_fit, encoder.doubt, dict[str, float]()
     if fit is not None:
-        covered = dict(zip(words, encoder.coverage(words, template=templates).tolist(), strict=True))
+        covered = dict(zip(words, encoder.coverage(words).tolist(), strict=True))
     far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
     scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
     chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
@@ -127,12 +132,20 @@ def classify(
     if doubt:
         output.say(f"* Take all with care: {doubt}. More: headword inspect {model}")
     elif far:
-        output.say(f"* Out of the head's depth, take with care: {', '.join(far)}. More: headword explain")
+        output.say(
+            f"* Out of the head's depth, take with care: {', '.join(far)}. headword explain {quoted(model)} "
+            "WORDS says why."
+        )
     unreadable = {str(paths[place]): why for place, why in skipped.items()}
     output.unreadable(unreadable)
     notes = list(paths.notes)
     if collection != OFF:
-        notes.append(f"transductive: {collection} labels the whole collection at once")
+        notes.append(
+            f"transductive: {collection} labels the whole collection at once; read its percentages as an "
+            "order, they are surer than they are right"
+        )
+    if len(words) == 1 and not multi_label:
+        notes.append("one label alone always gets 100 %; give more to choose from, or --none-of-these")
     if running is not None:
         notes.append(
             "each image is centred on the mean of those up to it; --centre-on none takes it as it is"
@@ -140,9 +153,11 @@ def classify(
     for note in notes:
         output.say(note)
     if len(paths) > 1:
-        output.next_step("--json FILE keeps all labels; headword index makes the images searchable")
+        folder = next((name for name in images if Path(name).is_dir()), "FOLDER")
+        output.next_step(f"headword index {quoted(model)} {quoted(folder)} --out index{flags(vision=vision)}")
     else:
-        output.next_step("a folder in place of the image labels all of its images")
+        chosen = quoted(",".join(words[: len(words) - none_of_these]))
+        output.next_step(f"headword classify {quoted(model)} FOLDER --labels {chosen}{flags(vision=vision)}")
     output.result(
         "classify",
         model=encoder.provenance(),

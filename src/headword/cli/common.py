@@ -220,6 +220,11 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def flags(**given: str | Path | None) -> str:
+    """Options that the next command needs as this one did, as they are typed; with a space before each."""
+    return "".join(f" --{name} {quoted(value)}" for name, value in given.items() if value is not None)
+
+
 def printable(text: str) -> str:
     """Text with what is not UTF-8 (in names of files, say) replaced, so that it can be written anywhere."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

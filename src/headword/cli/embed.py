@@ -139,8 +139,9 @@ def embed(
         ("images", f"{done.rows:,}, of which {done.ok:,} embedded and {done.unreadable:,} unreadable"),
         ("of an earlier run", f"{done.resumed:,}"),
         ("engine", f"{done.engine} in {done.precision}"),
-        ("speed", f"{done.images_per_second:,.0f} images/s, {done.seconds:,.1f} s"),
     ]
+    if done.rows > done.resumed:
+        facts.append(("speed", f"{done.images_per_second:,.0f} images/s, {done.seconds:,.1f} s"))
     output.facts(f"Embedded into {out}", facts)
     for note in [*([done.note] if done.note else []), *done.notes]:
         output.say(f"Note: {note}")

@@ -20,6 +20,7 @@ from headword.cli.common import (
     QuietOption,
     TemplateOption,
     VisionOption,
+    quoted,
 )
 from headword.errors import HeadwordError
 from headword.files import expand
@@ -120,10 +121,14 @@ def evaluate(
     subject = open_subject(model, vision=vision, device=device.value, dtype=dtype.value)
     with output.progress("images") as progress:
         result = run(subject, protocol, progress=progress)
-    rows = [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]
+    rows: list[tuple[str, str]] = []
+    for key in ("images", "classes", "captions"):
+        if isinstance(count := result.data.get(key), int):
+            rows.append((key, f"{count:,}"))
+    rows += [(key, f"{value:.2f}" + " %" * (key != "seconds")) for key, value in result.metrics.items()]
     output.table(f"{result.name}: {result.protocol.title}", ("metric", "value"), rows)
     _remarks(output, [result])
-    output.next_step("headword compare puts it beside other models; --json FILE keeps it")
+    output.next_step(f"headword compare {quoted(model)} OTHER --task {task} --data {quoted(data)}")
     output.result("evaluate", **result.parts())
 
 

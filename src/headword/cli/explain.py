@@ -16,6 +16,7 @@ from headword.cli.common import (
     QuietOption,
     TemplateOption,
     VisionOption,
+    flags,
     quoted,
 )
 
@@ -59,7 +60,8 @@ def explain(
         results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
     if doubt:
         output.say(f"Take all with care: {doubt}.")
-    output.next_step(f"headword classify {quoted(model)} IMAGE --labels {quoted(','.join(words[:2]))}")
+    labels = quoted(",".join(words))
+    output.next_step(f"headword classify {quoted(model)} IMAGE --labels {labels}{flags(vision=vision)}")
     output.result(
         "explain",
         model=encoder.provenance(),

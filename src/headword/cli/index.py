@@ -19,6 +19,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     VisionOption,
+    flags,
     quoted,
 )
 
@@ -120,7 +121,9 @@ def index(
     output.unreadable(changes.unreadable)
     for note in changes.notes:
         output.say(note)
-    output.next_step(f"headword search {quoted(out)} WORDS, or headword app {quoted(out)}")
+    output.next_step(
+        f"headword search {quoted(out)} WORDS, or headword app {quoted(out)}{flags(vision=vision)}"
+    )
     output.result(
         "index",
         model=about["model"]["provenance"],

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headword.cli.app import command
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, VisionOption, quoted
+from headword.cli.common import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    VisionOption,
+    flags,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from headword.dual_encoder import DualEncoder
@@ -56,7 +65,9 @@ def inspect(
             output.say(expectation(config["doubt"]))
         if classes:
             _show_classes(output, classes, names)
-        output.next_step(f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"')
+        output.next_step(
+            f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"{flags(vision=vision)}'
+        )
         said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
         output.result("inspect", model=said, classes=[c.as_json() for c in classes])
         return

@@ -18,6 +18,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     TemplateOption,
+    flags,
     quoted,
 )
 from headword.errors import HeadwordError
@@ -122,7 +123,8 @@ def recycle(
     output.table("Seconds", ("step", "s"), [(step, f"{s:.2f}") for step, s in model.timings.items()])
     if model.doubt:
         output.say(expectation(model.doubt))
-    output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"')
+    own = " + ".join(vision) if vision and any(one.startswith("module:") for one in vision) else None
+    output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"{flags(vision=own)}')
     output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 
 

@@ -19,6 +19,7 @@ from headword.cli.common import (
     Output,
     QuietOption,
     VisionOption,
+    flags,
     quoted,
 )
 from headword.errors import HeadwordError
@@ -64,7 +65,7 @@ def search(
 ) -> None:
     """Find the images of an index that are nearest to words.
 
-    Or to a picture, or to both.
+    Or to a picture, or to both. With --where alone, list those that satisfy it.
     """
     output = Output(quiet, json_to)
     if paths and json_to == "-":
@@ -73,18 +74,21 @@ def search(
 
     text = " ".join(words) if words else None
     query = Query(text=text, image=image, like=like, negative=tuple(negative or ()))
-    query.check()
+    listing = where is not None and query == Query()
+    if not listing:
+        query.check()
     from headword.search.client import ask_server
 
     begin = time.perf_counter()
     answer = None
-    if device is Device.auto:  # a server has its own
+    if device is Device.auto and not listing:  # a server has its own
         answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
         opened = Index.open(index, model=model, vision=vision, device=device.value)
-        hits, about, environment = opened.search(query, k=k, where=where), opened.about(), None
+        hits = opened.browse(k=k, where=where) if listing else opened.search(query, k=k, where=where)
+        about, environment = opened.about(), None
         known = None if text is None else opened.coverage(text)
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
@@ -93,14 +97,15 @@ def search(
         for path in absolute(index, hits):
             typer.echo(os.fsencode(path))
     else:
-        show_hits(output, index, hits, known)
+        show_hits(output, index, hits, known, scored=not listing)
         if answer is not None:
             output.say(f"Answered by the server at {answer.url}")
         elif time.perf_counter() - begin > LONG_SECONDS:
             output.say(f"While headword app {index} runs, a search takes a fraction of a second.")
         other = next((hit.path for hit in hits if hit.path != like), None)
         if other is not None:
-            output.next_step(f"headword search {quoted(index)} --like {quoted(other)}")
+            more = flags(like=other, model=model, vision=vision)
+            output.next_step(f"headword search {quoted(index)}{more}")
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
@@ -121,7 +126,13 @@ def search(
             "engine": about["engine"],
         },
         results=[
-            {"path": hit.path, "score": hit.score, "tag": hit.tag, "tag_score": hit.tag_score} for hit in hits
+            {
+                "path": hit.path,
+                "score": None if listing else hit.score,
+                "tag": hit.tag,
+                "tag_score": hit.tag_score,
+            }
+            for hit in hits
         ],
         coverage=None if known is None else known[0],
         out_of_depth=known is not None and known[1],
@@ -143,15 +154,20 @@ def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
 
 
 def show_hits(
-    output: Output, index: Path, hits: Sequence[Hit], coverage: tuple[float | None, bool] | None = None
+    output: Output,
+    index: Path,
+    hits: Sequence[Hit],
+    coverage: tuple[float | None, bool] | None = None,
+    *,
+    scored: bool = True,
 ) -> None:
-    """Print hits."""
+    """Print hits; without their cosines where nothing was searched for."""
     tagged = any(hit.tag is not None for hit in hits)
     rows = [
-        (f"{n}", f"{hit.score:.3f}", *([hit.tag or ""] if tagged else []), hit.path)
+        (f"{n}", *([f"{hit.score:.3f}"] if scored else []), *([hit.tag or ""] if tagged else []), hit.path)
         for n, hit in enumerate(hits, start=1)
     ]
-    columns = ("", "cosine", *(["tag"] if tagged else []), "image")
+    columns = ("", *(["cosine"] if scored else []), *(["tag"] if tagged else []), "image")
     if hits:
         output.table(f"Found in {index}", columns, rows, whole="image")
     else:

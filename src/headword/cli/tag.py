@@ -19,6 +19,7 @@ from headword.cli.common import (
     QuietOption,
     TemplateOption,
     VisionOption,
+    flags,
     quoted,
     read_labels,
 )
@@ -63,8 +64,11 @@ def tag(
     about, doubt = opened.about(), opened.model.doubt
     if doubt:
         output.say(f"Take these with care: {doubt}.")
+    if untagged:
+        output.say('Those with none are found by --where "tag is null".')
     wanted = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
-    output.next_step(f"headword search {quoted(index)} --where \"tag = '{wanted}'\" -k 20 WORDS")
+    where = quoted(f"tag = '{wanted}'")
+    output.next_step(f"headword search {quoted(index)} --where {where}{flags(model=model, vision=vision)}")
     output.result(
         "tag",
         model=about["model"]["provenance"],

@@ -45,7 +45,7 @@ COLUMNS: dict[str, Kind] = {
 }
 """What a filter may name. A time is its nanoseconds since 1970, UTC."""
 
-_KINDS = {"text": ("text", "'2019'"), "number": ("a number", "1000"), "time": ("a time", "'2019-12-31'")}
+_KINDS = {"text": ("text", "'a name'"), "number": ("a number", "1000"), "time": ("a time", "'2019-12-31'")}
 _INTEGERS = (-(2**63), 2**63 - 1)
 
 
@@ -286,7 +286,7 @@ class _Parser:
             self._took("timestamp", "date")
         if self.token.kind != ("number" if kind == "number" else "text"):
             what, example = _KINDS[kind]
-            if (kind, self.token.kind) == ("text", "number"):
+            if kind == "text" and self.token.kind in ("number", "word"):
                 example = f"'{self.token.text[:40]}'"
             self._fail(f"{column} is {what}: write {column} = {example}")
         if kind == "number":

@@ -322,7 +322,10 @@ class Index:
         if query.like is not None:
             place = version.place_of(query.like)
             if place is None:
-                raise HeadwordError(f"{query.like!r} is not in the index {self.path}")
+                raise HeadwordError(
+                    f"{query.like!r} is not in the index {self.path}; give its path as a search shows it, "
+                    "within the indexed folder"
+                )
             slot = version.slots[place]
             units = np.asarray(version.rows[slot : slot + 1])
         else:
