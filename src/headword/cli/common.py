@@ -151,6 +151,8 @@ class Output:
         for n, column in enumerate(columns):
             least = max((row[n].cell_len for row in cells), default=0) if column == whole else None
             table.add_column(Text(printable(column)), min_width=least)
+        if not columns:  # else names and values lose in proportion, long paths their ends
+            table.add_column(min_width=max((row[0].cell_len for row in cells), default=0), no_wrap=True)
         for row in cells:
             table.add_row(*row)
         console = Console()

@@ -258,7 +258,7 @@ def _open(file: BinaryIO, path: PurePath) -> Image.Image:
             elif accepted:
                 failed = f"is of the format {name}, which is not supported"
     photo = prefix[4:12] in _PHONE_BRANDS or path.suffix.lower() in PHONE_SUFFIXES
-    if not failed and photo and "HEIF" not in Image.OPEN:
+    if not failed and photo and "HEIF" not in Image.ID:
         raise MissingExtraError(f"{path} cannot be read: what opens such photos", "photos")
     raise HeadwordError(
         f"{path} {failed or 'is not an image, or of a format that is not supported'}; {_MEND}"
