@@ -151,11 +151,16 @@ class Output:
         for n, column in enumerate(columns):
             least = max((row[n].cell_len for row in cells), default=0) if column == whole else None
             table.add_column(Text(printable(column)), min_width=least)
-        if not columns:  # else names and values lose in proportion, long paths their ends
-            table.add_column(min_width=max((row[0].cell_len for row in cells), default=0), no_wrap=True)
+        console = Console()
+        if not columns and cells:
+            # A long path keeps its end: names go over lines before the words of values do.
+            name, value = (max(_longest_word(row[n].plain) for row in cells) for n in (0, 1))
+            room = console.width - value - 3
+            names = max(row[0].cell_len for row in cells)
+            table.add_column(max_width=max(name, min(names, room)))
+            table.add_column(min_width=value)
         for row in cells:
             table.add_row(*row)
-        console = Console()
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
         needed = Measurement.get(console, console.options.update(max_width=_WIDEST), table).minimum
         console.width = max(console.width, needed)
@@ -220,6 +225,10 @@ _WIDEST = 10_000  # columns; what a table is measured in that may be wider than 
 def quoted(path: str | Path) -> str:
     """A path as it is typed in a shell."""
     return shlex.quote(str(path))
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 def flags(**given: str | Path | None) -> str:
