@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, Path]) 
 
     from headword.names import imagenet_classes
 
-    root = tmp_path_factory.mktemp("t")  # short: a path of its own is never broken, however wide it makes a line
+    root = tmp_path_factory.mktemp("t")  # short, since a path is never broken, however wide its line
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=CLASSES)
     names = [c.name for c in imagenet_classes(1000)[1][:CLASSES]]
