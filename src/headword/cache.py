@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
 from headword.files import load_tensors, read_metadata, save_tensors, write_text_atomic
+from headword.reading import expand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def cache_folder() -> Path:
     import platformdirs
 
     said = os.environ.get("HEADWORD_CACHE")
-    return Path(said).expanduser() if said else Path(platformdirs.user_cache_dir("headword"))
+    return expand(said) if said else Path(platformdirs.user_cache_dir("headword"))
 
 
 def cache_limit() -> int:

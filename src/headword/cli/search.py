@@ -142,6 +142,7 @@ def search(
 
 def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
     """The files that were found."""
+    from headword.reading import expand
     from headword.search.manifest import Manifest
 
     if any("\\x" in hit.path for hit in hits):  # stands for a byte that is no UTF-8; the index knows it
@@ -149,7 +150,7 @@ def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
 
         opened = Index.open(index)
         return [opened.file(hit.path) for hit in hits]
-    root = Path(Manifest.read(index.expanduser()).root)
+    root = Path(Manifest.read(expand(index)).root)
     return [root / hit.path for hit in hits]
 
 
