@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
@@ -141,6 +142,21 @@ def test_two_processes_at_once():
     assert [run.communicate()[1] for run in runs] == ["", ""]
     cache = VectorCache({"kind": "text"}, 2)
     assert got(cache, [f"{name} {n}" for name in ("one", "two") for n in range(60)]) == [*range(60)] * 2
+
+
+def test_segment_that_goes_while_it_is_opened_is_read_where_it_went(monkeypatch):
+    """Another process merges while safetensors has the file open and torch is about to map it."""
+    writer = VectorCache({"kind": "text"}, 2)
+    writer.put(keys("a"), vectors(1))
+    load = safetensors.torch.load_file
+
+    def merged_meanwhile(path):
+        monkeypatch.setattr(safetensors.torch, "load_file", load)
+        path.rename(path.with_stem("merged"))
+        torch.UntypedStorage.from_file(str(path), False, 8)
+
+    monkeypatch.setattr(safetensors.torch, "load_file", merged_meanwhile)
+    assert got(VectorCache({"kind": "text"}, 2), ["a"]) == [1]
 
 
 def counted_text(calls: list[int], **changes: object) -> TextEncoder:

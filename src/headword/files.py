@@ -312,7 +312,9 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     path = check_tensors(path)
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
+        if not path.exists():  # removed since it was checked; torch says that as a RuntimeError
+            raise HeadwordError(f"{path} is not there any more") from error
         raise HeadwordError(f"{path} is damaged and cannot be read as safetensors: {error}") from error
 
 
