@@ -16,13 +16,13 @@ import torch
 from typer.testing import CliRunner
 
 import headword.cache as cache_module
-from extraction import draw, tiny_vision
 from headword.cache import VectorCache, cache_folder, clear, entries, evict, key_of
 from headword.cli import app
 from headword.encoders import TextEncoder, TextSource
 from headword.errors import HeadwordError
 from headword.extract import features as features_module
 from headword.extract import image_features
+from support.extraction import draw, tiny_vision
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DualEncoder": "headword.dual_encoder",
+    "DualEncoder": "headword.model",
     "HeadwordError": "headword.errors",
-    "Pairs": "headword.pairs",
+    "Pairs": "headword.aligners.pairs",
     "list_images": "headword.data.folders",
-    "load": "headword.saved_model",
+    "load": "headword.saved",
     "load_text": "headword.encoders",
     "load_vision": "headword.encoders",
     "make_aligner": "headword.aligners",
@@ -26,14 +26,14 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
     from headword.aligners import make_aligner as make_aligner
+    from headword.aligners.pairs import Pairs as Pairs
     from headword.data.folders import list_images as list_images
-    from headword.dual_encoder import DualEncoder as DualEncoder
     from headword.encoders import load_text as load_text
     from headword.encoders import load_vision as load_vision
     from headword.errors import HeadwordError as HeadwordError
-    from headword.pairs import Pairs as Pairs
+    from headword.model import DualEncoder as DualEncoder
     from headword.recycling import recycle as recycle
-    from headword.saved_model import load as load
+    from headword.saved import load as load
 
 
 def __getattr__(name: str) -> Any:

@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
-from headword.files import load_tensors, read_metadata, save_tensors, write_text_atomic
-from headword.reading import expand
+from headword.files import expand, load_tensors, read_metadata, save_tensors, write_text_atomic
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from headword.aligners import Aligner, KernelRidge, make_aligner
 from headword.aligners.joint import for_parts
-from headword.coverage import fit_coverage
+from headword.aligners.pairs import Pairs
 from headword.data.captions import Captioned, read_captions
-from headword.data.given import Pool
-from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
+from headword.encoders.enrichment import PLAIN, Enrichment, enriched_pairs, make_enrichment
 from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates
 from headword.encoders.vision import Vision
-from headword.enrichment import PLAIN, Enrichment, enriched_pairs, make_enrichment
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
-from headword.names import ClassName
-from headword.names import class_names as read_names
-from headword.pairs import Pairs
-from headword.scoring import leave_classes_out, names_taught, prior_scores, scores_from
+from headword.extract.given import Pool
+from headword.head.names import ClassName
+from headword.head.names import class_names as read_names
+from headword.model import Centre, DualEncoder
+from headword.scoring.familiarity import fit_coverage
+from headword.scoring.probabilities import leave_classes_out, names_taught, prior_scores, scores_from
 
 CAPTIONS_FROM = 50
 """Captioned images from which their mean is a centre worth having, and rows and images are centred each."""

@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
     """Versions and machine, as results carry them."""
     import torch
 
-    from headword.saved_model import versions
+    from headword.saved import versions
 
     return {
         **versions(),

@@ -10,8 +10,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners.base import Aligner, prepared
+from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
-from headword.pairs import Pairs
 
 MANY_PAIRS = 10_000
 """Past this many pairs 500 epochs are the default, else 2,500: the paper's for 21k and for 1k heads."""

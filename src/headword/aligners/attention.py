@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner, weighted_mean
-from headword.pairs import Pairs
+from headword.aligners.pairs import Pairs
 
 
 class PrototypeAttention(Aligner):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
 from headword.errors import HeadwordError
-from headword.pairs import HEAD, ROW_SOURCES, Pairs
 
 
 class Aligner(nn.Module, ABC):

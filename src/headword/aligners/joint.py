@@ -10,8 +10,8 @@ from typing_extensions import Self
 from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner
 from headword.aligners.kernel import KernelRidge
+from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
-from headword.pairs import Pairs
 
 _NEAREST = 5  # texts that say how well a part knows another
 _SAMPLE = 2048  # of a part's texts, at least, tell what is usual among them

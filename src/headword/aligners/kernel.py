@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headword.aligners._linalg import cholesky, double, row_chunks, solve_positive
 from headword.aligners.base import Aligner, prepared, weighted_mean
-from headword.pairs import Pairs
+from headword.aligners.pairs import Pairs
 
 _NUGGET = 1e-6
 """Added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding."""

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners.base import Aligner
+from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
-from headword.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headword.aligners._linalg import double, solve_positive
 from headword.aligners.base import Aligner, prepared, source_means, weighted_mean
-from headword.pairs import HEAD, Pairs
+from headword.aligners.pairs import HEAD, Pairs
 
 
 class Ridge(Aligner):

@@ -19,7 +19,7 @@ OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 ORDER = (
     "recycle", "inspect", "classify", "explain", "embed", "index", "search", "tag", "app", "evaluate",
-    "compare", "reproduce", "train", "demo", "cache",
+    "compare", "train", "demo", "cache",
 )  # fmt: skip
 """The commands in the order of the work."""
 
@@ -49,24 +49,17 @@ class Command(TyperCommand):
     context_class = _Context
 
 
-class Group(TyperGroup):
-    """Commands in the order of the work; an error becomes one line on stderr and an exit code.
+class _Errors:
+    """An error becomes one line on stderr and an exit code.
 
     2 is the user's mistake, 1 is ours or the machine's, 130 is Ctrl-C. A layer that knows what an
     interrupted run leaves raises `KeyboardInterrupt` with that as its message.
     """
 
-    context_class = _Context
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Their names."""
-        names = super().list_commands(ctx)
-        return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
-
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # type: ignore[misc]
         except HeadwordError as error:
             _end(str(error), USER_ERROR)
         except KeyboardInterrupt as error:
@@ -79,6 +72,21 @@ class Group(TyperGroup):
                 "once need less",
                 OUR_ERROR,
             )
+
+
+class LoneCommand(_Errors, Command):
+    """A program of one command."""
+
+
+class Group(_Errors, TyperGroup):
+    """Commands in the order of the work."""
+
+    context_class = _Context
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        names = super().list_commands(ctx)
+        return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
 
 
 NOTHING_KEPT = "no result was written; run the same command again"
@@ -170,7 +178,6 @@ from headword.cli import (  # noqa: E402, F401
     index,
     inspect,
     recycle,
-    reproduce,
     search,
     serve,
     tag,

@@ -78,13 +78,13 @@ def classify(
     output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
     paths = expand_images(images)
-    from headword.collection import OFF, check_method, collective_scores, label_shares
-    from headword.data.priors import read_prior
+    from headword.scoring.label_shares import read_prior
+    from headword.scoring.transductive import OFF, check_method, collective_scores, label_shares
 
     check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
     shares = None if prior is None else label_shares(read_prior(prior), words)
-    from headword.saved_model import load
-    from headword.scoring import NONE_OF_THESE
+    from headword.saved import load
+    from headword.scoring.probabilities import NONE_OF_THESE
 
     encoder = load(
         model, vision=vision, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value

@@ -248,7 +248,7 @@ def expand_images(arguments: Sequence[str]) -> ImageList:
         HeadwordError: if a folder has no images or a glob matches none.
     """
     from headword.data.folders import ImageList
-    from headword.data.given import named_images
+    from headword.extract.given import named_images
 
     images = ImageList()
     for argument in arguments:

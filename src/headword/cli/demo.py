@@ -11,7 +11,7 @@ from headword.cli.app import command
 from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, quoted
 
 if TYPE_CHECKING:
-    from headword.report import Found, Labelled
+    from headword.demo.report import Found, Labelled
 
 
 @command("demo", "demo --out /tmp/demo --overwrite")
@@ -29,7 +29,7 @@ def demo(
     The pictures are real, the words none of its classes; what comes out wrong is shown, too.
     """
     output = Output(quiet, json_to)
-    from headword.demo import run_demo
+    from headword.demo.run import run_demo
 
     result = run_demo(out, overwrite=overwrite, device=device.value, watch=output.progress)
     output.table(

@@ -22,8 +22,8 @@ from headword.cli.common import (
 from headword.files import expand
 
 if TYPE_CHECKING:
-    from headword.dual_encoder import DualEncoder
     from headword.extract import Shared
+    from headword.model import DualEncoder
 
 
 class Space(str, Enum):
@@ -100,7 +100,7 @@ def embed(
     from headword.encoders.own_module import resolve_vision
     from headword.errors import HeadwordError
     from headword.extract import extract_features
-    from headword.saved_model import CONFIG, load
+    from headword.saved import CONFIG, load
 
     shared, provenance = None, None
     folder = expand(model)
@@ -147,7 +147,7 @@ def embed(
         output.say(f"Note: {note}")
     if done.unreadable:
         output.say("Why images are unreadable is in the column status of the store.")
-    output.next_step("in Python: from headword.data.vectors import read_vectors")
+    output.next_step("in Python: from headword.extract.vectors import read_vectors")
     output.result(
         "embed",
         model=provenance or {"vision": encoder.provenance()},
@@ -183,6 +183,6 @@ def shared_space(model: DualEncoder) -> Shared:
 
 def load_encoder(folder: str, vision: str | None = None) -> Any:
     """A saved model's vision encoder, on a Ray worker."""
-    from headword.saved_model import load
+    from headword.saved import load
 
     return load(folder, vision=vision).vision

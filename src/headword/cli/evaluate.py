@@ -115,7 +115,7 @@ def evaluate(
     )  # fmt: skip
     from headword.evaluation import evaluate as run
     from headword.evaluation import open_subject
-    from headword.evaluation.run import check_data
+    from headword.evaluation.tasks import check_data
 
     check_data(protocol)
     subject = open_subject(model, vision=vision, device=device.value, dtype=dtype.value)
@@ -175,7 +175,7 @@ def compare(
     from headword.evaluation import compare as run
     from headword.evaluation import open_subject
     from headword.evaluation.protocol import table
-    from headword.evaluation.run import check_aligners, check_data, with_aligners
+    from headword.evaluation.tasks import check_aligners, check_data, with_aligners
 
     mappings = [name.strip() for name in (aligners or "").split(",")]
     if aligners is not None:
@@ -222,7 +222,7 @@ def _protocol(
     seed: int,
 ) -> Protocol:
     from headword.evaluation import Protocol
-    from headword.names import class_names as read_names
+    from headword.head.names import class_names as read_names
 
     values: dict[str, Any] = {
         "task": task, "data": data, "split": split, "train_split": train_split, "templates": template,

@@ -21,7 +21,7 @@ from headword.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from headword.explaining import Explanation
+    from headword.scoring.explain import Explanation
 
 
 @command('explain model "a zebra" "a birthday party"', 'explain model "a red bicycle" -k 3')
@@ -45,7 +45,7 @@ def explain(
     from headword.encoders.prompts import check_labels
 
     check_labels(words)
-    from headword.saved_model import load
+    from headword.saved import load
 
     encoder = load(model, vision=vision, device=device.value, defer_vision=True)
     templates = template or ["{}"]

@@ -21,9 +21,9 @@ from headword.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from headword.dual_encoder import DualEncoder
     from headword.encoders import VisionEncoder
-    from headword.names import ClassName
+    from headword.head.names import ClassName
+    from headword.model import DualEncoder
 
 
 @command("inspect resnet50.a1_in1k", "inspect model --names 3")
@@ -47,12 +47,12 @@ def inspect(
     """
     output = Output(quiet, json_to)
     from headword.files import expand
-    from headword.saved_model import CLASSES, CONFIG, check_files, load, read_config
+    from headword.saved import CLASSES, CONFIG, check_files, load, read_config
 
     folder = expand(model)
     if (folder / CONFIG).is_file():
         # Nothing is loaded: this also works for a module of one's own, and where an extra is missing.
-        from headword.names import read_class_names
+        from headword.head.names import read_class_names
 
         if vision is not None:  # to see that it fits
             load(folder, vision=vision, device=device.value)
@@ -134,7 +134,7 @@ def _head_facts(head: Mapping[str, Any], labels: Mapping[str, Any]) -> list[tupl
 
 def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the provenance of a dual encoder says."""
-    from headword.dual_encoder import Centre
+    from headword.model import Centre
 
     text, pairs, aligner, scores = said["text"], said["pairs"], said["aligner"], said["scores"]
     sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())

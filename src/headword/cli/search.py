@@ -77,7 +77,7 @@ def search(
     listing = where is not None and query == Query()
     if not listing:
         query.check()
-    from headword.search.client import ask_server
+    from headword.server.client import ask_server
 
     begin = time.perf_counter()
     answer = None
@@ -142,7 +142,7 @@ def search(
 
 def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
     """The files that were found."""
-    from headword.reading import expand
+    from headword.files import expand
     from headword.search.manifest import Manifest
 
     if any("\\x" in hit.path for hit in hits):  # stands for a byte that is no UTF-8; the index knows it

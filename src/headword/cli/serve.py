@@ -12,7 +12,7 @@ from headword.cli.common import Device, DeviceOption, IndexModelOption, Output, 
 from headword.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from headword.search.server import Address
+    from headword.server.serving import Address
 
 
 @command("app index", "app index --open --port 8000", name="app")
@@ -39,7 +39,7 @@ def serve(
     from headword.search import Index
 
     try:
-        from headword.search.server import prepared
+        from headword.server.serving import prepared
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in {"fastapi", "starlette", "uvicorn", "pydantic", "anyio"}:
             raise

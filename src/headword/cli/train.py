@@ -15,8 +15,8 @@ from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption, 
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
-    from headword.superclip.config import TrainConfig
-    from headword.superclip.train import TrainResult
+    from headword.training.config import TrainConfig
+    from headword.training.run import TrainResult
 
 
 class Method(str, Enum):
@@ -119,14 +119,14 @@ def train(
             raise HeadwordError(f"--export trains nothing, so --{flag} does not go with it; leave one out")
         _export(output, export, out, overwrite)
         return
-    from headword.superclip.config import TrainConfig
-    from headword.superclip.run_folder import going_on, options_of
+    from headword.training.config import TrainConfig
+    from headword.training.run_folder import going_on, options_of
 
     if config is None and resume is not None:
         config = options_of(out, resume)
     options = TrainConfig.from_sources(config, set_ or (), **flags)
-    from headword.evaluation.in_training import is_shapes, measure_shapes, training_evaluators
-    from headword.superclip.train import train as run
+    from headword.training.in_training import is_shapes, measure_shapes, training_evaluators
+    from headword.training.run import train as run
 
     evaluators = training_evaluators(options, say=output.say)
     watch = None if output.quiet else lambda record: output.say(_line(record))
@@ -158,8 +158,8 @@ def train(
 
 
 def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
-    from headword.superclip.run_folder import checkpoint_at
-    from headword.superclip.trained import export_checkpoint
+    from headword.training.export import export_checkpoint
+    from headword.training.run_folder import checkpoint_at
 
     source = checkpoint_at(export)
     training = export_checkpoint(source, out, overwrite=overwrite)
@@ -184,7 +184,7 @@ def _use(model: Path, data: str) -> str:
 
 
 def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
-    from headword.superclip.trained import save_trained
+    from headword.training.export import save_trained
 
     assert result.model is not None
     provenance = {

@@ -21,8 +21,7 @@ from typing import Any, Literal, NamedTuple
 from headword.data.splits import chosen_split, parts, pooled
 from headword.data.tables import JSON_LINES, text_rows
 from headword.errors import HeadwordError
-from headword.files import read_json
-from headword.reading import expand, is_file
+from headword.files import expand, is_file, read_json
 
 IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
 CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from headword.data.images import PHONE_SUFFIXES, REFUSED_FORMATS, register_formats
 from headword.errors import HeadwordError
-from headword.reading import expand
+from headword.files import expand
 
 _NAMED = 3  # links that a note names
 _log = logging.getLogger("headword")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from headword.errors import HeadwordError, MissingExtraError
-from headword.reading import expand, open_regular
+from headword.files import expand, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

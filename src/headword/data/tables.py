@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headword.errors import HeadwordError
-from headword.files import read_text
-from headword.reading import is_file, parse_json
+from headword.files import is_file, parse_json, read_text
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 

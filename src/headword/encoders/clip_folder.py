@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from headword.encoders._hub import CHECKPOINTS, PROBES, loading, token_fingerprint
 from headword.encoders.clip_config import check_clip_config
+from headword.encoders.hub import CHECKPOINTS, PROBES, loading, token_fingerprint
 from headword.encoders.repository import Hub
 from headword.encoders.text import TextSource
 from headword.encoders.vision import VisionSource

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from headword.encoders.vision import Labels, VisionEncoder, resolve_device, resolve_dtype
-from headword.names import ClassName
+from headword.head.names import ClassName
 
 
 class DeferredVision(VisionEncoder):

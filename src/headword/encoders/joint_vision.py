@@ -29,8 +29,8 @@ from headword.encoders.vision import (
 )
 from headword.errors import HeadwordError
 from headword.files import expand, read_json, write_text_atomic
-from headword.heads import Head, HeadReader, logits_of
-from headword.names import ClassName, class_names
+from headword.head.finding import Head, HeadReader, logits_of
+from headword.head.names import ClassName, class_names
 
 KIND = "joint"
 SEPARATOR = " + "

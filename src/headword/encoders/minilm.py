@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from headword.encoders._hub import PROBES, check_folder, token_fingerprint
+from headword.encoders.hub import PROBES, check_folder, token_fingerprint
 from headword.files import load_tensors, read_json, read_text
 
 

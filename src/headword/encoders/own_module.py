@@ -25,7 +25,7 @@ from headword.encoders.vision import Labels, Vision, VisionSource, check_transfo
 from headword.encoders.vision_sources import from_module
 from headword.errors import HeadwordError, near
 from headword.files import expand
-from headword.names import class_names
+from headword.head.names import class_names
 
 PREFIX = "module:"
 _PARTS = ("module", "transform", "class_names", "input_size")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headword.encoders.text import TextEncoder
 from headword.errors import HeadwordError
-from headword.wordnet import wordnet
+from headword.head.wordnet import wordnet
 
 DEFAULT_TEMPLATE = "{}"
 MAX_LABEL = 500

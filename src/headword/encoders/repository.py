@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from headword.encoders._hub import loading, refuse_path
+from headword.encoders.hub import loading, refuse_path
 from headword.errors import HeadwordError
 from headword.files import expand
 

@@ -9,14 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headword.encoders._hub import (
-    PROBES,
-    check_folder,
-    loading,
-    refuse_new_weights,
-    silent,
-    token_fingerprint,
-)
+from headword.encoders.hub import PROBES, check_folder, loading, refuse_new_weights, silent, token_fingerprint
 from headword.encoders.repository import find
 from headword.encoders.text import TextSource
 from headword.errors import HeadwordError, MissingExtraError

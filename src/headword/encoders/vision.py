@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from headword.errors import HeadwordError
 from headword.files import expand
-from headword.heads import Head, HeadReader, find_head
-from headword.names import ClassName, class_names, duplicate_names, placeholders
+from headword.head.finding import Head, HeadReader, find_head
+from headword.head.names import ClassName, class_names, duplicate_names, placeholders
 
 Transform = Callable[[Image.Image], Tensor]
 Vision: TypeAlias = (

@@ -15,18 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headword.encoders._hub import (
-    check_folder,
-    loading,
-    refuse_new_weights,
-    refuse_path,
-    silent,
-)
+from headword.encoders.hub import check_folder, loading, refuse_new_weights, refuse_path, silent
 from headword.encoders.repository import Hub, find
 from headword.encoders.vision import Labels, Transform, VisionSource
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
-from headword.names import imagenet_classes, parse_labels, placeholders
+from headword.head.names import imagenet_classes, parse_labels, placeholders
 
 EMBEDDED = ("lite0", "lite1", "lite2")
 

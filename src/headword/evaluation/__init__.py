@@ -9,7 +9,7 @@ run.py         a protocol on a model, or on many
 """
 
 from headword.evaluation.protocol import Protocol, Result
-from headword.evaluation.run import compare, evaluate
 from headword.evaluation.subjects import Recycled, Subject, open_subject
+from headword.evaluation.tasks import compare, evaluate
 
 __all__ = ["Protocol", "Recycled", "Result", "Subject", "compare", "evaluate", "open_subject"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from headword.centring import STRENGTH
 from headword.data.folders import list_images
-from headword.evaluation.features import Extracted, extract
+from headword.evaluation.feature_cache import Extracted, extract
 from headword.evaluation.protocol import Protocol
 from headword.evaluation.subjects import Subject, arrival
 from headword.extract import Progress
+from headword.scoring.centring import STRENGTH
 
 
 def centred(

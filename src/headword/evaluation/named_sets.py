@@ -13,11 +13,11 @@ from typing import Any
 from headword.cache import cache_folder
 from headword.data.images import ImageSource, load_image, load_image_bytes
 from headword.data.splits import chosen_split
-from headword.encoders._hub import data_sets
+from headword.encoders.hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
-from headword.evaluation.sources import LABEL_KEYS, LabelledImages, indexed
+from headword.evaluation.data_sets import LABEL_KEYS, LabelledImages, indexed
 from headword.files import expand
-from headword.names import spoken
+from headword.head.names import spoken
 
 PHOTO = "A photo of a {}"
 """The paper's prompt; what a set adds to it follows in `SETS`."""

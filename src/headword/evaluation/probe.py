@@ -12,9 +12,9 @@ from torch import Tensor
 
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.centre import centred
-from headword.evaluation.features import Extracted, extract, name_features
+from headword.evaluation.data_sets import LabelledImages, open_images
+from headword.evaluation.feature_cache import Extracted, extract, name_features
 from headword.evaluation.protocol import Protocol, Result
-from headword.evaluation.sources import LabelledImages, open_images
 from headword.evaluation.subjects import Subject
 from headword.evaluation.zero_shot import check_spoken, counts, kept_labels, settled
 from headword.extract import Progress

@@ -9,10 +9,10 @@ from typing import Any
 
 from typing_extensions import Self
 
-from headword.collection import OFF, check_method
 from headword.encoders.prompts import check_templates
 from headword.errors import HeadwordError, near
 from headword.results import result_json
+from headword.scoring.transductive import OFF, check_method
 
 TASKS = ("classification", "retrieval", "probe", "few-shot")
 
@@ -28,7 +28,7 @@ class Protocol:
     task: str
     """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features) or "few-shot"."""
     data: str
-    """Where the images are: see `headword.evaluation.sources`; for retrieval, a caption file."""
+    """Where the images are: see `headword.evaluation.data_sets`; for retrieval, a caption file."""
     name: str | None = None
     """What tables call it; the task and the data when None."""
     split: str | None = None
@@ -49,12 +49,12 @@ class Protocol:
     "reference" (the images of `hubness`) or a folder of images.
     """
     collection: str = "off"
-    """How classification labels the tested images at once, a method of `headword.collection`."""
+    """How classification labels the tested images at once, a method of `headword.scoring.transductive`."""
     prior: str | None = None
     """For "sinkhorn": "uniform", or a JSON file from class name to share."""
     hubness: str | None = None
     """For retrieval: the split of the caption file whose images and texts, unmatched, say what is near to
-    everything; see `headword.collection.Hubs`.
+    everything; see `headword.scoring.transductive.Hubs`.
     """
     k: tuple[int, ...] | None = None
     """The k of top-k and recall@k; 1 and 5, or 1, 5 and 10, as far as the set is large enough, when None."""

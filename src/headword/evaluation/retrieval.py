@@ -8,16 +8,16 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from headword.collection import Hubs
 from headword.data.captions import CaptionList, read_captions
 from headword.data.splits import TESTED
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
-from headword.evaluation.features import extract, text_features
+from headword.evaluation.feature_cache import extract, text_features
 from headword.evaluation.protocol import Protocol, Result
 from headword.evaluation.subjects import Subject
 from headword.extract import Progress
 from headword.metrics import retrieval_metrics, retrieval_places
+from headword.scoring.transductive import Hubs
 
 TOP = (1, 5, 10)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.aligners import make_aligner
+from headword.aligners.pairs import Pairs
 from headword.data.images import ImageSource
-from headword.dual_encoder import Centre, DualEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
 from headword.files import expand
-from headword.pairs import Pairs
+from headword.model import Centre, DualEncoder
 
 
 class Subject(Protocol):
@@ -223,7 +223,7 @@ def open_subject(
     if vision is not None and not expand(model).is_dir():
         raise HeadwordError(f"{model} is no saved model's folder, which --vision goes with")
     if model.startswith(("open_clip:", "transformers:")):
-        from headword.evaluation.reference import open_reference
+        from headword.evaluation.clip import open_reference
 
         return open_reference(model, device=device)
     if model.partition(":")[0] == "embedded":
@@ -235,7 +235,7 @@ def open_subject(
             f"there is no model {model!r}: give a saved model's folder, embedded, open_clip:ARCHITECTURE/TAG "
             "or transformers:ID"
         )
-    from headword.saved_model import load
+    from headword.saved import load
 
     return Recycled(
         load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype), model

@@ -7,18 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headword.collection import OFF, collective_scores, label_shares
-from headword.data.priors import read_prior
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
-from headword.evaluation.features import Extracted, extract, name_features
+from headword.evaluation.data_sets import LabelledImages, open_images
+from headword.evaluation.feature_cache import Extracted, extract, name_features
 from headword.evaluation.protocol import Protocol, Result
-from headword.evaluation.sources import LabelledImages, open_images
 from headword.evaluation.subjects import Subject
 from headword.extract import Progress
+from headword.head.names import placeholders
 from headword.metrics import classification_metrics
-from headword.names import placeholders
+from headword.scoring.label_shares import read_prior
+from headword.scoring.transductive import OFF, collective_scores, label_shares
 
 TOP = (1, 5)
 METRIC = "mean_per_class"

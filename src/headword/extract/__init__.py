@@ -14,6 +14,6 @@ interrupted.
 """
 
 from headword.extract.features import Progress, image_features
-from headword.extract.run import Extraction, Shared, extract_features
+from headword.extract.writing_store import Extraction, Shared, extract_features
 
 __all__ = ["Extraction", "Progress", "Shared", "extract_features", "image_features"]

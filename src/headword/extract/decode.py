@@ -23,8 +23,8 @@ from torch import Tensor
 from headword.data.images import transformed
 from headword.encoders.vision import Transform
 from headword.errors import HeadwordError
+from headword.extract.items import Item
 from headword.extract.pixels import PixelPlan
-from headword.extract.sources import Item
 
 AHEAD = 3
 """Batches that are decoded, or being decoded, before the model asks for them: what bounds the memory."""

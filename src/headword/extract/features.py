@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from headword.cache import VectorCache, cache_limit, key_of
-from headword.data.given import Given, given
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.decode import Batch
+from headword.extract.given import Given, given
+from headword.extract.items import Item, given_items
 from headword.extract.job import Job
-from headword.extract.sources import Item, given_items
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""

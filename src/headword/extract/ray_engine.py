@@ -19,8 +19,8 @@ from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract.decode import Batch
 from headword.extract.engines import Choice
+from headword.extract.items import Item, all_files
 from headword.extract.job import Job
-from headword.extract.sources import Item, all_files
 
 BLOCK_BATCHES = 4
 """Batches in a block: what is computed again where a worker dies."""

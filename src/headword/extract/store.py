@@ -2,7 +2,7 @@
 
 Columns: `id` (string), `path` (string), `embedding` (fixed-size list of float32 or float16; null where the
 image could not be read) and `status` ("ok", else why not, in one line).
-`headword.data.vectors.read_vectors` reads the rows that have an embedding.
+`headword.extract.vectors.read_vectors` reads the rows that have an embedding.
 
 Parts appear whole, after their bytes are on the disk, and are never changed. So whatever stops a writer,
 the store is what was finished, and the next writer goes on from the ids that are there. The header is sealed,
@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
-from headword.files import expand, read_json, sealed, sha256, write_text_atomic
-from headword.lock import locked
+from headword.files import expand, locked, read_json, sealed, sha256, write_text_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headword.data.folders import Found, Scan, scan
-from headword.dual_encoder import DualEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
 from headword.extract.job import Job
 from headword.files import expand
+from headword.model import DualEncoder
 from headword.search.commit import Draft, commit, is_ours
 from headword.search.embedding import Embedder, how_of, shown
 from headword.search.identity import describe, encoder_identity, plain
@@ -106,7 +106,7 @@ def build_index(
     files = scan(root, leave_out=target)
     saved = None if isinstance(model, DualEncoder) else expand(model).resolve()
     if not isinstance(model, DualEncoder):
-        from headword.saved_model import load
+        from headword.saved import load
 
         model = load(model, vision=vision, device=device)
     with writing(target):

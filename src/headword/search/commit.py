@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from headword import __version__
-from headword.dual_encoder import DualEncoder
 from headword.files import save_tensors, sha256
+from headword.model import DualEncoder
 from headword.search import journal, lock, manifest
 from headword.search.manifest import Manifest
 from headword.search.rows import BLOCK, Rows, append_rows, rows_there, write_halves

@@ -18,10 +18,10 @@ from headword.data.folders import Found
 from headword.extract import Progress
 from headword.extract.decode import Batch
 from headword.extract.features import known_features
+from headword.extract.items import Item, file_item
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
-from headword.extract.sources import Item, file_item
-from headword.reading import open_regular
+from headword.files import open_regular
 from headword.search.journal import Journal
 from headword.search.rows import UNKNOWN, append_rows
 from headword.search.space import Floats

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headword.dual_encoder import DualEncoder
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
+from headword.model import DualEncoder
 
 
 def fingerprint_of(model: DualEncoder) -> str:

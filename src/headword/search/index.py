@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headword.dual_encoder import DualEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
+from headword.model import DualEncoder
 from headword.search.identity import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
@@ -87,7 +87,7 @@ class Index:
         Raises:
             HeadwordError: if it cannot be loaded, or is another by now.
         """
-        from headword.saved_model import load
+        from headword.saved import load
 
         said = self._version.manifest.model
         folder = self._moved_to or said["folder"]
@@ -168,8 +168,8 @@ class Index:
     def coverage(self, text: str) -> tuple[float | None, bool] | None:
         """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
 
-        None for a model that cannot tell; see `headword.coverage`. Of one that there is a `doubt` about, all
-        texts are out of its depth, by no number.
+        None for a model that cannot tell. Of one that there is a `doubt` about, all texts are out of its
+        depth, by no number.
         """
         return coverage(self.model, [text])[0]
 

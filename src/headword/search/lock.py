@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from headword.lock import locked
+from headword.files import locked
 
 NAME = ".lock"
 

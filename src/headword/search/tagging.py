@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headword.dual_encoder import DualEncoder
 from headword.encoders.prompts import check_labels, check_templates
 from headword.files import sha256
+from headword.model import DualEncoder
 from headword.search.identity import check_model
 from headword.search.lock import writing
 from headword.search.manifest import Manifest

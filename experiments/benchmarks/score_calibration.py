@@ -1,0 +1,61 @@
+"""Are `classify`'s probabilities honest? Confidence against accuracy, with the scale learnt from the head.
+
+Protocol: the embedded default, centred on each set's own images; the scale and threshold are those `recycle`
+fits by leaving classes of the head out. Expected calibration error over ten bins of equal width; the best
+scale of a grid is shown beside, chosen on the set itself, for comparison only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import headword
+from experiments.benchmarks.common import CLASSIFICATION, features_of, write
+
+GRID = (5, 8, 10, 12, 15, 20, 25, 30, 40, 60)
+
+
+def main() -> None:
+    model = headword.recycle()
+    metrics = {}
+    for name in CLASSIFICATION:
+        data, features = features_of(model.vision, name)
+        labels = torch.tensor(data.labels)
+        cosines = model.centre_on(features).cosines(features, data.names)
+        confidence, said = model.scores.probabilities(cosines).max(dim=1)
+        metrics[name] = {
+            "top1": 100 * float((said == labels).float().mean()),
+            "mean_confidence": 100 * float(confidence.mean()),
+            "calibration_error": 100 * calibration_error(confidence, said == labels),
+            "best_scale_of_grid": min(GRID, key=lambda k: float(F.cross_entropy(k * cosines, labels))),
+            "own_label_over_threshold": 100
+            * share_over(cosines.gather(1, labels[:, None]), model.scores.threshold),
+        }
+    protocol = {"sets": CLASSIFICATION, "centre": "each set's own images", "bins": 10}
+    write(
+        "score_calibration",
+        {"metrics": metrics, "scores": model.scores.as_json(), "protocol": protocol, "seed": 0},
+    )
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = 10) -> float:
+    """Mean over images of |confidence - accuracy| of their bin (Guo et al., 2017)."""
+    place = (confidence * bins).ceil().clamp(1, bins)
+    error = 0.0
+    for number in range(1, bins + 1):
+        inside = place == number
+        if inside.any():
+            gap = confidence[inside].mean() - right[inside].float().mean()
+            error += float(inside.float().mean() * gap.abs())
+    return error
+
+
+def share_over(cosines: Tensor, threshold: float) -> float:
+    """Share of cosines above the threshold."""
+    return float((cosines > threshold).float().mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""CLIP against SuperCLIP: same seeds, same data, same steps. Each run is a file; a stopped one goes on.
+
+    python -m experiments superclip-matrix lr          # the learning rate, for CLIP, on the validation split
+    python -m experiments superclip-matrix shapes      # from scratch: batch 32, 64, 128, three seeds
+    python -m experiments superclip-matrix flickr8k   # from EfficientNet-Lite0, also with recycled prototypes
+    python -m experiments superclip-matrix summary     # results/superclip_matrix.json and .png
+
+`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there
+with the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped
+into memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from experiments.benchmarks.common import RESULTS, cache_folder, data_root, write
+from headword.evaluation.shape_questions import evaluate_shapes
+from headword.metrics import retrieval_metrics, retrieval_places
+from headword.training import SuperCLIP
+from headword.training.config import TrainConfig
+from headword.training.data import Sample, TrainingSet, open_training_set
+from headword.training.export import encoders_of
+from headword.training.run import train
+
+NAME = "superclip_matrix"
+SAMPLES = 48_000
+"""Pairs that each run on shapes sees, whatever its batch size."""
+LR_STEPS = 500
+LRS = (1e-3, 2e-3, 4e-3)
+BATCHES, SEEDS, FLICKR_SEEDS = (32, 64, 128), (0, 1, 2), (0, 1)
+ARMS = ("clip", "superclip")
+ATTRIBUTES = ("overall", "colour", "shape", "size", "count", "relation")
+SHAPES = TrainConfig(
+    model="timm:test_resnet", text_width=64, text_layers=2, embed_dim=64, context_length=24, eval_every=0,
+    tensorboard=False,
+)  # fmt: skip
+FLICKR = TrainConfig(
+    backbone="embedded", image_size=112, text_width=256, text_layers=4, embed_dim=256, context_length=32,
+    epochs=3, batch_size=64, lr=5e-4, backbone_lr_factor=0.1, warmup=30, eval_every=0, checkpoint_every=93,
+    tensorboard=False,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    name: str
+    config: TrainConfig
+
+    @property
+    def arm(self) -> str:
+        """What tables call it."""
+        return self.config.method + (" + prototypes" if self.config.token_init == "prototypes" else "")
+
+
+class Scaled:
+    """A training set whose images were decoded and scaled to a square once, kept in a file."""
+
+    def __init__(self, data: TrainingSet, side: int) -> None:
+        key = hashlib.sha256(f"1 {data.fingerprint} {side}".encode()).hexdigest()[:32]
+        self.fingerprint, self._data, self._side = key, data, side
+        self._file = cache_folder() / f"pixels-{key}.npy"
+        if not self._file.exists():
+            self._write()
+        self._pixels = np.load(self._file, mmap_mode="r")
+
+    def _write(self) -> None:
+        partial = self._file.with_name(f"{self._file.stem}.{os.getpid()}.partial.npy")
+        shape = (len(self._data), self._side, self._side, 3)
+        pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        for index in range(len(self._data)):
+            image = self._data[index].image
+            pixels[index] = np.asarray(image.resize((self._side, self._side), Image.Resampling.BICUBIC))
+        pixels.flush()
+        partial.rename(self._file)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Sample:
+        captions, rewritten, name = self._data.text(index)  # type: ignore[attr-defined]
+        return Sample(Image.fromarray(self._pixels[index]), captions, rewritten, name)
+
+
+def shapes_runs(lr: float, device: str) -> Iterator[Run]:
+    """Every run sees as many pairs; the learning rate grows with the root of the batch, for both arms."""
+    for seed in SEEDS:
+        for batch in BATCHES:
+            for method in ARMS:
+                config = replace(
+                    SHAPES, method=method, batch_size=batch, steps=SAMPLES // batch, seed=seed, device=device,
+                    lr=lr * math.sqrt(batch / 64), warmup=SAMPLES // batch // 10,
+                )  # fmt: skip
+                yield Run(f"shapes-{method}-b{batch}-s{seed}", config)
+
+
+def lr_runs(device: str) -> Iterator[Run]:
+    """CLIP at batch 64, somewhat shorter, with another seed."""
+    for lr in LRS:
+        config = replace(
+            SHAPES, method="clip", batch_size=64, steps=LR_STEPS, warmup=LR_STEPS // 10, seed=100, lr=lr,
+            device=device,
+        )  # fmt: skip
+        yield Run(f"lr-{lr:g}", config)
+
+
+def flickr_runs(device: str) -> Iterator[Run]:
+    """Every run sees as many pairs; the learning rate goes with the root of the batch."""
+    for seed in FLICKR_SEEDS:
+        for method in ARMS:
+            config = replace(FLICKR, method=method, seed=seed, device=device)
+            yield Run(f"flickr8k-{method}-s{seed}", config)
+            size = config.batch_size // 2
+            half = replace(config, batch_size=size, lr=config.lr / math.sqrt(2), warmup=2 * config.warmup)
+            yield Run(f"flickr8k-{method}-b{size}-s{seed}", half)
+    config = replace(FLICKR, method="superclip", seed=0, device=device, token_init="prototypes")
+    yield Run("flickr8k-superclip-prototypes-s0", config)
+
+
+def file_of(run: Run) -> Path:
+    return RESULTS / NAME / f"{run.name}.json"
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """The run's result, if it was run with this very configuration (on whatever device)."""
+    if not file_of(run).is_file():
+        return None
+    said: dict[str, Any] = json.loads(file_of(run).read_text())
+    before = TrainConfig.of(said["config"])
+    return said if replace(before, device="auto") == replace(run.config, device="auto") else None
+
+
+def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any]) -> None:
+    """Run what has no result yet; the folder of a run that was stopped is gone on with."""
+    for run in runs:
+        if finished(run) is not None:
+            continue
+        print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
+        out = cache_folder() / NAME / run.name
+        begun = time.process_time()
+        result = train(run.config, out, dataset=data, evaluators=evaluators, resume="auto", watch=show)
+        (RESULTS / NAME).mkdir(parents=True, exist_ok=True)
+        write(
+            f"{NAME}/{run.name}",
+            {
+                "config": run.config.as_dict(),
+                "steps": result.steps,
+                "resumed_from": result.resumed_from,
+                "images_per_second": round(result.images_per_second, 2),
+                "cpu_seconds": round(time.process_time() - begun, 1),
+                "metrics": {name: round(value, 3) for name, value in result.metrics.items()},
+            },
+        )
+        shutil.rmtree(out)
+
+
+def show(record: Mapping[str, float]) -> None:
+    if "loss" in record and record["step"] % 100 == 0:
+        print(f"  step {record['step']:.0f}, loss {record['loss']:.3f}", flush=True)
+
+
+def shapes_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
+    def measure(model: SuperCLIP, *, split: str) -> dict[str, float]:
+        return evaluate_shapes(*encoders_of(model), split=split)
+
+    return {split: partial(measure, split=split) for split in ("test", "val")}
+
+
+def flickr_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
+    held = Scaled(open_training_set(str(data_root() / "flickr8k" / "captions.jsonl"), split="test"), 112)
+
+    def retrieval(model: SuperCLIP) -> dict[str, float]:
+        images, texts = encoders_of(model)
+        samples = [held[index] for index in range(len(held))]
+        captions = [caption for sample in samples for caption in sample.captions]
+        owner = torch.tensor([row for row, sample in enumerate(samples) for _ in sample.captions])
+        pictures = [sample.image for sample in samples]
+        x = torch.cat([images(pictures[i : i + 100]) for i in range(0, len(pictures), 100)]).float().cpu()
+        t = torch.cat([texts(captions[i : i + 250]) for i in range(0, len(captions), 250)]).float().cpu()
+        unit = torch.nn.functional.normalize
+        found = retrieval_metrics(retrieval_places(unit(x, dim=1), unit(t, dim=1), owner))
+        return {name: value for name, value in found.items() if "_r" in name}
+
+    return {"test": retrieval}
+
+
+def best_lr() -> float:
+    """CLIP's best on the validation split, at batch 64."""
+    found = {lr: finished(run) for lr, run in zip(LRS, lr_runs("auto"), strict=True)}
+    known = {lr: said["metrics"]["val/overall"] for lr, said in found.items() if said is not None}
+    if len(known) < len(LRS):
+        raise SystemExit("choose the learning rate first: python -m experiments superclip-matrix lr")
+    return max(known, key=lambda lr: known[lr])
+
+
+def summary() -> None:
+    """Means and standard deviations over seeds, and SuperCLIP's advantage pair by pair."""
+    cells: dict[str, Any] = {}
+    groups = {
+        f"shapes, batch {b}": [r for r in shapes_runs(best_lr(), "auto") if f"-b{b}-" in r.name]
+        for b in BATCHES
+    }
+    for run in flickr_runs("auto"):
+        groups.setdefault(f"flickr8k, batch {run.config.batch_size}", []).append(run)
+    for group, runs in groups.items():
+        done = {run: said for run in runs if (said := finished(run)) is not None}
+        arms: dict[str, dict[int, dict[str, float]]] = {}
+        for run, said in done.items():
+            arms.setdefault(run.arm, {})[run.config.seed] = said["metrics"]
+        cells[group] = {
+            arm: {"seeds": sorted(by_seed), **spread([by_seed[seed] for seed in sorted(by_seed)])}
+            for arm, by_seed in arms.items()
+        }
+        both = sorted(set(arms.get("clip", {})) & set(arms.get("superclip", {})))
+        if both:
+            gains = [
+                {key: arms["superclip"][s][key] - arms["clip"][s][key] for key in arms["clip"][s]}
+                for s in both
+            ]
+            cells[group]["superclip - clip"] = {"seeds": both, **spread(gains)}
+    write(NAME, {"samples": SAMPLES, "lr": best_lr(), "cells": cells})
+    figure(cells)
+    print(table(cells))
+
+
+def table(cells: Mapping[str, Any]) -> str:
+    """The means and deviations as Markdown."""
+    names = {
+        "shapes": (
+            *(f"test/{name}" for name in (*ATTRIBUTES, "i2t_r1", "t2i_r1")),
+            "val/overall", "val/shape", "val/t2i_r1",
+        ),
+        "flickr8k": tuple(f"test/{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)),
+    }  # fmt: skip
+    lines: list[str] = []
+    for kind, columns in names.items():
+        lines += ["", f"| {kind} | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+        for group, arms in cells.items():
+            if not group.startswith(kind):
+                continue
+            for arm, said in arms.items():
+                known = (said[name] for name in columns)
+                shown = (
+                    f"{v['mean']:.1f}" + (f" ± {v['sd']:.1f}" if v["sd"] is not None else "") for v in known
+                )
+                lines.append(f"| {group}, {arm} | {len(said['seeds'])} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[dict[str, float]]) -> dict[str, Any]:
+    keys = [key for key in values[0] if "chance" not in key and "images" not in key]
+    return {
+        key: {
+            "mean": round(statistics.fmean(v[key] for v in values), 2),
+            "sd": round(statistics.stdev(v[key] for v in values), 2) if len(values) > 1 else None,
+        }
+        for key in keys
+    }
+
+
+def figure(cells: Mapping[str, Any]) -> None:
+    """SuperCLIP's advantage attribute by attribute against the batch size, mean and deviation over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(1, len(ATTRIBUTES), figsize=(12, 2.6), sharey=True, layout="constrained")
+    splits = (
+        ("val", "seen combinations", "#767676", 0.97),
+        ("test", "held-out combinations", "#c8502f", 1.03),
+    )
+    for name, axis in zip(ATTRIBUTES, axes, strict=True):
+        axis.axhline(0, color="black", linewidth=0.8)
+        for split, label, colour, beside in splits:
+            said = [cells[f"shapes, batch {b}"].get("superclip - clip") for b in BATCHES]
+            points = [
+                (b * beside, one[f"{split}/{name}"]["mean"], one[f"{split}/{name}"]["sd"] or 0)
+                for b, one in zip(BATCHES, said, strict=True)
+                if one
+            ]
+            if points:
+                x, y, error = zip(*points, strict=True)
+                axis.errorbar(x, y, yerr=error, color=colour, marker="o", capsize=3, label=label)
+        axis.set(title=name, xscale="log", xticks=BATCHES, xticklabels=BATCHES, xlabel="batch")
+        axis.minorticks_off()
+    axes[0].set(ylabel="SuperCLIP − CLIP,\npoints")
+    axes[3].legend(frameon=False, fontsize="small")
+    drawn.savefig(RESULTS / f"{NAME}.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["lr", "shapes", "flickr8k", "summary"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", default="", help="what a run's name must contain")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if args.what == "summary":
+        summary()
+        return
+    if args.what == "flickr8k":
+        runs = flickr_runs(args.device)
+        source, side = open_training_set(str(data_root() / "flickr8k" / "captions.jsonl"), split="train"), 112
+        evaluators = flickr_evaluators()
+    else:
+        runs = lr_runs(args.device) if args.what == "lr" else shapes_runs(best_lr(), args.device)
+        source, side = open_training_set("shapes"), 64
+        evaluators = shapes_evaluators()
+    perform((run for run in runs if args.only in run.name), Scaled(source, side), evaluators)
+
+
+if __name__ == "__main__":
+    main()

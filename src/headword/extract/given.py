@@ -1,0 +1,226 @@
+"""What people give as images in Python: taken, or refused by name in one line. Decided here alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from headword.data.folders import ImageList, list_images, warn
+from headword.data.images import ImageSource, describe, is_image_tensor
+from headword.errors import HeadwordError
+from headword.extract.vectors import read_vectors
+from headword.files import expand
+
+_VECTORS = frozenset({".npz", ".npy", ".parquet", ".safetensors"})
+
+HELD = 64
+"""Pictures in memory at once, of a source that is read as it goes."""
+
+ACCEPTED = (
+    "accepted are a path, folder or glob, a PIL image, a uint8 tensor [3,H,W] or NumPy array [H,W,3], the "
+    "bytes of an image file, a list or any iterable of these, a uint8 tensor [N,3,H,W] or array [N,H,W,3], "
+    "a float tensor [N,3,H,W] that is already transformed, or float features [N,d]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Single images, of which none is opened yet."""
+
+    stretches: Iterable[list[ImageSource]]
+    """Read once, one after the other; of an iterable's pictures a stretch has at most `HELD`."""
+    total: int = 0
+    """How many there are, as far as the source says."""
+
+    def __iter__(self) -> Iterator[list[ImageSource]]:
+        return iter(self.stretches)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Unlabelled images to centre on."""
+
+    images: object
+    folder: str | None = None
+    """The folder they are all the images of, or the file they are features in; absolute."""
+
+    @classmethod
+    def of(cls, source: object) -> Pool:
+        """A pool from what `DualEncoder.centre_on` accepts; a folder is listed, no image is opened yet.
+
+        Raises:
+            HeadwordError: if the folder is missing or has no images.
+        """
+        if isinstance(source, Pool):
+            return source
+        if not isinstance(source, str | os.PathLike):
+            return cls(source)
+        path = expand(source)
+        if path.suffix.lower() in _VECTORS and path.is_file():
+            return cls(read_vectors(path).values.float(), str(path.resolve()))
+        if path.is_file():
+            return cls(source)
+        images = list_images(source)
+        warn(images.notes, source)
+        return cls(images, str(path.resolve()))
+
+
+def given(images: Any) -> Tensor | Given:
+    """What a user gave as images; see `DualEncoder.encode_image` for the kinds.
+
+    Returns:
+        A float tensor, `[N, d]` of features or `[N, 3, H, W]` of transformed images, or single images.
+
+    Raises:
+        HeadwordError: on anything else, with what to do; for what an iterable gives, when it is reached.
+    """
+    if _is_labelled_batch(images):
+        images = images[0]
+    if isinstance(images, np.ndarray):
+        images = images.tolist() if images.dtype.kind in "OU" else _array(images)
+    if isinstance(images, Tensor) and images.ndim == 4 and all(map(is_image_tensor, images[:1])):
+        images = list(images)
+    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim in (2, 4):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        named = named_images(images)
+        warn(named.notes, images)
+        return Given([list(named)], len(named))
+    if isinstance(images, (list, tuple)):
+        singles = [_single(item, f"item {place}") for place, item in enumerate(images)]
+        return Given([singles], len(singles))
+    if _is_iterable(images):
+        return Given(_stretches(images), len(images) if hasattr(images, "__len__") else 0)
+    return Given([[_single(images)]], 1)
+
+
+def named_images(source: str | os.PathLike[str]) -> ImageList:
+    """The images that a path, a folder or a glob names, sorted; a path is taken at its word.
+
+    Raises:
+        HeadwordError: if a folder or glob has no images.
+    """
+    text = os.fspath(source)
+    path = expand(text)
+    if text and (path.is_dir() or (glob.has_magic(text) and not path.exists())):
+        return list_images(source)
+    if not text:
+        raise HeadwordError("an empty path names no image")
+    return ImageList([path])
+
+
+def _stretches(images: Iterable[object]) -> Iterator[list[ImageSource]]:
+    """Files are names, and go together; pictures come out of the iterable in memory."""
+    part: list[ImageSource] = []
+    held = 0
+    for place, item in enumerate(images):
+        image = _single(item, f"item {place}")
+        part.append(image)
+        held += not isinstance(image, (str, os.PathLike))
+        if held == HELD:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
+
+
+def _single(item: Any, where: str = "") -> ImageSource:
+    if hasattr(item, "as_py"):  # of an Arrow array
+        item = item.as_py()
+    if isinstance(item, (str, os.PathLike, Image.Image, bytes)) or is_image_tensor(item):
+        return item
+    if isinstance(item, bytearray):
+        return bytes(item)
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3:
+        tensor = _array(item)
+        if is_image_tensor(tensor):
+            return tensor
+    if isinstance(item, Mapping) and (cell := item.get("bytes") or item.get("path")):  # datasets' own form
+        return _single(cell, where)
+    said = f"{where} is not an image: {describe(item)}" if where else f"not images: {describe(item)}"
+    raise HeadwordError(f"{said}; {_mend(item) or ACCEPTED}")
+
+
+def _array(array: np.ndarray[Any, Any]) -> Tensor | np.ndarray[Any, Any]:
+    """A NumPy array as the tensor that means the same, without a copy; itself if there is none."""
+    if array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3:
+        return torch.from_numpy(_writable(array)).movedim(-1, -3)
+    if array.dtype.kind == "f" and (array.ndim == 2 or (array.ndim == 4 and array.shape[1] == 3)):
+        return torch.from_numpy(_writable(array.astype(np.float32, copy=False)))
+    return array
+
+
+def _writable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """As torch wants it: strides that are positive, and no warning on what may not be written."""
+    return array.copy() if not array.flags.writeable or min(array.strides, default=0) < 0 else array
+
+
+def _is_labelled_batch(images: Any) -> bool:
+    """Whether it is a DataLoader's batch (x, y): images, and a whole number for each."""
+    if not isinstance(images, (list, tuple)) or len(images) != 2:
+        return False
+    x, y = images
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4:
+        return False
+    return y.shape == x.shape[:1] and not y.is_floating_point()
+
+
+def _is_iterable(images: Any) -> bool:
+    """Whether it gives one thing after the other, and these may be images."""
+    if isinstance(images, (str, bytes, bytearray, Image.Image, Tensor, np.ndarray, Mapping, Set)):
+        return False
+    if hasattr(images, "read") or _columns(images):
+        return False
+    return hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+
+
+def _columns(images: Any) -> list[str]:
+    """The names of a table's columns (pandas, Polars, Arrow, datasets)."""
+    names = getattr(images, "column_names", None) or getattr(images, "columns", None)
+    return [] if names is None or callable(names) else [str(name) for name in names]
+
+
+def _mend(item: Any) -> str:
+    """What to do about something that is nearly images."""
+    if isinstance(item, Tensor):
+        return _mend_tensor(item)
+    if isinstance(item, np.ndarray):
+        if item.dtype.kind == "f" and item.ndim in (3, 4) and item.shape[-1] == 3:
+            return "pixels are uint8: (255 * x).round().astype('uint8') where they are 0 to 1"
+        if item.dtype == np.uint8 and item.ndim == 3 and item.shape[0] == 3 and item.size:
+            return "an array is [H,W,3]: x.transpose(1, 2, 0)"
+        if item.dtype == np.uint8 and item.ndim in (2, 3) and item.size:
+            return "make it a picture: PIL.Image.fromarray(x)"
+        return ""
+    columns = _columns(item)
+    if columns:
+        return f"give its column of images or paths; it has {', '.join(columns)}"
+    if isinstance(item, Mapping):
+        return f"give the images in it; it has {', '.join(map(str, item)) or 'nothing'}"
+    if isinstance(item, Set):
+        return "a set has no order: give a list"
+    if hasattr(item, "read"):
+        return "give its path, or its bytes: file.read()"
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        if isinstance(item[0], Tensor) and item[0].ndim == 4:
+            return "give one batch at a time: for x, y in loader: model.encode_image(x)"
+        return "give the images without their labels: [image for image, label in …]"
+    return ""
+
+
+def _mend_tensor(item: Tensor) -> str:
+    if item.dtype == torch.uint8 and item.ndim in (3, 4) and item.shape[-1] == 3:
+        return "a tensor is [3,H,W]: x.movedim(-1, -3)"
+    if item.is_floating_point() and item.ndim == 3 and item.shape[0] == 3:
+        return "transformed images are one batch [N,3,H,W]: torch.stack(images), or x[None] for one"
+    if item.ndim == 4:
+        return "give one batch at a time"
+    return ""

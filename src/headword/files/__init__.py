@@ -1,0 +1,49 @@
+"""Files that are whole or not there: atomic writing, and reading that says what is wrong with a file.
+
+    reading.py  paths and bytes from outside: never a device, never more than memory holds
+    writing.py  folders, text and tensors that appear whole
+    lock.py     one writer at a time
+
+Nothing here unpickles. Importing it stays light: torch and safetensors are imported where used.
+"""
+
+from headword.files.lock import locked
+from headword.files.reading import expand, is_file, memory, open_file, open_regular, parse_json
+from headword.files.writing import (
+    MARKER,
+    check_new_folder,
+    check_tensors,
+    load_tensors,
+    new_folder,
+    read_json,
+    read_metadata,
+    read_text,
+    remove_unfinished,
+    save_tensors,
+    sealed,
+    sha256,
+    write_text_atomic,
+)
+
+__all__ = [
+    "MARKER",
+    "check_new_folder",
+    "check_tensors",
+    "expand",
+    "is_file",
+    "load_tensors",
+    "locked",
+    "memory",
+    "new_folder",
+    "open_file",
+    "open_regular",
+    "parse_json",
+    "read_json",
+    "read_metadata",
+    "read_text",
+    "remove_unfinished",
+    "save_tensors",
+    "sealed",
+    "sha256",
+    "write_text_atomic",
+]

@@ -1,0 +1,392 @@
+"""Vision encoder, text encoder and aligner as one model: images and words in one space."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from headword.aligners import Aligner
+from headword.aligners.pairs import Pairs
+from headword.encoders import TextEncoder, VisionEncoder
+from headword.encoders.prompts import check_labels, embed_names
+from headword.errors import HeadwordError
+from headword.extract import Progress, image_features
+from headword.extract.given import Pool
+from headword.head.names import ClassName
+from headword.scoring.centring import STRENGTH, RunningCentre
+from headword.scoring.explain import Explanation, explain
+from headword.scoring.familiarity import Coverage, Taught
+from headword.scoring.probabilities import Scores, names_taught, taught_rows
+from headword.scoring.transductive import OFF, Hubs, check_method, collective_scores, label_shares
+
+
+@dataclass(frozen=True, slots=True)
+class Centre:
+    """What the image side is centred on, and where that came from."""
+
+    kind: str
+    """"default" (the aligner's own: see its docs) or "pool" (the mean of unlabelled images)."""
+    images: int = 0
+    """How many images the pool had."""
+    source: str | None = None
+    """The pool's folder, where it was one."""
+    unreadable: int = 0
+    """How many further images of the pool could not be read."""
+
+    def __str__(self) -> str:
+        if self.kind == "default":
+            return "not centred (the aligner's default centre)"
+        where = f" from {self.source}" if self.source else ""
+        left_out = f" ({self.unreadable:,} unreadable left out)" if self.unreadable else ""
+        return f"mean of {self.images:,} images{where}{left_out}"
+
+
+@dataclass(slots=True, repr=False)
+class DualEncoder:
+    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle`, by training
+    (`headword.training`), or by `headword.load`.
+    """
+
+    vision: VisionEncoder
+    text: TextEncoder
+    aligner: Aligner
+    pairs: Pairs | None
+    """What the aligner was fitted on; the classifier's rows have the source "head". None where the two
+    encoders were trained in one space.
+    """
+    template: tuple[str, ...]
+    """The templates of the fit, and the default of `classify`."""
+    scores: Scores
+    centre: Centre
+    kinds: float = 0.0
+    """How much of a label's embedding says what WordNet calls it a kind of; see `Prompts`."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds each step of making the model took; empty for a loaded one."""
+    training: dict[str, Any] | None = None
+    """What the encoders were trained on and how, as JSON, where headword trained them."""
+    coverage_fit: Coverage | None = None
+    """What `coverage` needs; None where the head has too few classes or an older headword saved the model."""
+    _taught: tuple[Pairs, Taught] | None = field(default=None, init=False)
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The classes of the recycled head; none where there was no head."""
+        return () if self.vision.labels is None else self.vision.labels.classes
+
+    @property
+    def one_space(self) -> bool:
+        """Whether the encoders were trained in one space: it is as it should be, and never centred unless
+        asked. A recycled model is centred on what it labels and searches where nobody says otherwise.
+        """
+        return self.pairs is None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why all of its labels are to be taken with care, in half a sentence: it was taught too few classes,
+        or leaving classes out finds none of them again. None where there is no such reason.
+        """
+        return None if self.pairs is None else self.scores.doubt(names_taught(self.pairs))
+
+    @property
+    def dim(self) -> int:
+        """Width D of the shared space."""
+        return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
+
+    def image_features(self, images: object, **options: Any) -> Tensor:
+        """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
+        the kinds, and `headword.extract.image_features` for the options.
+        """
+        return image_features(self.vision, images, **options)
+
+    def encode_image(
+        self,
+        images: object,
+        *,
+        batch_size: int = 32,
+        centre: RunningCentre | None = None,
+        skipped: dict[int, str] | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Images → float32 `[N, D]`, unit norm.
+
+        Args:
+            images: the N images, in one of these forms:
+
+                - one path, PIL image, uint8 tensor `[3, H, W]`, uint8 NumPy array `[H, W, 3]` (RGB), or the
+                  bytes of an image file;
+                - a folder or a glob: its images, sorted by path as `headword.data.folders.list_images` does;
+                - a list, tuple, generator, pandas Series, column of a `datasets` data set, or any other
+                  iterable of single ones; read once, and but for paths no more than 64 at a time;
+                - a uint8 tensor `[N, 3, H, W]` or array `[N, H, W, 3]`;
+                - a float tensor or array `[N, 3, H, W]`, transformed already (`vision.preprocess`), also as
+                  the batch (x, y) of a DataLoader, whose labels are left aside;
+                - a float tensor or array `[N, d]`: the classifier's features.
+
+                Anything else is refused by name.
+            batch_size: images that go through the model together.
+            centre: from `running_centre`: each image is centred on those that came up to it.
+            skipped: where given, an image that cannot be read is left out, and the line that says why put
+                here by its place in `images`; if none can be read, that is raised.
+            progress: called with (done, all) after every batch.
+
+        Raises:
+            HeadwordError: if an image cannot be read, in one line with its name.
+        """
+        features = self.image_features(images, batch_size=batch_size, skipped=skipped, progress=progress)
+        return self._image_side(features, centre)
+
+    def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+        """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
+
+        A text that is a noun WordNet knows is read with what it is a kind of, as far as `kinds` says.
+        """
+        return self._text_side(embed_names(self.text, texts, template, kinds=self.kinds))
+
+    def cosines(
+        self,
+        images: object,
+        texts: Sequence[str],
+        *,
+        template: str | Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> Tensor:
+        """Cosine `[N, L]` of each image with each text; `template` as in `classify`."""
+        words = self.encode_text(texts, template=self.template if template is None else template)
+        return self.encode_image(images, batch_size=batch_size) @ words.T
+
+    def classify(
+        self,
+        images: object,
+        labels: Sequence[str],
+        *,
+        template: str | Sequence[str] | None = None,
+        multi_label: bool = False,
+        none_of_these: bool = False,
+        collection: str = OFF,
+        prior: str | Mapping[str, float] | None = None,
+        centre: RunningCentre | None = None,
+        batch_size: int = 32,
+    ) -> Tensor:
+        """Probabilities `[N, L]` of labels, which may be any words.
+
+        Args:
+            images: as for `encode_image`.
+            labels: what to choose from; need not be classes of the head.
+            template: one or several with a "{}" for the label; the model's own (`self.template`) when not
+                given.
+            multi_label: an independent probability for each label.
+            none_of_these: adds a last column for images that no label fits.
+            collection: label all the images at once: "csls", "inverted-softmax", "sinkhorn" or "adapt"; see
+                `headword.scoring.transductive`.
+            prior: for "sinkhorn", the share of the images that each label has: "uniform", or by label.
+            centre: as for `encode_image`.
+            batch_size: images that go through the model together.
+
+        Raises:
+            HeadwordError: for no labels, an empty or repeated one, a bad template or an unreadable image.
+        """
+        labels = check_labels(labels)
+        check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
+        shares = None if prior is None else label_shares(prior, labels)
+        words = self.encode_text(labels, template=self.template if template is None else template)
+        embeds = self.encode_image(images, batch_size=batch_size, centre=centre)
+        cosines = collective_scores(embeds, words, method=collection, scale=self.scores.scale, shares=shares)
+        return self.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
+
+    def search(
+        self,
+        images: object,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        template: str | Sequence[str] = "{}",
+        hubs: Hubs | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`).
+
+        The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty. For
+        more images than fit in memory at once, or again and again, build an index.
+        """
+        embeds, words = self.encode_image(images), self.encode_text(queries, template=template)
+        if hubs is None:
+            scores = words @ embeds.T
+        else:
+            scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
+        best = scores.topk(min(k, len(embeds)), dim=1)
+        return best.indices, best.values
+
+    def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
+        """What is near to everything, by unlabelled images and texts like the ones to be searched with.
+
+        They need not belong together. Take new ones after `centre_on`.
+
+        Raises:
+            HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
+        """
+        return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
+
+    def running_centre(self, strength: float = STRENGTH) -> RunningCentre:
+        """A centre for images that arrive one after the other; starts from the one the model has.
+
+        Args:
+            strength: how many images the model's own centre counts as.
+
+        Raises:
+            HeadwordError: if it is not positive.
+        """
+        return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
+
+    def out_of_depth(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> list[str]:
+        """Those of the texts to take with care: all where there is a `doubt`, else those of low coverage."""
+        if self.doubt is not None:
+            return list(texts)
+        if self.coverage_fit is None:
+            return []
+        known = self.coverage(texts, template=template).tolist()
+        return [text for text, value in zip(texts, known, strict=True) if value < self.coverage_fit.low]
+
+    @torch.inference_mode()
+    def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+        """How well what the head was taught covers texts, `[N]` between 0 and 1.
+
+        Below `self.coverage_fit.low` words are out of the head's depth.
+
+        Args:
+            texts: any words.
+            template: one or several with a "{}" for the text, as it will be used.
+
+        Raises:
+            HeadwordError: if the model has no `coverage_fit`.
+        """
+        if self.coverage_fit is None:
+            raise HeadwordError(
+                "this model cannot tell its coverage: its head has fewer than 50 classes, or an older "
+                "headword made it; recycle again"
+            )
+        pairs = self._recycled_pairs()
+        if self._taught is None or self._taught[0] is not pairs:
+            self._taught = (pairs, Taught(taught_rows(pairs.to(device=self._device))))
+        embedded = embed_names(self.text, texts, template).to(self._device)
+        return self.coverage_fit.of(self._taught[1].evidence(embedded)).float().cpu()
+
+    @torch.inference_mode()
+    def explain(
+        self, texts: Sequence[str], *, k: int = 10, template: str | Sequence[str] = "{}"
+    ) -> list[Explanation]:
+        """Which of the pairs' prototypes make up each text's vector, the heaviest `k` of them.
+
+        Args:
+            texts: any words.
+            k: how many prototypes of each.
+            template: as in `encode_text`.
+
+        Raises:
+            HeadwordError: if k is not positive, or a text is none.
+        """
+        pairs = self._recycled_pairs().to(device=self._device)
+        said = embed_names(self.text, texts, template, kinds=self.kinds).to(self._device)
+        return explain(self.aligner, pairs, said, k=k)
+
+    def _recycled_pairs(self) -> Pairs:
+        if self.pairs is None:
+            raise HeadwordError(
+                "this model was trained on captions and has no head's rows to explain words by; "
+                "give one that headword recycle made"
+            )
+        return self.pairs
+
+    def centre_on(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
+        """Centre the image side on an unlabelled pool, in place; returns the model.
+
+        Args:
+            source: a folder, images as for `encode_image`, or features `[N, d]` (also a file of them: npz,
+                Parquet, safetensors). The collection that will be labelled or searched is the best pool;
+                images that cannot be read are left out and counted.
+            batch_size: images that go through the model together.
+            progress: called with (done, all) after every batch.
+
+        Raises:
+            HeadwordError: if the pool has fewer than two different readable images, or a feature is not
+                finite.
+        """
+        pool, skipped = Pool.of(source), dict[int, str]()
+        features = image_features(
+            self.vision, pool.images, batch_size=batch_size, skipped=skipped, progress=progress
+        )
+        if len(features) < 2 or bool((features == features[0]).all()):
+            raise HeadwordError(
+                "centring needs at least two different images, better some dozens: centred on itself, a "
+                "picture says nothing"
+            )
+        self.aligner.centre_on(features.to(self._device))
+        self.centre = Centre("pool", len(features), pool.folder, len(skipped))
+        return self
+
+    def save(
+        self, folder: str | os.PathLike[str], *, with_encoders: bool = False, overwrite: bool = False
+    ) -> Path:
+        """Save into a new folder of safetensors and JSON; see `headword.saved` for the format.
+
+        Args:
+            folder: must not hold anything yet, unless `overwrite` and it is a saved model.
+            with_encoders: copy the encoders' weights along; else the folder names them and holds their hash.
+            overwrite: replace a saved model that is there.
+
+        Raises:
+            HeadwordError: if the folder cannot be written; nothing is left half-written.
+        """
+        from headword.saved import save
+
+        return save(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where every part came from, as JSON: what results carry and `headword.json` holds."""
+        pairs = {"number": 0, "sources": {}}
+        if self.pairs is not None:
+            pairs = {"number": len(self.pairs), "sources": self.pairs.sources}
+        said = {
+            "vision": self.vision.provenance(),
+            "text": self.text.provenance(),
+            "template": list(self.template),
+            "kinds": self.kinds,
+            "aligner": {"name": self.aligner.name, "settings": self.aligner.settings},
+            "pairs": pairs,
+            "centre": asdict(self.centre),
+            "scores": self.scores.as_json(),
+        }
+        more = {"training": self.training, "doubt": self.doubt}
+        return said | {name: value for name, value in more.items() if value is not None}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.aligner.centre_.device
+
+    def __repr__(self) -> str:
+        doubt = f", take with care: {self.doubt}" * (self.doubt is not None)
+        return (
+            f"DualEncoder({self.vision!r}, {self.text!r}, aligner={self.aligner.name}, "
+            f"centre={self.centre}{doubt})"
+        )
+
+    @torch.inference_mode()
+    def _image_side(self, features: Tensor, centre: RunningCentre | None = None) -> Tensor:
+        broken = ~torch.isfinite(features).all(dim=1)
+        if broken.any():
+            row = int(broken.nonzero()[0])
+            raise HeadwordError(
+                f"the features of {int(broken.sum())} of {len(features)} images are not finite, the first "
+                f"in row {row}"
+            )
+        at = None if centre is None else centre.centres(features).to(self.aligner.centre_)
+        return self.aligner.image(features.to(self._device), at).float().cpu()
+
+    @torch.inference_mode()
+    def _text_side(self, embeddings: Tensor) -> Tensor:
+        return self.aligner.text(embeddings.to(self._device)).float().cpu()

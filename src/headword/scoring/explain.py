@@ -1,0 +1,123 @@
+"""Which prototypes make up a text's vector, and how much each counts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headword.aligners import Aligner
+from headword.aligners.base import prepared, weighted_mean
+from headword.aligners.pairs import Pairs
+from headword.errors import HeadwordError
+
+
+@dataclass(frozen=True, slots=True)
+class Prototype:
+    """One image-side row of the pairs, with all its texts."""
+
+    name: str
+    """What the first of its texts says: the class's name."""
+    words: str
+    """What the text says that counts most: a synonym, say, where the pairs have several texts of a row."""
+    source: str
+    """Where it came from, as in `Pairs`."""
+    weight: float
+    """β summed over its texts, or its cosine with the text's vector: see `Explanation.kind`."""
+    share: float | None
+    """β (x − μ)·f / ‖f‖², its part in the vector: all prototypes' add up to 1. None beside a cosine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a text's vector is made of, before it is brought to unit norm."""
+
+    kind: str
+    """"weights" where the vector is f = Σ β (x − μ) over the prototypes, which is exact; "cosines" for
+    mappings that are no such sum, of which the nearest prototypes are shown.
+    """
+    prototypes: tuple[Prototype, ...]
+    """The heaviest in absolute value first."""
+    others: int
+    """How many more prototypes there are."""
+    others_weight: float | None
+    """Their weights' sum; None beside cosines."""
+    others_share: float | None
+    """Their shares' sum; None beside cosines."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All by name."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> list[Explanation]:
+    """Explain the aligner's vectors of text embeddings `[M, k']` by the pairs it was fitted on.
+
+    Pairs that share an image row (a class's synonyms, an image's captions) count as one prototype. For
+    `kernel-ridge` this takes as long as a fit, whatever the number of texts.
+
+    Raises:
+        HeadwordError: if k is not positive, or the widths are not those of the fit.
+    """
+    if k < 1:
+        raise HeadwordError(f"k must be at least 1, got {k}")
+    rows, group = distinct_rows(pairs)
+    weights = aligner.weights(texts, pairs)  # [M, N]
+    if weights is None:
+        fitted = copy.deepcopy(aligner).centre_on(pairs.image[rows])
+        cosines = fitted.text(texts) @ fitted.image(pairs.image[rows]).T
+        return [_nearest(row, pairs, rows, k) for row in cosines]
+    image, _, omega = prepared(pairs)
+    centred = image - weighted_mean(image, omega)
+    vectors = weights.to(centred) @ centred  # [M, d]
+    on = torch.tensor(group, device=weights.device)
+    summed = weights.new_zeros(len(weights), len(rows)).index_add_(1, on, weights)  # [M, P]
+    along = vectors @ centred[rows].T / vectors.square().sum(dim=1, keepdim=True).clamp_min(1e-30)
+    shares = summed * along.to(summed)
+    texts_of: list[list[int]] = [[] for _ in rows]
+    for pair, place in enumerate(group):
+        texts_of[place].append(pair)
+    found = []
+    for own, weight, share in zip(weights.tolist(), summed, shares, strict=True):
+        best = weight.abs().topk(min(k, len(rows))).indices.tolist()
+        parts = tuple(
+            Prototype(
+                name=pairs.names[rows[place]],
+                words=pairs.names[max(texts_of[place], key=lambda pair: abs(own[pair]))],
+                source=pairs.source[rows[place]],
+                weight=float(weight[place]),
+                share=float(share[place]),
+            )
+            for place in best
+        )
+        rest = torch.ones_like(weight, dtype=torch.bool)
+        rest[best] = False
+        left = (float(weight[rest].sum()), float(share[rest].sum()))
+        found.append(Explanation("weights", parts, len(rows) - len(best), *left))
+    return found
+
+
+def _nearest(cosines: Tensor, pairs: Pairs, rows: list[int], k: int) -> Explanation:
+    best = cosines.topk(min(k, len(rows)))
+    parts = tuple(
+        Prototype(pairs.names[rows[place]], pairs.names[rows[place]], pairs.source[rows[place]], cosine, None)
+        for place, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    )
+    return Explanation("cosines", parts, len(rows) - len(parts), None, None)
+
+
+def distinct_rows(pairs: Pairs) -> tuple[list[int], list[int]]:
+    """The first pair of each distinct image row, and for each pair the place of its row among them."""
+    first: dict[bytes, int] = {}
+    rows: list[int] = []
+    group: list[int] = []
+    for pair, row in enumerate(pairs.image.detach().cpu().contiguous().numpy()):
+        place = first.setdefault(row.tobytes(), len(first))
+        if place == len(rows):
+            rows.append(pair)
+        group.append(place)
+    return rows, group

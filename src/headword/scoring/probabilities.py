@@ -1,0 +1,242 @@
+"""Cosines → probabilities, with a scale and a threshold learnt by leaving classes out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from headword.aligners import Aligner, held_out
+from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
+from headword.errors import HeadwordError
+
+NONE_OF_THESE = "none of these"
+
+# Past this many pairs a sample of them says as much about two numbers as all do, and is quick to fit five
+# times.
+_MOST_PAIRS = 4_000
+
+
+FEW = 50
+"""With fewer class names a head is too small to tell what it knows: how sure to be is mostly prior."""
+
+PRIOR_SPREAD = 0.5
+"""Standard deviation of the prior of `prior_scores`, as a share of its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a dual encoder's cosines become probabilities."""
+
+    scale: float
+    """Softmax over labels is of scale · cosine."""
+    sigmoid_scale: float
+    """A label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))."""
+    threshold: float
+    """The cosine at which a label is as likely right as wrong, right and wrong ones taken to be equally
+    many.
+    """
+    fitted_on: int = 0
+    """Number of held-out rows the numbers were fitted on; 0 where there were too few and a prior stands."""
+    first: int | None = None
+    """How many of them found their own name first, where that was counted."""
+    by_chance: float | None = None
+    """How many would by chance."""
+
+    def doubt(self, names: int) -> str | None:
+        """Why the probabilities are to be taken with care; None where nothing speaks for it.
+
+        Args:
+            names: how many class names (or captions) the model was taught.
+        """
+        if names < FEW:
+            return f"it learnt from {names} class name{'s' * (names != 1)}, too few to tell what it knows"
+        if self.first is not None and self.by_chance is not None and not self._above_chance():
+            return (
+                f"of {self.fitted_on:,} left-out rows {self.first:,} found their name first, no better than "
+                f"chance ({self.by_chance:.0f})"
+            )
+        return None
+
+    def _above_chance(self) -> bool:
+        """One-sided at 5 %: the normal approximation, with continuity correction, of the number of firsts."""
+        assert self.first is not None
+        assert self.by_chance is not None
+        spread = math.sqrt(self.by_chance * (1 - self.by_chance / self.fitted_on))
+        return self.first - 0.5 > self.by_chance + 1.645 * spread
+
+    def probabilities(
+        self, cosines: Tensor, *, multi_label: bool = False, none_of_these: bool = False
+    ) -> Tensor:
+        """Cosines `[N, L]` of images to labels → probabilities `[N, L]`.
+
+        Args:
+            cosines: of each image to each label.
+            multi_label: an independent probability for each label instead of one choice among them.
+            none_of_these: one more choice, in a last column, that wins where no label reaches `threshold`.
+
+        Raises:
+            HeadwordError: if both options are asked for; independent labels may all be absent as it is.
+        """
+        if multi_label and none_of_these:
+            raise HeadwordError(
+                "multi_label and none_of_these exclude each other: independent labels may all be absent"
+            )
+        if multi_label:
+            return torch.sigmoid(self.sigmoid_scale * (cosines - self.threshold))
+        if none_of_these:
+            none = torch.full_like(cosines[:, :1], self.threshold)
+            cosines = torch.cat([cosines, none], dim=1)
+        return (self.scale * cosines).softmax(dim=1)
+
+    def as_json(self) -> dict[str, float | int]:
+        """The numbers by name, those that are known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def prior_scores(names: int) -> Scores:
+    """What to expect of a head of so many class names, before any is left out.
+
+    The less a head was taught, the less a cosine says: the scale of least cross-entropy on pictures, for
+    parts of a head of k = 2 to 100 classes, follows 24 k / (k + 14), as docs/aligners.md has it measured.
+    """
+    scale = 24.0 * names / (names + 14.0)
+    return Scores(scale, sigmoid_scale=0.75 * scale, threshold=0.01)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """What a mapping says of head rows whose classes it was fitted without, fold by fold."""
+
+    known: Pairs
+    """The pairs, of which each fold was left out once."""
+    rows: list[list[int]]
+    """Which of them each fold has."""
+    cosines: list[Tensor]
+    """Of each fold's n rows, which stand for images, with its L names: `[n, L]`."""
+    right: list[Tensor]
+    """`[n]` which name is a row's own."""
+
+
+def taught_rows(pairs: Pairs) -> Pairs:
+    """What stands for all that was taught: the head's rows; or what was added to them, where the rows have
+    fewer than `FEW` names and that has more; or all pairs where there is neither.
+    """
+    return pairs[_taught(pairs)]
+
+
+def names_taught(pairs: Pairs) -> int:
+    """How many different names the `taught_rows` have."""
+    return len({pairs.names[row] for row in _taught(pairs)})
+
+
+def _taught(pairs: Pairs) -> list[int]:
+    head = [row for row, source in enumerate(pairs.source) if source == HEAD]
+    added = [row for row, source in enumerate(pairs.source) if source not in ROW_SOURCES]
+    if len({pairs.names[row] for row in head}) < FEW <= len({pairs.names[row] for row in added}):
+        return added
+    return head or list(range(len(pairs)))
+
+
+def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftOut | None:
+    """Fit the aligner's settings with a fifth of the classes left out, five times over.
+
+    Each left-out row stands for an image of its class, the names left out with it for the labels. Of more
+    than 4,000 `taught_rows` a sample is used. None for fewer than ten names.
+    """
+    known = taught_rows(pairs)
+    known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
+    if len(set(known.names)) < 10:
+        return None
+    out = held_out(aligner, known, seed=seed, centred=True)
+    names = [known.names[row] for row in out.rows.tolist()]
+    found = LeftOut(known, [], [], [])
+    for fold in sorted(set(out.fold.tolist())):
+        places = (out.fold == fold).nonzero().flatten().tolist()
+        first = {names[place]: place for place in reversed(places)}
+        labels = list(first)
+        found.rows.append(out.rows[places].tolist())
+        found.cosines.append(out.image[places].double() @ out.text[list(first.values())].double().T)
+        found.right.append(
+            torch.tensor([labels.index(names[place]) for place in places], device=out.image.device)
+        )
+    return found
+
+
+def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
+    """Scale and threshold by `scores_from` what the aligner's settings say of classes left out."""
+    left_out = leave_classes_out(aligner, pairs, seed=seed)
+    return scores_from(left_out, prior_scores(names_taught(pairs)))
+
+
+def scores_from(left_out: LeftOut | None, prior: Scores) -> Scores:
+    """Fit scale and threshold on rows whose classes the aligner has not seen, from a prior.
+
+    `scale` is the softmax temperature of least cross-entropy (Guo et al., 2017); `sigmoid_scale` and
+    `threshold` are Platt's logistic regression of right against wrong on the cosine, both kinds weighted
+    alike. The prior counts as a normal distribution around its values (see `PRIOR_SPREAD`): it decides where
+    few rows are left out, and is nothing beside a thousand.
+    """
+    if left_out is None:
+        return prior
+    cosines, right = left_out.cosines, left_out.right
+    first = sum(int((c.argmax(dim=1) == r).sum()) for c, r in zip(cosines, right, strict=True))
+    by_chance = sum(len(c) / c.shape[1] for c in cosines)
+    scale = fit_softmax(cosines, right, prior.scale)
+    sigmoid_scale, threshold = fit_platt(cosines, right, prior)
+    return Scores(scale, sigmoid_scale, threshold, sum(map(len, left_out.rows)), first, by_chance)
+
+
+def fit_softmax(scores: list[Tensor], right: list[Tensor], prior: float | None = None) -> float:
+    """The scale s of least cross-entropy, summed over rows, plus ½ ((s − prior)/(`PRIOR_SPREAD` · prior))².
+
+    The derivative is monotone in the scale, so bisect for the zero.
+
+    Args:
+        scores: cosines `[n, L]`, one matrix a fold.
+        right: `[n]` the place of each row's own label.
+        prior: the scale to expect; None for none.
+    """
+    low, high = 0.1, 1_000.0
+    for _ in range(22):  # to 2 parts in a million
+        scale = (low * high) ** 0.5
+        slope = 0.0 if prior is None else (scale - prior) / (PRIOR_SPREAD * prior) ** 2
+        for cosines, target in zip(scores, right, strict=True):
+            expected = ((scale * cosines).softmax(dim=1) * cosines).sum(dim=1)
+            slope += float((expected - cosines.gather(1, target[:, None])[:, 0]).sum())
+        low, high = (scale, high) if slope < 0 else (low, scale)
+    return float((low * high) ** 0.5)
+
+
+def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = None) -> tuple[float, float]:
+    """Slope and midpoint of the logistic regression of right against wrong, by Newton's method.
+
+    Rows count one each, half for their own label and half for the others. The prior is normal, around its
+    slope (`PRIOR_SPREAD`) and intercept (standard deviation `PRIOR_SPREAD`).
+    """
+    x = torch.cat([cosines.flatten() for cosines in scores])
+    y = torch.cat(
+        [
+            torch.zeros_like(c).scatter_(1, t[:, None], 1.0).flatten()
+            for c, t in zip(scores, right, strict=True)
+        ]
+    )
+    weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * y.sum()
+    design = torch.stack([x, torch.ones_like(x)], dim=1)  # [n, 2]
+    expected, ridge = torch.zeros_like(design[0]), torch.full_like(design[0], 1e-6)
+    if prior is not None:
+        expected = x.new_tensor([prior.sigmoid_scale, -prior.sigmoid_scale * prior.threshold])
+        ridge = (PRIOR_SPREAD * x.new_tensor([prior.sigmoid_scale, 1.0])) ** -2
+    beta = expected  # without a prior the ridge keeps the slope finite where the two do not overlap
+    for _ in range(100):
+        p = torch.sigmoid(design @ beta)
+        gradient = design.T @ (weight * (p - y)) + ridge * (beta - expected)
+        hessian = design.T @ (design * (weight * p * (1 - p))[:, None]) + torch.diag(ridge)
+        step = torch.linalg.solve(hessian, gradient)
+        beta = beta - step.clamp(-10, 10)
+        if step.abs().max() < 1e-9:
+            break
+    slope = float(beta[0].clamp_min(1e-3))
+    return slope, float(-beta[1] / slope)

@@ -1,0 +1,204 @@
+"""`headword app`: the API and the page on a port of this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from headword.errors import HeadwordError
+from headword.search.index import Index
+from headword.server.api import create_app
+from headword.server.connection import Connection, sweep
+from headword.server.guard import App, Guard
+from headword.server.running import Running, url_of
+from headword.server.schemas import MAX_BODY
+from headword.server.service import Service
+
+DEFAULT_PORT = 7860
+_BACKLOG = 2048
+_MMAP_THRESHOLD = -3  # in glibc's malloc.h
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return is_loopback(self.host)
+
+    @property
+    def reachable(self) -> str:
+        """The host to reach it at from this machine."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        return url_of(self.reachable, self.port)
+
+
+def _give_memory_back() -> None:
+    """Have the system's allocator return large blocks when they are freed, where it is glibc's.
+
+    Its own rule comes to keep blocks of up to 32 MB, and bodies and pictures of all sizes then leave gaps as
+    large as all of them together.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def guarded(service: Service, host: str, token: str) -> App:
+    """The app with its guard, for a server that listens on `host`."""
+    names = frozenset() if is_loopback(host) else frozenset({host.lower(), socket.gethostname().lower()})
+    return Guard(
+        create_app(service, token=token), hosts=names, any_address=not is_loopback(host), max_body=MAX_BODY
+    )
+
+
+class Server(uvicorn.Server):
+    """A server that is ready to `run`, until `should_exit` or a signal."""
+
+    def __init__(self, app: App, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                lifespan="off",
+                log_level="error",  # a warning for every request that is not HTTP would fill the terminal
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                backlog=_BACKLOG,
+                timeout_graceful_shutdown=3,
+            )
+        )
+        self._listener = listener
+        self.on_start: list[Callable[[], object]] = []
+        """Called when requests are answered."""
+        self.on_stop: list[Callable[[], object]] = []
+        """Called when they no longer are; before a signal ends the process."""
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests."""
+        _give_memory_back()
+        super().run(sockets or [self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        for call in self.on_start:
+            call()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0:
+            sweep(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was asked, and end."""
+        for call in self.on_stop:
+            call()
+        await super().shutdown(sockets)
+
+
+@contextlib.contextmanager
+def prepared(
+    index: Index,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    ready: Callable[[Address, bool], object],
+) -> Iterator[Server]:
+    """A server of an index, warm, with its place on the network taken.
+
+    Args:
+        index: what to search.
+        host: where to listen; loopback unless others shall reach it.
+        port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
+        ready: called when requests are answered: with the address, and whether the command line of this user
+            finds the server.
+
+    Raises:
+        HeadwordError: if the port is taken, or the host none of this machine's.
+    """
+    with listening(host, port) as listener, contextlib.closing(Service(index)) as service:
+        service.warm()
+        address = Address(host, listener.getsockname()[1])
+        running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
+        server = Server(guarded(service, host, running.token), listener)
+        server.on_start.append(lambda: ready(address, running.write(index.path)))
+        server.on_stop.append(lambda: running.remove(index.path))
+        yield server
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int | None) -> Iterator[socket.socket]:
+    """A socket that listens.
+
+    Raises:
+        HeadwordError: as `prepared`.
+    """
+    if port is None:
+        try:
+            listener = _listener(host, DEFAULT_PORT)
+        except HeadwordError:
+            listener = _listener(host, 0)
+    else:
+        listener = _listener(host, port)
+    with contextlib.closing(listener):
+        yield listener
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # The protocol by name: only then does asyncio switch off Nagle's algorithm, which would hold back the
+        # end of every answer for 40 ms. `socket.create_server` leaves it open.
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise HeadwordError(_why_not(host, port, error)) from error
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(at)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise HeadwordError(_why_not(host, port, error)) from error
+    return listener
+
+
+def _why_not(host: str, port: int, error: Exception) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"{host!r} is no address of this machine; the usual one is 127.0.0.1"
+    if isinstance(error, PermissionError):
+        return f"port {port} may not be used: permission denied; give one above 1023"
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else str(error)  # what Python adds to it repeats the address
+    return (
+        f"cannot listen on {host}, port {port}: {reason}; give another with --port, or 0 for any that is free"
+    )

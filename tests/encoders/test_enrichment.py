@@ -1,0 +1,217 @@
+"""WordNet's nouns and the pairs that a head's classes get beyond their names."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import headword
+from headword.encoders.enrichment import (
+    MERGED_WORDS,
+    PLAIN,
+    RICH,
+    Enrichment,
+    enriched_pairs,
+    make_enrichment,
+)
+from headword.encoders.prompts import FOUR_TEMPLATES, Prompts, embed_names
+from headword.errors import HeadwordError
+from headword.head.names import ClassName
+from headword.head.wordnet import TABLE, wordnet
+from headword.head.wordnet.derive import read_nouns
+
+TABBY, PERSIAN, COLLIE = "n02123045", "n02123394", "n02106030"
+
+
+@pytest.fixture
+def text():
+    """An encoder that gives each text a vector of its own."""
+
+    def encode(texts, progress=None):
+        rows = [
+            torch.randn(16, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts
+        ]
+        return torch.stack(rows) if rows else torch.zeros(0, 16)
+
+    return SimpleNamespace(encode=encode, dim=16)
+
+
+# ---- WordNet
+
+
+def test_cats_and_dogs():
+    nouns = wordnet()
+    assert nouns[TABBY].names[0] == "tabby"
+    feline = nouns.ancestors(TABBY) & nouns.ancestors(PERSIAN)
+    assert {"feline", "carnivore", "animal"} <= {nouns[a].names[0] for a in feline}
+    assert "feline" not in {nouns[a].names[0] for a in nouns.ancestors(COLLIE)}
+    assert "feline" in nouns.kinds("cat")
+
+
+@pytest.mark.parametrize("name", ["airplane", "Airplane", "an airplane", "airplanes", " airplane "])
+def test_names_are_found_in_any_case_and_number(name):
+    assert [synset.names[0] for synset in wordnet().senses(name)] == ["airplane"]
+
+
+def test_unknown_names_have_no_kind():
+    assert wordnet().senses("a birthday party in the rain") == ()
+    assert wordnet().kinds("") == ()
+    assert wordnet().ancestors("n99999999") == frozenset()
+
+
+def test_every_parent_in_the_table_is_in_the_table():
+    nouns = wordnet()
+    assert all(parent in nouns for synset in nouns.values() for parent in synset.parents)
+    assert len(gzip.decompress(TABLE.read_bytes()).splitlines()) == len(nouns)
+
+
+def test_a_wordnet_of_the_users(tmp_path, monkeypatch):
+    lines = [
+        "  1 This is the licence",
+        "00000100 03 n 01 animal 0 000 | a living thing",
+        "00000200 05 n 02 house_cat 0 mog 0 001 @ 00000100 n 0000 | it purrs",
+    ]
+    (tmp_path / "data.noun").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("HEADWORD_WORDNET", str(tmp_path))
+    assert wordnet().kinds("mog") == ("animal",)
+    assert wordnet()["n00000200"].names == ("house cat", "mog")
+
+
+def test_a_folder_without_wordnet_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWORD_WORDNET", str(tmp_path))
+    with pytest.raises(HeadwordError, match=r"has no data\.noun"):
+        wordnet()
+    (tmp_path / "data.noun").write_text("nonsense\n")
+    with pytest.raises(HeadwordError, match="line 1"):
+        read_nouns(tmp_path / "data.noun")
+
+
+# ---- labels with what they are kinds of
+
+
+def test_kinds_take_their_share(text):
+    said = Prompts(("cat", "xyzzy"), ("{}", "a {}"), 0.75)
+    assert said.texts[:4] == ["cat", "xyzzy", "a cat", "a xyzzy"]
+    assert said.texts[4:] == [f"cat, a kind of {kind}" for kind in wordnet().kinds("cat")]
+    found = said.combine(text.encode(said.texts))
+    unit = normalize(text.encode(said.texts), dim=1)
+    base = normalize(unit[:4].view(2, 2, 16).mean(dim=0), dim=1)
+    kinds = normalize(unit[4:].sum(dim=0), dim=0)
+    torch.testing.assert_close(found[0], normalize(0.25 * base[0] + 0.75 * kinds, dim=0))
+    torch.testing.assert_close(found[1], base[1])
+
+
+def test_without_kinds_names_are_as_they_were(text):
+    torch.testing.assert_close(
+        embed_names(text, ["cat", "dog"], "a {}"), normalize(text.encode(["a cat", "a dog"]), dim=1)
+    )
+
+
+# ---- pairs
+
+
+def classes() -> list[ClassName]:
+    return [
+        ClassName("tabby", ("tabby cat",), "a cat with stripes", TABBY),
+        ClassName("Persian cat", (), None, PERSIAN),
+        ClassName("collie", (), "a silky dog", COLLIE),
+        ClassName("Grumbling Frobnicator", (), None, None),
+        ClassName("Silent Frobnicator", (), None, None),
+    ]
+
+
+def test_planted_pairs(text):
+    rows = torch.eye(5, 8)
+    pairs = enriched_pairs(rows, classes(), text, "a {}", RICH)
+    by = {
+        (source, name): (image, said, float(weight))
+        for source, name, image, said, weight in zip(
+            pairs.source, pairs.names, pairs.image, pairs.text, pairs.weight, strict=True
+        )
+    }
+    assert pairs.source[:5] == ("head",) * 5
+    torch.testing.assert_close(
+        pairs.text[:5], normalize(text.encode([f"a {c.name}" for c in classes()]), dim=1)
+    )
+    image, said, weight = by["synonym", "tabby cat"]
+    assert image.equal(rows[0])
+    assert said.equal(text.encode(["tabby cat"])[0])
+    assert weight == pytest.approx(0.3)
+    assert by["definition", "collie, a silky dog"][0].equal(rows[2])
+    assert ("definition", "Persian cat, None") not in by
+    assert by["kind", "Persian cat, a kind of domestic cat"][0].equal(rows[1])
+    assert by["hypernym", "feline"][0].equal((rows[0] + rows[1]) / 2)
+    assert by["hypernym", "feline"][2] == pytest.approx(0.1)
+    assert by["hypernym", "Frobnicator"][0].equal((rows[3] + rows[4]) / 2)
+    # What more than half of the classes are says nothing.
+    assert ("hypernym", "animal") not in by
+
+
+def test_plain_is_the_paper(text):
+    rows = torch.eye(5, 8)
+    pairs = enriched_pairs(rows, classes(), text, "{}", PLAIN)
+    assert pairs.sources == {"head": 5}
+    assert pairs.names == tuple(c.name for c in classes())
+
+
+def test_merged_texts_are_the_weighted_mean(text):
+    rows = torch.eye(5, 8)
+    settings = Enrichment(hypernyms=0)
+    pairs = enriched_pairs(rows, classes(), text, "{}", settings, merge=True)
+    assert pairs.sources == {"head": 5}
+    said = ["tabby", "tabby cat", "tabby, a cat with stripes", "tabby, a kind of domestic cat"]
+    unit = normalize(text.encode(said), dim=1)
+    expected = unit[0] + 0.3 * unit[1] + 0.3 * unit[2] + unit[3]
+    torch.testing.assert_close(pairs.text[0], expected)
+
+
+def test_merged_definitions_are_cut_and_others_are_not(text, monkeypatch):
+    long = ClassName("tabby", definition=" ".join(f"w{n}" for n in range(20)))
+    settings, seen = Enrichment(hypernyms=0, kinds=0), []
+    encode = text.encode
+    monkeypatch.setattr(text, "encode", lambda texts, **_: seen.append(texts) or encode(texts))
+    for merge in (True, False):
+        enriched_pairs(torch.eye(1, 8), [long], text, "{}", settings, merge=merge)
+    assert seen[0][0] == "tabby, " + " ".join(f"w{n}" for n in range(MERGED_WORDS))
+    assert seen[1][0] == f"tabby, {long.definition}"
+
+
+def test_bad_settings_are_one_line():
+    with pytest.raises(HeadwordError, match="choose rich or plain"):
+        make_enrichment("poor")
+    with pytest.raises(HeadwordError, match="synonyms must be"):
+        Enrichment(synonyms=-1)
+    with pytest.raises(HeadwordError, match="between 0 and 1"):
+        Enrichment(kinds_at_use=1.5)
+
+
+# ---- the model
+
+
+def test_the_default_is_rich_and_says_so(embedded):
+    assert embedded.kinds == RICH.kinds_at_use
+    assert embedded.template == FOUR_TEMPLATES
+    assert embedded.pairs.sources["head"] == 1000
+    assert {"synonym", "definition", "kind", "hypernym"} <= set(embedded.pairs.sources)
+    assert embedded.provenance()["kinds"] == RICH.kinds_at_use
+
+
+def test_kinds_survive_saving(embedded, saved):
+    loaded = headword.load(saved)
+    assert loaded.kinds == embedded.kinds
+    assert loaded.encode_text(["cat"]).equal(embedded.encode_text(["cat"]))
+    plain = embedded.aligner.text(embed_names(embedded.text, ["cat"]))
+    assert not torch.allclose(loaded.encode_text(["cat"]), plain, atol=1e-3)
+
+
+def test_a_template_of_ones_own_is_for_fit_and_use(embedded):
+    model = headword.recycle(embedded.vision, embedded.text, words="plain", template="a {}")
+    assert model.template == ("a {}",)
+    assert model.kinds == 0
+    expected = embed_names(embedded.text, [c.name for c in model.classes[:2]], "a {}")
+    torch.testing.assert_close(model.pairs.text[:2], expected)

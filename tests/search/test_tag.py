@@ -1,0 +1,128 @@
+"""Zero-shot tags of an index."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from headword.errors import HeadwordError
+from headword.search import Index, build_index, read_version, table, tagging
+from support.extraction import draw, draw_many
+from support.indexing import found, tiny_model
+
+LABELS = ["an ant", "a bee", "an elk in the snow", "cat"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_model(template=("{}", "a photo of {}"))
+
+
+@pytest.fixture
+def index(tiny, tmp_path) -> Index:
+    folder = draw_many(tmp_path / "photos", 30)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    build_index(tiny, folder, tmp_path / "ix")
+    return Index.open(tmp_path / "ix", model=tiny)
+
+
+def classified(tiny, index: Index, labels, **options):
+    """What `DualEncoder.classify` says, centred on the same images."""
+    paths = [index.file(hit.path) for hit in index.browse(k=1000)]
+    features = tiny.image_features(paths)
+    own = tiny.aligner.centre_.clone()
+    tiny.aligner.centre_on(features)
+    chances = tiny.classify(features, labels, **options)
+    tiny.aligner._learn("centre_", own)
+    return chances
+
+
+@pytest.mark.parametrize("none", [False, True])
+@pytest.mark.parametrize("template", [None, "a drawing of {}"])
+def test_tags_are_what_classify_says(tiny, index, none, template, monkeypatch):
+    monkeypatch.setattr(tagging, "_ROWS", 7)
+    counts = index.tag(LABELS, template=template, none_of_these=none)
+    chances = classified(tiny, index, LABELS, template=template, none_of_these=none)
+    hits = index.browse(k=1000)
+    names = [*LABELS, None]
+    best = chances.max(dim=1)
+    assert [hit.tag for hit in hits] == [names[place] for place in best.indices.tolist()]
+    said = [hit.tag_score for hit in hits if hit.tag is not None]
+    right = [score for hit, score in zip(hits, best.values.tolist(), strict=True) if hit.tag is not None]
+    np.testing.assert_allclose(said, right, atol=1e-4)
+    assert all(hit.tag_score is None for hit in hits if hit.tag is None)
+    assert counts == index.tags()
+    assert sum(counts.values()) == sum(hit.tag is not None for hit in hits)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    assert index.count("tag is not null") == sum(counts.values())
+
+
+def test_new_images_get_the_same_labels(tiny, index, tmp_path):
+    index.tag(LABELS)
+    draw(tmp_path / "photos" / "new.jpg", 99)
+    index.refresh()
+    assert sum(index.tags().values()) == 31
+    build_index(tiny, tmp_path / "photos", tmp_path / "once")
+    once = Index.open(tmp_path / "once", model=tiny)
+    once.tag(LABELS)
+    assert found(index) == found(once)
+
+
+def test_tags_replace_tags(index):
+    index.tag(LABELS)
+    version = read_version(index.path)
+    assert set(index.tag(["x", "y"])) <= {"x", "y"}
+    assert read_version(index.path) != version
+    assert index.about()["tags"]["labels"] == ["x", "y"]
+
+
+def test_labels_may_be_encoded_elsewhere(tiny, index):
+    seen = []
+
+    def words(labels):
+        seen.append(labels)
+        return tiny.encode_text(labels, template=tiny.template)
+
+    index.tag(LABELS)
+    before = index.browse(k=100)
+    index.tag(LABELS, words=words)
+    assert seen == [LABELS]
+    assert index.browse(k=100) == before
+
+
+def test_progress_counts_images(index):
+    seen: list[tuple[int, int]] = []
+    index.tag(LABELS, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (30, 30)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "match"),
+    [
+        ([], {}, "the list of labels is empty"),
+        (["a", "a"], {}, "give each once"),
+        (["a", " "], {}, "is empty"),
+        ("a,b", {}, "must be a list"),
+        (["a"], {"template": "no place"}, "exactly one"),
+    ],
+)
+def test_mistakes_change_nothing(index, labels, options, match):
+    version = read_version(index.path)
+    with pytest.raises(HeadwordError, match=match):
+        index.tag(labels, **options)
+    assert read_version(index.path) == version
+
+
+def test_tags_of_a_table_keep_its_other_columns():
+    entries = [
+        table.Entry(
+            path=name, raw=None, bytes=n, modified=n, content=bytes(16), slot=n, status=table.OK, sum=n
+        )
+        for n, name in enumerate("cab")
+    ]
+    made = table.table_of(entries)
+    assert made["path"].to_pylist() == ["a", "b", "c"]
+    tagged = table.with_tags(made, ["x", None, "y"], torch.tensor([0.5, 0.0, 1.0]).numpy())
+    assert tagged["tag_score"].to_pylist() == [0.5, None, 1.0]
+    assert table.entries_of(tagged) == sorted(entries, key=lambda entry: entry.path)
