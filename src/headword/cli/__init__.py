@@ -8,6 +8,22 @@ import os
 # If they spin, a command of a few seconds takes half as much processor time again.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Each adds its command to `app`.
+from headword.cli import (  # noqa: F401
+    cache,
+    classify,
+    demo,
+    embed,
+    evaluate,
+    explain,
+    index,
+    inspect,
+    recycle,
+    search,
+    serve,
+    tag,
+    train,
+)
 from headword.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -165,21 +165,3 @@ def _interrupt_again(*_: object) -> None:
         os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor
     os.write(2, b"headword: interrupted twice; the same command goes on from what is kept\n")
     os._exit(INTERRUPTED)
-
-
-# Each adds its commands to `app`.
-from headword.cli import (  # noqa: E402, F401
-    cache,
-    classify,
-    demo,
-    embed,
-    evaluate,
-    explain,
-    index,
-    inspect,
-    recycle,
-    search,
-    serve,
-    tag,
-    train,
-)
