@@ -77,7 +77,7 @@ def measure(rows: int) -> dict[str, float]:
         classes = known[1]
         weight = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(SEED))
     else:
-        head, labels = load_vision("embedded").classifier()
+        head, labels = load_vision("embedded").named_head()
         classes, weight = labels.classes, head.weight.float()
     start = time.perf_counter()
     pairs = enriched_pairs(weight, classes, text)

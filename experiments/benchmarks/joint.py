@@ -178,7 +178,7 @@ def birds(eyes: Mapping[str, VisionEncoder], text: TextEncoder) -> dict[str, dic
     files = sorted((data_root() / "imagenet_sample").rglob("*.jpg"))
     general, special = GENERAL[0], SPECIAL[0]
     features = {part: image_features(eyes[part], files) for part in (general, special)}
-    names = [eyes[general].classifier()[1].classes[n].name for n in BIRDS]
+    names = [eyes[general].named_head()[1].classes[n].name for n in BIRDS]
     rest = [n for n in range(1000) if n not in BIRDS]
     pairs = {
         general: head_pairs(eyes[general], text, FOUR)[rest],

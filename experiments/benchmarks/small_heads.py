@@ -62,12 +62,12 @@ def parts(classes: int) -> Iterator[tuple[int, str, list[int]]]:
 
 def main() -> None:
     model = headword.recycle()
-    head, labels = model.vision.classifier()
+    head, labels = model.vision.named_head()
     rows, text = head.weight.float().cpu(), Remembered(model.text)
     sets = []
     for name in CLASSIFICATION:
         data, features = features_of(model.vision, name)
-        words = embed_names(text, data.names, FOUR_TEMPLATES, kinds=RICH.kinds_at_use)  # type: ignore[arg-type]
+        words = embed_names(text, data.names, FOUR_TEMPLATES, hypernym_weight=RICH.hypernym_weight)  # type: ignore[arg-type]
         sets.append((features, words, torch.tensor(data.labels)))
     found: dict[tuple[int, str], list[dict[str, Tensor]]] = {}
     for size, kind, chosen in parts(len(rows)):

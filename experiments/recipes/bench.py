@@ -192,7 +192,7 @@ class Bench:
         return encoder
 
     def _head(self, name: str) -> Head:
-        head, labels = self._vision(name).classifier()
+        head, labels = self._vision(name).named_head()
         bias, classes = head.bias, labels.classes
         return Head(
             name=name,

@@ -30,7 +30,7 @@ class Words:
 
 def stages() -> tuple[Words, ...]:
     """From the paper's bare names to the default, one idea more each."""
-    none = dict.fromkeys(("synonyms", "definitions", "kinds", "hypernyms", "kinds_at_use"), 0.0)
+    none = dict.fromkeys(("synonyms", "definitions", "kinds", "hypernyms", "hypernym_weight"), 0.0)
     found = [Words(title="kernel ridge, bare names", enrichment=PLAIN)]
     found.append(Words(title="+ four templates for labels", enrichment=PLAIN, templates=FOUR_TEMPLATES))
     for setting, title in (
@@ -38,7 +38,7 @@ def stages() -> tuple[Words, ...]:
         ("definitions", "+ definitions"),
         ("kinds", "+ “a kind of” at the fit"),
         ("hypernyms", "+ prototypes of hypernyms"),
-        ("kinds_at_use", "+ “a kind of” for labels: the default"),
+        ("hypernym_weight", "+ “a kind of” for labels: the default"),
     ):
         none[setting] = getattr(RICH, setting)
         found.append(Words(title=title, enrichment=Enrichment(**none), templates=FOUR_TEMPLATES))
@@ -62,7 +62,7 @@ class Speech:
 
     def labels(self, names: Sequence[str], words: Words) -> Tensor:
         """Names as labels, `[L, k]`."""
-        prompts = Prompts(tuple(names), words.templates, words.enrichment.kinds_at_use)
+        prompts = Prompts(tuple(names), words.templates, words.enrichment.hypernym_weight)
         return prompts.combine(self.encode(prompts.texts))
 
     def pairs(self, head: Head, words: Words, rows: Tensor | None = None) -> Pairs:

@@ -147,7 +147,7 @@ class DualEncoder:
 
         A text that is a noun WordNet knows is read with what it is a kind of, as far as `kinds` says.
         """
-        return self._text_side(embed_names(self.text, texts, template, kinds=self.kinds))
+        return self._text_side(embed_names(self.text, texts, template, hypernym_weight=self.kinds))
 
     def cosines(
         self,
@@ -291,7 +291,7 @@ class DualEncoder:
             HeadwordError: if k is not positive, or a text is none.
         """
         pairs = self._recycled_pairs().to(device=self._device)
-        said = embed_names(self.text, texts, template, kinds=self.kinds).to(self._device)
+        said = embed_names(self.text, texts, template, hypernym_weight=self.kinds).to(self._device)
         return explain(self.aligner, pairs, said, k=k)
 
     def _recycled_pairs(self) -> Pairs:

@@ -109,14 +109,14 @@ def recycle(
         words = "plain" if mapping.iterative else "rich"
     enrichment = make_enrichment(words)
     templates = check_templates(DEFAULT_TEMPLATE if template is None else template)
-    rich_use = template is None and enrichment.kinds_at_use > 0
+    rich_use = template is None and enrichment.hypernym_weight > 0
     names = None if class_names is None else read_names(class_names)
     pool = None if centre_on is None else Pool.of(centre_on)
     timings: dict[str, float] = {}
     step = _stopwatch(timings)
     with step("load vision encoder"):
         eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
-    head, labels = eyes.classifier()
+    head, labels = eyes.named_head()
     if len({c.name for c in labels.classes}) < 2:
         raise HeadwordError(
             f"all of the head's classes are called {labels.classes[0].name!r}: words are told apart by how "
@@ -149,7 +149,7 @@ def recycle(
         aligner=mapping,
         pairs=learnt_from,
         template=FOUR_TEMPLATES if rich_use else templates,
-        kinds=enrichment.kinds_at_use,
+        kinds=enrichment.hypernym_weight,
         scores=scores,
         centre=_centre(mapping, captioned),
         timings=timings,
@@ -177,7 +177,7 @@ def head_pairs(
     Raises:
         HeadwordError: for an image tower, which has no head.
     """
-    head, labels = vision.classifier()
+    head, labels = vision.named_head()
     return enriched_pairs(head.weight.float().cpu(), labels.classes, text, template, PLAIN)
 
 

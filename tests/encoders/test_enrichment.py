@@ -50,7 +50,7 @@ def test_cats_and_dogs():
     feline = nouns.ancestors(TABBY) & nouns.ancestors(PERSIAN)
     assert {"feline", "carnivore", "animal"} <= {nouns[a].names[0] for a in feline}
     assert "feline" not in {nouns[a].names[0] for a in nouns.ancestors(COLLIE)}
-    assert "feline" in nouns.kinds("cat")
+    assert "feline" in nouns.hypernyms("cat")
 
 
 @pytest.mark.parametrize("name", ["airplane", "Airplane", "an airplane", "airplanes", " airplane "])
@@ -60,7 +60,7 @@ def test_names_are_found_in_any_case_and_number(name):
 
 def test_unknown_names_have_no_kind():
     assert wordnet().senses("a birthday party in the rain") == ()
-    assert wordnet().kinds("") == ()
+    assert wordnet().hypernyms("") == ()
     assert wordnet().ancestors("n99999999") == frozenset()
 
 
@@ -78,7 +78,7 @@ def test_a_wordnet_of_the_users(tmp_path, monkeypatch):
     ]
     (tmp_path / "data.noun").write_text("\n".join(lines) + "\n")
     monkeypatch.setenv("HEADWORD_WORDNET", str(tmp_path))
-    assert wordnet().kinds("mog") == ("animal",)
+    assert wordnet().hypernyms("mog") == ("animal",)
     assert wordnet()["n00000200"].names == ("house cat", "mog")
 
 
@@ -97,7 +97,7 @@ def test_a_folder_without_wordnet_is_refused(tmp_path, monkeypatch):
 def test_kinds_take_their_share(text):
     said = Prompts(("cat", "xyzzy"), ("{}", "a {}"), 0.75)
     assert said.texts[:4] == ["cat", "xyzzy", "a cat", "a xyzzy"]
-    assert said.texts[4:] == [f"cat, a kind of {kind}" for kind in wordnet().kinds("cat")]
+    assert said.texts[4:] == [f"cat, a kind of {kind}" for kind in wordnet().hypernyms("cat")]
     found = said.combine(text.encode(said.texts))
     unit = normalize(text.encode(said.texts), dim=1)
     base = normalize(unit[:4].view(2, 2, 16).mean(dim=0), dim=1)
@@ -187,18 +187,18 @@ def test_bad_settings_are_one_line():
     with pytest.raises(HeadwordError, match="synonyms must be"):
         Enrichment(synonyms=-1)
     with pytest.raises(HeadwordError, match="between 0 and 1"):
-        Enrichment(kinds_at_use=1.5)
+        Enrichment(hypernym_weight=1.5)
 
 
 # ---- the model
 
 
 def test_the_default_is_rich_and_says_so(embedded):
-    assert embedded.kinds == RICH.kinds_at_use
+    assert embedded.kinds == RICH.hypernym_weight
     assert embedded.template == FOUR_TEMPLATES
     assert embedded.pairs.sources["head"] == 1000
     assert {"synonym", "definition", "kind", "hypernym"} <= set(embedded.pairs.sources)
-    assert embedded.provenance()["kinds"] == RICH.kinds_at_use
+    assert embedded.provenance()["kinds"] == RICH.hypernym_weight
 
 
 def test_kinds_survive_saving(embedded, saved):

@@ -60,7 +60,7 @@ def test_equations_of_the_default(embedded, four):
     mean = (weight[:, None] * X).sum(dim=0) / weight.sum()
     kernel = ((T @ T.T - 1) / 0.15).exp()
     alpha = torch.linalg.solve(kernel + torch.diag(0.3 / weight), X - mean)
-    t = embed_names(embedded.text, LABELS, kinds=embedded.kinds).double()
+    t = embed_names(embedded.text, LABELS, hypernym_weight=embedded.kinds).double()
     expected = normalize(((t @ T.T - 1) / 0.15).exp() @ alpha, dim=1)
     torch.testing.assert_close(embedded.encode_text(LABELS).double(), expected, rtol=0, atol=1e-5)
     features = embedded.image_features(four)

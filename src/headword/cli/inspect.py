@@ -75,7 +75,7 @@ def inspect(
     from headword.encoders.own_module import resolve_vision
 
     encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device.value)
-    rows, labels = encoder.classifier()
+    rows, labels = encoder.named_head()
     output.facts(f"Classifier {encoder.name}", vision_facts(encoder))
     _show_classes(output, labels.classes, names)
     output.say(

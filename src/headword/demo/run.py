@@ -134,7 +134,7 @@ def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> li
 
 
 def _facts(model: DualEncoder, n: int, seconds: dict[str, float]) -> list[tuple[str, str]]:
-    head, _ = model.vision.classifier()
+    head, _ = model.vision.named_head()
     assert model.pairs is not None
     return [
         ("Classifier", f"{model.vision.name}, {head.n_classes:,} classes, {head.dim:,} features"),

@@ -46,7 +46,7 @@ class Enrichment:
     hypernyms: float = 0.1
     """Each name of an ancestor with the mean of its descendants' rows. Classes that WordNet does not know
     are grouped by the last word of their names ("Song Sparrow", "House Sparrow": "Sparrow")."""
-    kinds_at_use: float = 0.9
+    hypernym_weight: float = 0.9
     """How much of a label's embedding says what it is a kind of; see `headword.encoders.prompts.Prompts`."""
 
     def __post_init__(self) -> None:
@@ -55,12 +55,12 @@ class Enrichment:
                 raise HeadwordError(
                     f"the enrichment's {name} must be a weight ≥ 0, got {getattr(self, name)}"
                 )
-        if not 0 <= self.kinds_at_use <= 1:
-            raise HeadwordError(f"kinds_at_use must be between 0 and 1, got {self.kinds_at_use}")
+        if not 0 <= self.hypernym_weight <= 1:
+            raise HeadwordError(f"hypernym_weight must be between 0 and 1, got {self.hypernym_weight}")
 
 
 RICH = Enrichment()
-PLAIN = Enrichment(synonyms=0, definitions=0, kinds=0, hypernyms=0, kinds_at_use=0)
+PLAIN = Enrichment(synonyms=0, definitions=0, kinds=0, hypernyms=0, hypernym_weight=0)
 ENRICHMENTS = {"rich": RICH, "plain": PLAIN}
 
 
@@ -81,7 +81,7 @@ def enriched_pairs(
     rows: Tensor,
     classes: Sequence[ClassName],
     text: TextEncoder,
-    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
     enrichment: Enrichment = RICH,
     *,
     merge: bool | None = None,
@@ -93,7 +93,7 @@ def enriched_pairs(
         rows: `[C, d]` the head's rows.
         classes: what they are called.
         text: encodes the texts.
-        template: of the class names; the other texts are taken as they are.
+        templates: of the class names; the other texts are taken as they are.
         enrichment: which texts, and their weights.
         merge: average a class's texts, by weight, into one pair; from 5,000 classes on when not given.
         progress: called with (texts done, texts in all) while they are embedded.
@@ -105,7 +105,7 @@ def enriched_pairs(
     said = _said(classes, enrichment, MERGED_WORDS if merged else None)
     names = [c.name for c in classes]
     check_texts(names)
-    prompts = Prompts(tuple(names), check_templates(template))
+    prompts = Prompts(tuple(names), check_templates(templates))
     ancestors = _ancestors(classes) if enrichment.hypernyms else {}
     parts = [one.text for one in said], prompts.texts, list(ancestors)
     # In one call, so that each different text is encoded once.

@@ -131,13 +131,13 @@ def _groups(parts: Sequence[VisionEncoder]) -> list[list[int]]:
     """Parts of the same class names, in order."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, part in enumerate(parts):
-        groups.setdefault(tuple(c.name for c in part.classifier()[1].classes), []).append(i)
+        groups.setdefault(tuple(c.name for c in part.named_head()[1].classes), []).append(i)
     return list(groups.values())
 
 
 def _joined_head(parts: Sequence[VisionEncoder], groups: Sequence[Sequence[int]]) -> Head:
     """The head of `JointClassifier`: rows by group, columns by part."""
-    heads, rows = [part.classifier()[0] for part in parts], []
+    heads, rows = [part.named_head()[0] for part in parts], []
     for group in groups:
         count = heads[group[0]].n_classes
         blocks = [
@@ -157,7 +157,7 @@ def _joined_head(parts: Sequence[VisionEncoder], groups: Sequence[Sequence[int]]
 
 
 def _source(parts: Sequence[VisionEncoder], groups: Sequence[Sequence[int]]) -> VisionSource:
-    sources, labels = [part.source for part in parts], [part.classifier()[1] for part in parts]
+    sources, labels = [part.source for part in parts], [part.named_head()[1] for part in parts]
     sizes = [source.input_size for source in sources]
     # One description a class: the first part's of its group, which may have definitions or ids.
     classes = tuple(c for group in groups for c in labels[group[0]].classes)

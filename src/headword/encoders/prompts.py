@@ -25,19 +25,19 @@ class Prompts:
     """The texts that stand for names, and how their embeddings become one a name.
 
     Several templates are averaged after encoding. Where WordNet knows a name, what it is a kind of is said
-    too ("cat, a kind of feline"; averaged over its senses) and takes the share `kinds` of the embedding.
+    too ("cat, a kind of feline"; averaged over its senses) and takes `hypernym_weight` of the embedding.
     """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
-    kinds: float = 0.0
+    hypernym_weight: float = 0.0
     """From 0, names by themselves, to 1."""
 
     @property
     def texts(self) -> list[str]:
         """What to encode: every name in each template, then what the names are kinds of."""
         said = [one.replace("{}", name) for one in self.templates for name in self.names]
-        return said + [text for _, text in self._kinds()]
+        return said + [text for _, text in self._hypernyms()]
 
     def combine(self, embedded: Tensor) -> Tensor:
         """Embeddings of `texts` → one of unit norm for each name `[N, k]`."""
@@ -47,29 +47,29 @@ class Prompts:
         base = F.normalize(rows.mean(dim=0), dim=1) if len(rows) > 1 else rows[0]
         if said == len(embedded):
             return base
-        owner = embedded.new_tensor([row for row, _ in self._kinds()]).long()
+        owner = embedded.new_tensor([row for row, _ in self._hypernyms()]).long()
         kind = F.normalize(base.new_zeros(base.shape).index_add(0, owner, embedded[said:]), dim=1)
         known = kind.any(dim=1, keepdim=True)
-        return F.normalize(base + known * self.kinds * (kind - base), dim=1)
+        return F.normalize(base + known * self.hypernym_weight * (kind - base), dim=1)
 
-    def _kinds(self) -> list[tuple[int, str]]:
-        if not self.kinds:
+    def _hypernyms(self) -> list[tuple[int, str]]:
+        if not self.hypernym_weight:
             return []
         nouns = wordnet()
         return [
             (row, f"{name}, a kind of {kind}")
             for row, name in enumerate(self.names)
-            for kind in nouns.kinds(name)
+            for kind in nouns.hypernyms(name)
         ]
 
 
-def check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
+def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """The templates as a tuple, each with exactly one "{}".
 
     Raises:
         HeadwordError: if there is none, or one does not have exactly one "{}".
     """
-    templates = (template,) if isinstance(template, str) else tuple(template)
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise HeadwordError('the list of templates is empty; "{}" is the name by itself')
     for one in templates:
@@ -81,18 +81,18 @@ def check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
 def embed_names(
     text: TextEncoder,
     names: Sequence[str],
-    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
     *,
-    kinds: float = 0.0,
+    hypernym_weight: float = 0.0,
 ) -> Tensor:
-    """Names `[N]` → unit-norm text embeddings `[N, k]`; see `Prompts` for several templates and `kinds`.
+    """Names `[N]` → unit-norm text embeddings `[N, k]`; `Prompts` says how.
 
     Raises:
         HeadwordError: for a bad template, or names that are not a list of strings.
     """
-    templates = check_templates(template)
+    checked = check_templates(templates)
     check_texts(names)
-    prompts = Prompts(tuple(names), templates, kinds)
+    prompts = Prompts(tuple(names), checked, hypernym_weight)
     return prompts.combine(text.encode(prompts.texts))
 
 

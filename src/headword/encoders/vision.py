@@ -93,7 +93,7 @@ class VisionEncoder:
         """Dotted names of the layers whose inputs are the features; none for a tower."""
         return () if self.head is None else self.head.modules
 
-    def classifier(self) -> tuple[Head, Labels]:
+    def named_head(self) -> tuple[Head, Labels]:
         """The head and the names of its rows.
 
         Raises:
@@ -198,7 +198,7 @@ def load_vision(
         if names is None:
             return vision
         labels = Labels(class_names(names), "class_names")
-        found, _ = vision.classifier()
+        found, _ = vision.named_head()
         return dataclasses.replace(vision, labels=check_labels(labels, found, vision.source))
     where = resolve_device(device)
     source = vision if isinstance(vision, VisionSource) else _open(vision, transform, input_size)

@@ -179,7 +179,7 @@ def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
             "a module of your own is not known on other machines; give loader=, which makes it there"
         )
     dtype = "auto" if vision.auto_dtype else str(vision.dtype).removeprefix("torch.")
-    head, labels = vision.classifier()
+    head, labels = vision.named_head()
     return partial(load_vision, vision.name, names=labels.classes, head=head.modules, dtype=dtype)
 
 

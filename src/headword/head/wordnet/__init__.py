@@ -75,7 +75,7 @@ class WordNet(Mapping[str, Synset]):
             open_ids += new
         return frozenset(found)
 
-    def kinds(self, name: str) -> tuple[str, ...]:
+    def hypernyms(self, name: str) -> tuple[str, ...]:
         """What a name is a kind of, by its first parent in each sense: ("feline", "man", …) for "cat"."""
         parents = (synset.parents[0] for synset in self.senses(name) if synset.parents)
         return tuple(dict.fromkeys(self._synsets[p].names[0] for p in parents if p in self._synsets))
