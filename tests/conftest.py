@@ -12,6 +12,8 @@ import pytest
 # to one core, since two that spin on the same cores take many times as long.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Child processes find what tests share.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 # Tests neither profit from nor add to what the user's own runs have cached.
 # The processes of one run share what they cache.
 _CACHE = None

@@ -338,7 +338,7 @@ def test_openvino_is_not_imported_for_short_calls():
 
     code = (
         "import sys, torch; from PIL import Image; from headword.encoders import load_vision;"
-        "from extraction import tiny_vision; from headword.extract import image_features;"
+        "from support.extraction import tiny_vision; from headword.extract import image_features;"
         "image_features(tiny_vision(), [Image.new('RGB', (40, 40))] * 3);"
         "assert 'openvino' not in sys.modules"
     )
