@@ -38,8 +38,8 @@ from experiments.recipes.beyond_words import Speech, left_out, stages
 from experiments.recipes.ladder import accuracy_rung
 from experiments.recipes.measure import centred, first_ten
 from headword.aligners import Aligner, KernelRidge
-from headword.aligners._linalg import double, solve_positive
 from headword.aligners.kernel import name_kernel
+from headword.aligners.linalg import double, solve_positive
 
 NAME = "beyond_tried"
 BATCH, EPOCHS, CONTRAST = 512, 8, 0.05

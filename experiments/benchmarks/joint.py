@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.common import CLASSIFICATION, data_root, features_of, write
-from headword.aligners import Aligner, JointKernelRidge, KernelRidge, held_out
+from headword.aligners import Aligner, JointKernelRidge, KernelRidge, leave_out
 from headword.aligners.pairs import Pairs
 from headword.data.captions import read_captions
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
@@ -139,11 +139,10 @@ def gates(eyes: Mapping[str, VisionEncoder], text: TextEncoder, parts: Sequence[
     widths = tuple(eyes[part].dim for part in parts)
     result = {}
     for gate in GATES:
-        out = held_out(JointKernelRidge(widths=widths, gate=gate), whole, centred=True)
+        out = leave_out(JointKernelRidge(widths=widths, gate=gate), whole, centred=True)
         rank = torch.zeros(len(whole), dtype=torch.long)
-        for fold in range(int(out.fold.max()) + 1):
-            rows = (out.fold == fold).nonzero().flatten()
-            scores = out.text[rows] @ out.image[rows].T
+        for rows, image, spoken in zip(out.rows, out.image, out.text, strict=True):
+            scores = spoken @ image.T
             rank[rows] = (scores >= scores.diagonal()[:, None]).sum(dim=1)
         recall = {
             part: {f"r{k}": 100 * float((rank[head == n] <= k).float().mean()) for k in (1, 10)}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners import CCA, KernelRidge, Procrustes, PrototypeAttention, Ridge, _linalg
+from headword.aligners import CCA, KernelRidge, Procrustes, PrototypeAttention, Ridge, linalg
 from headword.aligners.kernel import farthest_texts, name_kernel
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
@@ -76,7 +76,7 @@ def test_few_landmarks_are_the_low_rank_plus_diagonal_formula(monkeypatch: pytes
     mu = (omega[:, None] * X).sum(0) / omega.sum()
     expected = torch.linalg.solve(system, X - mu)
     for elements in (2**23, 50):  # all rows at once, six at a time
-        monkeypatch.setattr(_linalg, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(linalg, "CHUNK_ELEMENTS", elements)
         close = KernelRidge(max_exact=0, n_landmarks=8, landmarks="farthest").fit(pairs)
         torch.testing.assert_close(close.alpha_, expected, atol=1e-8, rtol=0)
 
@@ -251,7 +251,7 @@ def test_cca_keeps_no_more_directions_than_the_pairs_have() -> None:
 @pytest.mark.parametrize("width", [5, 40])
 def test_cholesky_of_a_singular_matrix_is_close_and_of_an_indefinite_one_refused(width: int) -> None:
     rows = unit(width, 3, seed=1)
-    factor = _linalg.cholesky(rows @ rows.T)
+    factor = linalg.cholesky(rows @ rows.T)
     torch.testing.assert_close(factor @ factor.T, rows @ rows.T, atol=1e-10, rtol=0)
     with pytest.raises(HeadwordError, match="the penalty is too small"):
-        _linalg.cholesky(-torch.eye(width, dtype=torch.float64))
+        linalg.cholesky(-torch.eye(width, dtype=torch.float64))

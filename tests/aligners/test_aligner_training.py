@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headword.aligners import MLP, Linear
-from headword.aligners._sgd import GradientAligner, default_epochs
+from headword.aligners.gradient_descent import GradientAligner, default_epochs
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headword import aligners
-from headword.aligners import ALIGNERS, MLP, Aligner, KernelRidge, Ridge, _linalg, make_aligner
+from headword.aligners import ALIGNERS, MLP, Aligner, KernelRidge, Ridge, linalg, make_aligner
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 
@@ -92,7 +92,7 @@ def test_batches_do_not_matter(make: Callable[[], Aligner], monkeypatch: pytest.
         for side, rows in ((aligner.text, pairs.text), (aligner.image, pairs.image))
     ]
     torch.testing.assert_close(by_row, list(whole), atol=1e-5, rtol=0)
-    monkeypatch.setattr(_linalg, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(linalg, "CHUNK_ELEMENTS", 100)
     torch.testing.assert_close(aligner.text(pairs.text), whole[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(make().fit(pairs).text(pairs.text), whole[0], atol=1e-4, rtol=0)
 

@@ -15,7 +15,7 @@ from headword.aligners.cca import CCA
 from headword.aligners.identity import Identity
 from headword.aligners.joint import JointKernelRidge
 from headword.aligners.kernel import KernelRidge
-from headword.aligners.leave_out import HeldOut, held_out
+from headword.aligners.leave_out import LeftOut, leave_out
 from headword.aligners.linear import Linear
 from headword.aligners.mlp import MLP
 from headword.aligners.procrustes import Procrustes
@@ -27,15 +27,15 @@ __all__ = [
     "CCA",
     "MLP",
     "Aligner",
-    "HeldOut",
     "Identity",
     "JointKernelRidge",
     "KernelRidge",
+    "LeftOut",
     "Linear",
     "Procrustes",
     "PrototypeAttention",
     "Ridge",
-    "held_out",
+    "leave_out",
     "make_aligner",
 ]
 

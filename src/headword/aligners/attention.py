@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.linalg import row_chunks
 from headword.aligners.pairs import Pairs
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from headword.aligners._linalg import row_chunks
 from headword.aligners.base import Aligner
 from headword.aligners.kernel import KernelRidge
+from headword.aligners.linalg import row_chunks
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners._linalg import cholesky, double, row_chunks, solve_positive
 from headword.aligners.base import Aligner, prepared, weighted_mean
+from headword.aligners.linalg import cholesky, double, row_chunks, solve_positive
 from headword.aligners.pairs import Pairs
 
 _NUGGET = 1e-6

@@ -6,34 +6,38 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners.base import Aligner
+from headword.aligners.linalg import double
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """Embeddings of pairs by aligners fitted without their classes.
+class LeftOut:
+    """What an aligner's settings say of pairs whose classes they were fitted without, fold by fold.
 
-    Each fold's rows come from an aligner of its own: compare images with texts within a fold only.
+    Each fold has an aligner of its own: compare images with texts within a fold only.
     """
 
-    rows: Tensor
-    """`[M]` which pairs, ascending: all of them, or for iterative aligners those of fold 0."""
-    fold: Tensor
-    """`[M]` the fold each was held out in."""
-    image: Tensor
-    """`[M, D]` unit-norm image-side embeddings."""
-    text: Tensor
-    """`[M, D]` unit-norm text-side embeddings."""
+    known: Pairs
+    """The pairs, of which each fold was left out once; for iterative aligners only the first was."""
+    rows: list[Tensor]
+    """`[n]` which pairs a fold has, ascending."""
+    image: list[Tensor]
+    """`[n, D]` their unit-norm image-side embeddings."""
+    text: list[Tensor]
+    """`[n, D]` their unit-norm text-side embeddings."""
+    cosines: list[Tensor]
+    """`[n, L]` in float64, of a fold's image sides with its L different names."""
+    right: list[Tensor]
+    """`[n]` which name is a pair's own."""
 
 
-def held_out(
+def leave_out(
     aligner: Aligner, pairs: Pairs, *, folds: int = 5, seed: int = 0, centred: bool = False
-) -> HeldOut:
+) -> LeftOut:
     """Each pair's embeddings by the aligner's settings fitted without the pair's class.
 
     Whole classes leave together: pairs that share a name, a text or an image row (`class_groups`). The given
@@ -42,7 +46,7 @@ def held_out(
 
     Args:
         aligner: whose class and settings to use.
-        pairs: what to hold out from.
+        pairs: what to leave out from.
         folds: how many parts to split the classes into; no more than there are classes.
         seed: of the split.
         centred: set each fold's centre to the mean of the image rows it is fitted on, as a user's
@@ -52,24 +56,23 @@ def held_out(
         HeadwordError: if there are fewer than two classes or folds.
     """
     fold_of = class_folds(class_groups(pairs), folds, seed)
-    parts = []
+    out = LeftOut(pairs, [], [], [], [], [])
     for fold in range(1 if aligner.iterative else int(fold_of.max()) + 1):
-        rest = pairs[fold_of != fold]
+        rest, rows = pairs[fold_of != fold], (fold_of == fold).nonzero().flatten()
         model = aligner.unfitted(len(rest)).fit(rest)
         if centred:
             model.centre_on(rest.image)
-        rows = (fold_of == fold).nonzero().flatten()
-        out = pairs[rows]
-        parts.append((rows, model.image(out.image), model.text(out.text)))
-    rows = torch.cat([part[0] for part in parts])
-    order = rows.argsort()
-    # The folds of an aligner that chooses its own dimension may differ in it; zeros change no inner product.
-    wide = max(image.shape[1] for _, image, _ in parts)
-    image, text = (
-        torch.cat([F.pad(part[side], (0, wide - part[side].shape[1])) for part in parts])[order]
-        for side in (1, 2)
-    )
-    return HeldOut(rows=rows[order], fold=fold_of[rows[order]], image=image, text=text)
+        inside = pairs[rows]
+        image, text = model.image(inside.image), model.text(inside.text)
+        first = {name: place for place, name in reversed(list(enumerate(inside.names)))}
+        label = {name: n for n, name in enumerate(dict.fromkeys(inside.names))}
+        out.rows.append(rows)
+        out.image.append(image)
+        out.text.append(text)
+        out.cosines.append(double(image) @ double(text[[first[name] for name in label]]).T)
+        right = torch.tensor([label[name] for name in inside.names])
+        out.right.append(right.to(out.cosines[-1].device))
+    return out
 
 
 def class_groups(pairs: Pairs) -> Tensor:
@@ -101,7 +104,7 @@ def class_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
     sizes = torch.bincount(groups)
     folds = min(folds, len(sizes))
     if folds < 2:
-        raise HeadwordError("holding classes out needs at least two classes and two folds")
+        raise HeadwordError("leaving classes out needs at least two classes and two folds")
     fold_of_group = torch.empty_like(sizes)
     load = torch.zeros(folds, dtype=torch.long)
     shuffled = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners._sgd import GradientAligner, Weights, uniform
+from headword.aligners.gradient_descent import GradientAligner, Weights, uniform
 
 
 class Linear(GradientAligner):

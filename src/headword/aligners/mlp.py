@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners._linalg import row_chunks
-from headword.aligners._sgd import GradientAligner, Weights, keep_mask, uniform
+from headword.aligners.gradient_descent import GradientAligner, Weights, keep_mask, uniform
+from headword.aligners.linalg import row_chunks
 
 
 class MLP(GradientAligner):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headword.aligners._linalg import double
 from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.linalg import double
 
 
 class Procrustes(Aligner):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners._linalg import double, solve_positive
 from headword.aligners.base import Aligner, prepared, source_means, weighted_mean
+from headword.aligners.linalg import double, solve_positive
 from headword.aligners.pairs import HEAD, Pairs
 
 

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.aligners import Aligner
-from headword.aligners._linalg import cholesky, double, row_chunks
+from headword.aligners import Aligner, LeftOut
 from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.kernel import name_kernel
+from headword.aligners.linalg import cholesky, double, row_chunks
 from headword.aligners.pairs import Pairs
-from headword.scoring.probabilities import LeftOut
 
 TAU, PENALTY = 0.15, 0.3
 """Of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used."""

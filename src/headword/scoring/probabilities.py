@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from headword.aligners import Aligner, held_out
+from headword.aligners import Aligner, LeftOut, leave_out
 from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
 from headword.errors import HeadwordError
 
@@ -106,20 +106,6 @@ def prior_scores(names: int) -> Scores:
     return Scores(scale, sigmoid_scale=0.75 * scale, threshold=0.01)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LeftOut:
-    """What a mapping says of head rows whose classes it was fitted without, fold by fold."""
-
-    known: Pairs
-    """The pairs, of which each fold was left out once."""
-    rows: list[list[int]]
-    """Which of them each fold has."""
-    cosines: list[Tensor]
-    """Of each fold's n rows, which stand for images, with its L names: `[n, L]`."""
-    right: list[Tensor]
-    """`[n]` which name is a row's own."""
-
-
 def taught_rows(pairs: Pairs) -> Pairs:
     """What stands for all that was taught: the head's rows; or what was added to them, where the rows have
     fewer than `FEW` names and that has more; or all pairs where there is neither.
@@ -150,19 +136,7 @@ def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftO
     known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
     if len(set(known.names)) < 10:
         return None
-    out = held_out(aligner, known, seed=seed, centred=True)
-    names = [known.names[row] for row in out.rows.tolist()]
-    found = LeftOut(known, [], [], [])
-    for fold in sorted(set(out.fold.tolist())):
-        places = (out.fold == fold).nonzero().flatten().tolist()
-        first = {names[place]: place for place in reversed(places)}
-        labels = list(first)
-        found.rows.append(out.rows[places].tolist())
-        found.cosines.append(out.image[places].double() @ out.text[list(first.values())].double().T)
-        found.right.append(
-            torch.tensor([labels.index(names[place]) for place in places], device=out.image.device)
-        )
-    return found
+    return leave_out(aligner, known, seed=seed, centred=True)
 
 
 def fit_scores(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> Scores:
