@@ -22,7 +22,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def shapes_runs(lr: float, device: str) -> Iterator[Run]:
     for seed in SEEDS:
         for batch in BATCHES:
             for method in ARMS:
-                config = replace(
-                    SHAPES, method=method, batch_size=batch, steps=SAMPLES // batch, seed=seed, device=device,
+                config = SHAPES.replace(
+                    method=method, batch_size=batch, steps=SAMPLES // batch, seed=seed, device=device,
                     lr=lr * math.sqrt(batch / 64), warmup=SAMPLES // batch // 10,
                 )  # fmt: skip
                 yield Run(f"shapes-{method}-b{batch}-s{seed}", config)
@@ -116,8 +116,8 @@ def shapes_runs(lr: float, device: str) -> Iterator[Run]:
 def lr_runs(device: str) -> Iterator[Run]:
     """CLIP at batch 64, somewhat shorter, with another seed."""
     for lr in LRS:
-        config = replace(
-            SHAPES, method="clip", batch_size=64, steps=LR_STEPS, warmup=LR_STEPS // 10, seed=100, lr=lr,
+        config = SHAPES.replace(
+            method="clip", batch_size=64, steps=LR_STEPS, warmup=LR_STEPS // 10, seed=100, lr=lr,
             device=device,
         )  # fmt: skip
         yield Run(f"lr-{lr:g}", config)
@@ -127,12 +127,12 @@ def flickr_runs(device: str) -> Iterator[Run]:
     """Every run sees as many pairs; the learning rate goes with the root of the batch."""
     for seed in FLICKR_SEEDS:
         for method in ARMS:
-            config = replace(FLICKR, method=method, seed=seed, device=device)
+            config = FLICKR.replace(method=method, seed=seed, device=device)
             yield Run(f"flickr8k-{method}-s{seed}", config)
             size = config.batch_size // 2
-            half = replace(config, batch_size=size, lr=config.lr / math.sqrt(2), warmup=2 * config.warmup)
+            half = config.replace(batch_size=size, lr=config.lr / math.sqrt(2), warmup=2 * config.warmup)
             yield Run(f"flickr8k-{method}-b{size}-s{seed}", half)
-    config = replace(FLICKR, method="superclip", seed=0, device=device, token_init="prototypes")
+    config = FLICKR.replace(method="superclip", seed=0, device=device, token_init="prototypes")
     yield Run("flickr8k-superclip-prototypes-s0", config)
 
 
@@ -145,8 +145,8 @@ def finished(run: Run) -> dict[str, Any] | None:
     if not file_of(run).is_file():
         return None
     said: dict[str, Any] = json.loads(file_of(run).read_text())
-    before = TrainConfig.of(said["config"])
-    return said if replace(before, device="auto") == replace(run.config, device="auto") else None
+    before = TrainConfig(**said["config"])
+    return said if before.replace(device="auto") == run.config.replace(device="auto") else None
 
 
 def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +239,7 @@ def test_an_evaluation_that_fails_loses_nothing(unbroken: TrainResult, tmp_path:
     with pytest.raises(HeadwordError, match="is gone; step 10 is kept; go on with: headword train --resume"):
         train(config, run, evaluators=evaluators)
     assert steps_of(run) == [5, 10]
-    result = train(replace(config, best_metric="test/second"), run, evaluators=evaluators, resume="auto")
+    result = train(config.replace(best_metric="test/second"), run, evaluators=evaluators, resume="auto")
     assert measured[1] == measured[2]  # step 10 was measured again
     told = [r for r in records(run) if "test/first" in r]
     assert [r["step"] for r in told] == [5, 10, 12]

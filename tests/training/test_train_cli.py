@@ -56,7 +56,7 @@ def test_a_trained_model_is_a_model_like_any_other(
 
 def test_a_runs_own_options_start_it_again(trained: tuple[Path, str, dict[str, Any]]) -> None:
     out, _, told = trained
-    assert TrainConfig.from_sources(out / "config.yaml") == TrainConfig.of(told["protocol"]["config"])
+    assert TrainConfig.from_sources(out / "config.yaml") == TrainConfig(**told["protocol"]["config"])
     result = run("train", "--config", out / "config.yaml", "--out", out, "--resume", "auto", "--quiet")
     assert (result.exit_code, result.output) == (0, "")
     refused = run("train", "--config", out / "config.yaml", "--out", out)

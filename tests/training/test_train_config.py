@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ eval_data eval_split eval_every best_metric log_every checkpoint_every keep_last
 
 
 def test_the_list_of_options_is_this_one() -> None:
-    assert [field.name for field in dataclasses.fields(TrainConfig)] == OPTIONS.split()
+    assert list(TrainConfig.model_fields) == OPTIONS.split()
     assert set(OPTIONS.split()) >= FREE
 
 
@@ -42,7 +41,7 @@ def test_yaml_and_json_give_the_same_options_back(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(config.as_yaml())
     assert TrainConfig.from_sources(file) == config
-    assert TrainConfig.of(config.as_dict()) == config
+    assert TrainConfig(**config.as_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_yaml_and_json_give_the_same_options_back(tmp_path: Path) -> None:
 )
 def test_values_that_cannot_be_meant_are_one_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(HeadwordError, match=said) as caught:
-        TrainConfig.of(options)
+        TrainConfig(**options)
     assert "\n" not in str(caught.value)
 
 

@@ -40,7 +40,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def towers():
     """A model that nothing was taught, with its blueprint."""
-    return build(TrainConfig.of(TINY | {"patch_size": 16}))
+    return build(TrainConfig(**TINY | {"patch_size": 16}))
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_shapes_protocol_takes_its_encoders(towers):
 
 
 def test_sigmoid_models_bring_their_own_threshold(tmp_path):
-    model, blueprint = build(TrainConfig.of(TINY | {"patch_size": 16, "sigmoid": True}))
+    model, blueprint = build(TrainConfig(**TINY | {"patch_size": 16, "sigmoid": True}))
     trained = headword.load(save_trained(model, blueprint, tmp_path / "m", provenance={}))
     assert trained.scores.scale == pytest.approx(10.0)
     assert trained.scores.threshold == pytest.approx(1.0)  # bias -10 over scale 10
@@ -308,7 +308,7 @@ def test_prototype_rows_are_centred_and_scaled_as_the_usual_start(embedded):
 
 @pytest.fixture(scope="module")
 def from_backbone():
-    config = TrainConfig.of({"backbone": "embedded", "image_size": 224, "text_width": 32, "text_layers": 1})
+    config = TrainConfig(**{"backbone": "embedded", "image_size": 224, "text_width": 32, "text_layers": 1})
     model, _ = build(config)
     return model.eval()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import logging
 import tempfile
@@ -217,7 +216,7 @@ def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
             "a timm folder, or embedded"
         )
     size = config.image_size or int(source.input_size[0])
-    drawn = _own_towers(dataclasses.replace(config, image_size=size), str(pretrained["architecture"]))
+    drawn = _own_towers(config.replace(image_size=size), str(pretrained["architecture"]))
     settings = source.transform_settings
     preprocess = {
         **drawn.preprocess_cfg,

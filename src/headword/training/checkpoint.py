@@ -120,7 +120,7 @@ def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fi
     Raises:
         HeadwordError: with the names of the options that differ.
     """
-    before = TrainConfig.of(state["config"])
+    before = TrainConfig(**state["config"])
     names = before.differences(config)
     if names:
         said = ", ".join(f"{n} {getattr(before, n)!r} (now {getattr(config, n)!r})" for n in names)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def _initialise_token_head(
 
     backbone = str(config.backbone)
     dual = load(backbone, device="cpu") if is_saved_model(backbone) else recycle(backbone, device="cpu")
-    near = replace(config, workers=0)
+    near = config.replace(workers=0)
     batches = make_batches(near, data, blueprint, model.tokenizer, world_size=world_size)
     model.eval()
     with torch.no_grad():
@@ -288,7 +288,7 @@ class _Run:
                 f"{step:,}"
             )
         self.batches.load_state_dict(state["loader"])
-        before = TrainConfig.of(state["config"])
+        before = TrainConfig(**state["config"])
         same = (before.eval_data, before.eval_split) == (self.config.eval_data, self.config.eval_split)
         if same:  # else nothing of it compares
             self.metrics, self.evaluated = state["metrics"], state.get("evaluated", step)
