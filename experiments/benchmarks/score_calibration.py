@@ -23,8 +23,10 @@ def main() -> None:
     for name in CLASSIFICATION:
         data, features = features_of(model.vision, name)
         labels = torch.tensor(data.labels)
-        cosines = model.centre_on(features).cosines(features, data.names)
-        confidence, said = model.scores.probabilities(cosines).max(dim=1)
+        classifier = model.centre_on(features).classifier(data.names)
+        embeddings = model.encode_image(features)
+        cosines = classifier.cosines(embeddings)
+        confidence, said = classifier.probabilities(classifier.logits(embeddings)).max(dim=1)
         metrics[name] = {
             "top1": 100 * float((said == labels).float().mean()),
             "mean_confidence": 100 * float(confidence.mean()),

@@ -14,8 +14,9 @@ from typing_extensions import Self
 
 from headword.aligners import Aligner
 from headword.aligners.pairs import Pairs
+from headword.classifier import Classifier
 from headword.encoders import TextEncoder, VisionEncoder
-from headword.encoders.prompts import check_labels, embed_names
+from headword.encoders.prompts import check_labels, check_templates, embed_names
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
 from headword.extract.given import Pool
@@ -24,7 +25,7 @@ from headword.scoring.centring import STRENGTH, RunningCentre
 from headword.scoring.explain import Explanation, explain
 from headword.scoring.familiarity import Coverage, Taught
 from headword.scoring.probabilities import Scores, names_taught, taught_rows
-from headword.scoring.transductive import OFF, Hubs, check_method, collective_scores, label_shares
+from headword.scoring.transductive import OFF, Hubs
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,31 @@ class DualEncoder:
         words = self.encode_text(texts, template=self.template if template is None else template)
         return self.encode_image(images, batch_size=batch_size) @ words.T
 
+    def classifier(
+        self,
+        labels: Sequence[str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        none_of_these: bool = False,
+        multi_label: bool = False,
+    ) -> Classifier:
+        """Words as a classifier, with scikit-learn's interface; the labels are encoded here, once.
+
+        Args:
+            labels: what to choose from, any words; need not be classes of the head.
+            templates: one or several with a "{}" for the label; the model's own (`self.template`) when not
+                given.
+            none_of_these: adds a last class for images that no label fits.
+            multi_label: an independent probability for each label.
+
+        Raises:
+            HeadwordError: for no labels, an empty or repeated one, or a bad template.
+        """
+        chosen = check_templates(self.template if templates is None else templates)
+        return Classifier(
+            self, check_labels(labels), templates=chosen, none_of_these=none_of_these, multi_label=multi_label
+        ).encoded()
+
     def classify(
         self,
         images: object,
@@ -174,31 +200,30 @@ class DualEncoder:
         centre: RunningCentre | None = None,
         batch_size: int = 32,
     ) -> Tensor:
-        """Probabilities `[N, L]` of labels, which may be any words.
+        """Probabilities `[N, L]` of labels, any words: `classifier(labels).predict_proba(images)`.
 
         Args:
             images: as for `encode_image`.
-            labels: what to choose from; need not be classes of the head.
-            template: one or several with a "{}" for the label; the model's own (`self.template`) when not
-                given.
-            multi_label: an independent probability for each label.
-            none_of_these: adds a last column for images that no label fits.
-            collection: label all the images at once: "csls", "inverted-softmax", "sinkhorn" or "adapt"; see
-                `headword.scoring.transductive`.
-            prior: for "sinkhorn", the share of the images that each label has: "uniform", or by label.
+            labels: as for `classifier`, as are `template`, `multi_label` and `none_of_these`.
+            template: see there.
+            multi_label: see there.
+            none_of_these: see there.
+            collection: label all the images at once; see `Classifier.logits`.
+            prior: for "sinkhorn"; see there.
             centre: as for `encode_image`.
             batch_size: images that go through the model together.
 
         Raises:
-            HeadwordError: for no labels, an empty or repeated one, a bad template or an unreadable image.
+            HeadwordError: for a bad label, template or option, or an unreadable image.
         """
-        labels = check_labels(labels)
-        check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
-        shares = None if prior is None else label_shares(prior, labels)
-        words = self.encode_text(labels, template=self.template if template is None else template)
-        embeds = self.encode_image(images, batch_size=batch_size, centre=centre)
-        cosines = collective_scores(embeds, words, method=collection, scale=self.scores.scale, shares=shares)
-        return self.scores.probabilities(cosines, multi_label=multi_label, none_of_these=none_of_these)
+        classifier = self.classifier(
+            labels, templates=template, none_of_these=none_of_these, multi_label=multi_label
+        )
+        return torch.from_numpy(
+            classifier.predict_proba(
+                images, collection=collection, prior=prior, centre=centre, batch_size=batch_size
+            )
+        )
 
     def search(
         self,

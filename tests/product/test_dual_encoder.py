@@ -17,7 +17,7 @@ from headword.data.captions import Captioned
 from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError
 from headword.recycling import class_mean_pairs
-from headword.scoring.probabilities import Scores, fit_scores, prior_scores
+from headword.scoring.probabilities import fit_scores, prior_scores
 from support.own_classifier import Own, to_tensor
 
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
@@ -247,12 +247,6 @@ def test_scores_are_deterministic_and_need_enough_classes(embedded):
     assert embedded.scores.fitted_on == 1000
     few = embedded.pairs[list(range(5))]
     assert fit_scores(embedded.aligner, few) == prior_scores(5)
-
-
-def test_none_of_these_needs_no_scale():
-    scores = Scores(scale=1.0, sigmoid_scale=1.0, threshold=0.2)
-    chances = scores.probabilities(torch.tensor([[0.1, 0.0], [0.3, 0.0]]), none_of_these=True)
-    assert chances.argmax(dim=1).tolist() == [2, 0]
 
 
 # ---- save and load

@@ -552,7 +552,7 @@ def test_another_model_meanwhile(tiny, photos, tmp_path):
     with pytest.raises(HeadwordError, match="not saved; give it"):
         reader.tag(["ant", "bee"])
     with pytest.raises(HeadwordError, match="was made with the model"):
-        tagging.tag_index(tmp_path / "ix", tiny, ["ant", "bee"])
+        tagging.tag_index(tmp_path / "ix", tiny, tiny.classifier(["ant", "bee"]))
 
 
 def test_progress_counts_files(tiny, photos, tmp_path):

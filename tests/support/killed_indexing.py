@@ -33,7 +33,7 @@ def index() -> None:
 
 
 def tag() -> None:
-    tag_index(INDEX, MODEL, ["ant", "bee"])
+    tag_index(INDEX, MODEL, MODEL.classifier(["ant", "bee"]))
 
 
 def start(work: Callable[[], None]) -> int:

@@ -255,8 +255,10 @@ def test_sigmoid_models_bring_their_own_threshold(tmp_path):
     trained = headword.load(save_trained(model, blueprint, tmp_path / "m", provenance={}))
     assert trained.scores.scale == pytest.approx(10.0)
     assert trained.scores.threshold == pytest.approx(1.0)  # bias -10 over scale 10
-    cosine = torch.tensor([[0.3]])
-    assert trained.scores.probabilities(cosine, multi_label=True) == torch.sigmoid(10 * cosine - 10)
+    classifier = trained.classifier(["a cat"], multi_label=True)
+    torch.testing.assert_close(classifier.weight, 10 * classifier.label_vectors)
+    logits = classifier.logits(0.3 * classifier.label_vectors)  # of a cosine of 0.3
+    torch.testing.assert_close(classifier.probabilities(logits), torch.tensor([[3.0 - 10]]).sigmoid())
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])

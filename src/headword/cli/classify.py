@@ -79,12 +79,12 @@ def classify(
     words = read_labels(labels, labels_file)
     paths = expand_images(images)
     from headword.scoring.label_shares import read_prior
-    from headword.scoring.transductive import OFF, check_method, collective_scores, label_shares
+    from headword.scoring.transductive import OFF, check_method, label_shares
 
     check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
-    shares = None if prior is None else label_shares(read_prior(prior), words)
+    stated = None if prior is None else read_prior(prior)
+    shares = None if stated is None else label_shares(stated, words)
     from headword.saved import load
-    from headword.scoring.probabilities import NONE_OF_THESE
 
     encoder = load(
         model, vision=vision, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value
@@ -104,17 +104,16 @@ def classify(
     read = [path for place, path in enumerate(paths) if place not in skipped]
     if collection != OFF and len(read) < 2:
         raise HeadwordError(f"--collection {collection} labels images by one another; give two or more")
-    templates = template or encoder.template
-    spoken = encoder.encode_text(words, template=templates)
-    cosines = embeds @ spoken.T
+    classifier = encoder.classifier(
+        words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
+    )
+    cosines = classifier.cosines(embeds)
+    chances = classifier.probabilities(classifier.logits(embeds, collection=collection, prior=stated))
     fit, doubt, covered = encoder.coverage_fit, encoder.doubt, dict[str, float]()
     if fit is not None:
         covered = dict(zip(words, encoder.coverage(words).tolist(), strict=True))
     far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
-    scores = collective_scores(embeds, spoken, method=collection, scale=encoder.scores.scale, shares=shares)
-    chances = encoder.scores.probabilities(scores, multi_label=multi_label, none_of_these=none_of_these)
-    if none_of_these:
-        words = [*words, NONE_OF_THESE]
+    words = classifier.classes_.tolist()
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
     judged = zip(read, orders, chances.tolist(), cosines.tolist(), strict=True)
     rows, results = [], []
@@ -163,7 +162,7 @@ def classify(
         model=encoder.provenance(),
         protocol={
             "labels": words,
-            "templates": list(templates),
+            "templates": list(template or encoder.template),
             "multi_label": multi_label,
             "none_of_these": none_of_these,
             "collection": collection,

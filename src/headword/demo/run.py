@@ -109,8 +109,9 @@ def run_demo(
 def _label(
     model: DualEncoder, features: object, pictures: list[Picture], labels: list[str]
 ) -> list[Labelled]:
-    cosines = model.cosines(features, labels)
-    chances = model.scores.probabilities(cosines)
+    classifier, embeddings = model.classifier(labels), model.encode_image(features)
+    cosines = classifier.cosines(embeddings)
+    chances = classifier.probabilities(classifier.logits(embeddings))
     entries = []
     for picture, chance, cosine in zip(pictures, chances, cosines, strict=True):
         order = chance.argsort(descending=True, stable=True).tolist()

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from headword.aligners import Aligner, LeftOut, leave_out
 from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
-from headword.errors import HeadwordError
 
 NONE_OF_THESE = "none of these"
 
@@ -28,7 +27,7 @@ PRIOR_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How a dual encoder's cosines become probabilities."""
+    """How a dual encoder's cosines become probabilities, in `headword.classifier`."""
 
     scale: float
     """Softmax over labels is of scale · cosine."""
@@ -66,30 +65,6 @@ class Scores:
         assert self.by_chance is not None
         spread = math.sqrt(self.by_chance * (1 - self.by_chance / self.fitted_on))
         return self.first - 0.5 > self.by_chance + 1.645 * spread
-
-    def probabilities(
-        self, cosines: Tensor, *, multi_label: bool = False, none_of_these: bool = False
-    ) -> Tensor:
-        """Cosines `[N, L]` of images to labels → probabilities `[N, L]`.
-
-        Args:
-            cosines: of each image to each label.
-            multi_label: an independent probability for each label instead of one choice among them.
-            none_of_these: one more choice, in a last column, that wins where no label reaches `threshold`.
-
-        Raises:
-            HeadwordError: if both options are asked for; independent labels may all be absent as it is.
-        """
-        if multi_label and none_of_these:
-            raise HeadwordError(
-                "multi_label and none_of_these exclude each other: independent labels may all be absent"
-            )
-        if multi_label:
-            return torch.sigmoid(self.sigmoid_scale * (cosines - self.threshold))
-        if none_of_these:
-            none = torch.full_like(cosines[:, :1], self.threshold)
-            cosines = torch.cat([cosines, none], dim=1)
-        return (self.scale * cosines).softmax(dim=1)
 
     def as_json(self) -> dict[str, float | int]:
         """The numbers by name, those that are known."""

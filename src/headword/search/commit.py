@@ -89,11 +89,13 @@ def commit(draft: Draft) -> Manifest:
         folder / f"{state}.safetensors", {name: torch.from_numpy(array) for name, array in tensors.items()}
     )
     images = table_of(draft.entries)
-    tags = None
-    if before is not None and before.tags is not None:
-        labels = Labels(**before.tags)
-        images = with_tags(images, *label_all(draft.model, labels, images, rows, r, space))
-        tags = before.tags
+    tags = None if before is None else before.tags
+    if tags is not None:
+        labels = Labels(**tags)
+        classifier = draft.model.classifier(
+            labels.labels, templates=labels.template, none_of_these=labels.none_of_these
+        )
+        images = with_tags(images, *label_all(classifier, images, rows, r, space))
     name = f"images-{generation:06d}"
     write_table(folder, name, images)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headword.classifier import Classifier
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
@@ -296,14 +297,15 @@ class Index:
 
     def tag(
         self,
-        labels: Sequence[str],
+        labels: Sequence[str] | Classifier,
         *,
         template: str | Sequence[str] | None = None,
         none_of_these: bool = False,
-        words: Words | None = None,
         progress: Progress | None = None,
     ) -> dict[str, int]:
         """Give every image the label that fits it best; see `headword.search.tagging`.
+
+        Labels may be a classifier of the index's model, in which templates and none of these are settled.
 
         Raises:
             HeadwordError: for no labels, an empty or a repeated one, or a bad template.
@@ -311,10 +313,9 @@ class Index:
         from headword.search.tagging import tag_index
 
         self.reload()
-        tag_index(
-            self.path, self.model, labels, template=template, none_of_these=none_of_these, words=words,
-            progress=progress,
-        )  # fmt: skip
+        if not isinstance(labels, Classifier):
+            labels = self.model.classifier(labels, templates=template, none_of_these=none_of_these)
+        tag_index(self.path, self.model, labels, progress=progress)
         self.reload()
         return self.tags()
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from headword import __version__
+from headword.classifier import Classifier
 from headword.data.images import load_image_bytes
 from headword.data.images import transformed as shaped
 from headword.encoders import VisionEncoder
@@ -26,7 +27,6 @@ from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.model import DualEncoder
 from headword.results import environment
-from headword.scoring.probabilities import NONE_OF_THESE
 from headword.search.filter import Condition
 from headword.search.index import Index, coverage
 from headword.search.manifest import NAME as MANIFEST
@@ -174,21 +174,28 @@ class Service:
         They are centred as the index is: a picture's first label is what `tag` gives it.
         """
         serving = await self._run(self._newest)
-        names = check_labels(tidy_labels(labels))
-        templates = check_templates(serving.model.template if template is None else template)
-        words = await self._embed_texts(serving, names, templates)
+        classifier = await self._classifier(
+            serving, labels, template, multi_label=multi_label, none_of_these=none_of_these
+        )
         queries = [Query(image=pixels) async for pixels in self._each_pixels(serving, images)]
         queries += [Query(like=path) for path in pictures]
         vectors = [await self._run(partial(serving.index.encode, [query])) for query in queries]
-        cosines = _joined(vectors, serving) @ words.T
-        chances = serving.model.scores.probabilities(
-            cosines, multi_label=multi_label, none_of_these=none_of_these
-        )
-        names = [*names, NONE_OF_THESE] if none_of_these else names
+        embeddings = _joined(vectors, serving)
+        chances = classifier.probabilities(classifier.logits(embeddings))
+        cosines, names = classifier.cosines(embeddings), classifier.classes_.tolist()
         return [
             sorted(zip(names, chance, [*cosine, None], strict=False), key=lambda entry: -entry[1])
             for chance, cosine in zip(chances.tolist(), cosines.tolist(), strict=True)
         ]
+
+    async def _classifier(
+        self, serving: Serving, labels: Sequence[str], template: Sequence[str] | None, **options: bool
+    ) -> Classifier:
+        """Its texts are embedded in pieces between searches, and remembered."""
+        names = check_labels(tidy_labels(labels))
+        templates = check_templates(serving.model.template if template is None else template)
+        await self._embed_texts(serving, names, templates)
+        return await self._run(partial(serving.model.classifier, names, templates=templates, **options))
 
     async def _embed_texts(self, serving: Serving, texts: Sequence[str], template: tuple[str, ...]) -> Tensor:
         """In pieces between searches."""
@@ -223,17 +230,8 @@ class Service:
             raise BusyError("the folder is being tagged already; try again when that is done")
         async with self._tagging:
             serving = await self._run(self._newest)
-            templates = check_templates(serving.model.template if template is None else template)
-            vectors = await self._embed_texts(serving, names, templates)
-            work = partial(
-                tag_index,
-                self._path,
-                serving.model,
-                names,
-                template=templates,
-                none_of_these=none_of_these,
-                words=lambda _: vectors,  # of these names, from the model thread
-            )
+            classifier = await self._classifier(serving, names, template, none_of_these=none_of_these)
+            work = partial(tag_index, self._path, serving.model, classifier)
             try:
                 await in_thread(work)
             except HeadwordError as error:  # labels and templates were found good: it is the index

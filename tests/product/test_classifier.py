@@ -1,0 +1,147 @@
+"""Words as a classifier, with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from sklearn import base, metrics
+from sklearn.utils import estimator_checks, get_tags
+
+from headword.classifier import Classifier
+from headword.errors import HeadwordError
+from headword.scoring.probabilities import Scores
+
+LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
+ORDER = ["cat", "coffee", "rocket", "motorcycle"]
+
+APPLICABLE = (
+    "check_estimator_cloneable",
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_estimator_repr",
+    "check_no_attributes_set_in_init",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_mixin_order",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+)
+"""scikit-learn's checks of an estimator that do not call `fit`."""
+
+
+@pytest.fixture(scope="module")
+def features(embedded, pictures):
+    return embedded.image_features([pictures[name] for name in ORDER])
+
+
+def test_pictures_get_their_words(embedded, features, pictures):
+    classifier = embedded.classifier(LABELS)
+    assert classifier.predict(features).tolist() == LABELS == classifier.classes_.tolist()
+    assert classifier.predict([pictures["cat"]]).tolist() == ["a cat"]
+    assert classifier.score(features, LABELS) == 1.0
+    assert classifier.score(features, [*LABELS[:3], "a cat"]) == 0.75
+
+
+@pytest.mark.parametrize("options", [{}, {"none_of_these": True}, {"multi_label": True}])
+def test_linear_in_the_shared_space(embedded, features, options):
+    classifier = embedded.classifier(LABELS, **options)
+    L = len(LABELS) + len(options.get("none_of_these", False) * ["none"])
+    assert classifier.coef_.shape == (L, embedded.dim)
+    assert classifier.intercept_.shape == classifier.classes_.shape == (L,)
+    logits = embedded.encode_image(features).numpy() @ classifier.coef_.T + classifier.intercept_
+    np.testing.assert_allclose(classifier.decision_function(features), logits, atol=1e-5)
+    chances = classifier.predict_proba(features)
+    assert chances.dtype == np.float32
+    np.testing.assert_array_equal(embedded.classify(features, LABELS, **options).numpy(), chances)
+    if "multi_label" in options:
+        np.testing.assert_allclose(chances, 1 / (1 + np.exp(-logits)), atol=1e-6)
+        np.testing.assert_array_equal(classifier.predict(features), (chances >= 0.5).astype(int))
+        assert classifier.score(features, np.eye(4)) <= 1.0
+    else:
+        np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
+        assert (classifier.predict(features) == classifier.classes_[chances.argmax(axis=1)]).all()
+
+
+def test_probabilities_are_of_the_model_s_scale_and_threshold(embedded, features):
+    cosines = embedded.cosines(features, LABELS)
+    scores = embedded.scores
+    chances = embedded.classify(features, LABELS)
+    torch.testing.assert_close(chances, (scores.scale * cosines).softmax(dim=1))
+    chances = embedded.classify(features, LABELS, multi_label=True)
+    torch.testing.assert_close(chances, (scores.sigmoid_scale * (cosines - scores.threshold)).sigmoid())
+
+
+class Stub:
+    """A model whose pictures and labels are what they are embedded to."""
+
+    template = ("{}",)
+    scores = Scores(scale=1.0, sigmoid_scale=1.0, threshold=0.2)
+
+    def encode_text(self, texts, **_options):
+        return torch.eye(len(texts))
+
+    def encode_image(self, images, **_options):
+        return images
+
+
+def test_none_of_these_needs_no_scale():
+    classifier = Classifier(Stub(), ["a", "b"], none_of_these=True)
+    embeddings = torch.tensor([[0.1, 0.0], [0.3, 0.0]])
+    assert classifier.predict(embeddings).tolist() == ["none of these", "a"]
+    assert classifier.cosines(embeddings).tolist() == embeddings.tolist()
+
+
+def test_templates_and_the_whole_collection(embedded, features):
+    classifier = embedded.classifier(LABELS, templates="a painting of {}")
+    words = embedded.encode_text(LABELS, template="a painting of {}")
+    torch.testing.assert_close(classifier.label_vectors, words)
+    chances = embedded.classifier(LABELS).predict_proba(features, collection="sinkhorn", prior="uniform")
+    np.testing.assert_allclose(chances.mean(axis=0), 0.25, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "match"),
+    [
+        ([], {}, "the list of labels is empty"),
+        (["a", "a"], {}, "give each once"),
+        ("a,b", {}, "must be a list"),
+        (["a"], {"templates": "no place"}, "exactly one"),
+        (["a"], {"multi_label": True, "none_of_these": True}, "exclude each other"),
+    ],
+)
+def test_mistakes_are_told_when_it_is_made(embedded, labels, options, match):
+    with pytest.raises(HeadwordError, match=match):
+        embedded.classifier(labels, **options)
+
+
+# ---- as scikit-learn has it
+
+
+@pytest.mark.parametrize("check", APPLICABLE)
+def test_scikit_learn_s_checks(check):
+    classifier = Classifier(Stub(), ["an ant", "a bee", "an elk"])
+    getattr(estimator_checks, check)("Classifier", classifier)
+
+
+def test_scikit_learn_takes_it_for_a_classifier(embedded, features):
+    classifier = embedded.classifier(LABELS)
+    assert base.is_classifier(classifier)
+    assert get_tags(embedded.classifier(LABELS, multi_label=True)).classifier_tags.multi_label
+    assert metrics.get_scorer("accuracy")(classifier, features, LABELS) == 1.0
+    assert metrics.get_scorer("neg_log_loss")(classifier, features, LABELS) < 0
+
+
+def test_a_clone_shares_the_model_and_new_settings_count(embedded):
+    classifier = embedded.classifier(LABELS)
+    other = base.clone(classifier)
+    assert other is not classifier
+    assert other.model is embedded
+    np.testing.assert_array_equal(other.coef_, classifier.coef_)
+    assert other.set_params(labels=["a dog", "a bird"]) is other
+    assert other.coef_.shape == (2, embedded.dim)
+    with pytest.raises(ValueError, match="no parameter 'tau'"):
+        other.set_params(tau=1)
+    assert list(inspect.signature(Classifier).parameters) == list(other.get_params())
