@@ -102,7 +102,7 @@ def on_the_sets(
     for name, by_part in sets.items():
         data = by_part[parts[0]][0]
         features = torch.cat([by_part[part][1] for part in parts], dim=1)
-        aligner.centre_on(features) if pool else aligner._learn("centre_", torch.zeros_like(features[0]))
+        aligner.centre_on(features) if pool else aligner._learn(centre_=torch.zeros_like(features[0]))
         found[name] = top1(aligner, text, features, (torch.tensor(data.labels), list(data.names)), templates)
     return {**found, "mean": statistics.mean(found.values())}
 

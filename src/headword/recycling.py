@@ -163,7 +163,7 @@ def recycle(
 
 def _centre(mapping: Aligner, captioned: Sequence[Captioned] | None) -> Centre:
     """What the fit has centred images on."""
-    if captioned and mapping.centre_by_source:
+    if captioned and mapping.by_source:
         return Centre("pool", len(captioned), "the captioned images")
     return Centre("default")
 

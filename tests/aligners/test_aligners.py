@@ -358,13 +358,13 @@ def test_make_aligner_leaves_an_instance_alone() -> None:
 
 def test_make_aligner_hints_at_near_names() -> None:
     with pytest.raises(
-        HeadwordError, match="no aligner 'procrustus'; did you mean procrustes\\? the aligners are"
+        HeadwordError, match="no aligner 'procrustus'; did you mean 'procrustes'\\? the aligners are"
     ):
         make_aligner("procrustus")
     with pytest.raises(HeadwordError, match="no aligner 'zzz'; the aligners are kernel-ridge, prototype"):
         make_aligner("zzz")
     with pytest.raises(
-        HeadwordError, match="kernel-ridge has no setting 'penalti'; did you mean penalty\\? its"
+        HeadwordError, match="kernel-ridge has no setting 'penalti'; did you mean 'penalty'\\? its"
     ):
         make_aligner("kernel-ridge", penalti=1)
     with pytest.raises(HeadwordError, match="procrustes has no setting 'tau'; it has no settings"):

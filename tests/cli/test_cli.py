@@ -203,7 +203,7 @@ def test_no_model(tmp_path, photos):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--aligner", "kernal-ridge"], "did you mean kernel-ridge"),
+        (["--aligner", "kernal-ridge"], "did you mean 'kernel-ridge'"),
         (["--aligner", "ridge", "--set", "tau=1"], "ridge has no setting 'tau'"),
         (["--set", "tau"], "write NAME=VALUE"),
         (["--set", "tau=abc"], "tau must be a number"),

@@ -34,7 +34,7 @@ def classified(tiny, index: Index, labels, **options):
     own = tiny.aligner.centre_.clone()
     tiny.aligner.centre_on(features)
     chances = tiny.classify(features, labels, **options)
-    tiny.aligner._learn("centre_", own)
+    tiny.aligner._learn(centre_=own)
     return chances
 
 

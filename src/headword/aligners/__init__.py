@@ -5,7 +5,6 @@ To add one, write a subclass of `Aligner` in a file of its own and name it in `A
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -20,7 +19,7 @@ from headword.aligners.linear import Linear
 from headword.aligners.mlp import MLP
 from headword.aligners.procrustes import Procrustes
 from headword.aligners.ridge import Ridge
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 
 __all__ = [
     "ALIGNERS",
@@ -60,37 +59,24 @@ def make_aligner(aligner: str | Aligner = KernelRidge.name, **settings: Any) -> 
         if settings:
             raise HeadwordError(f"settings ({', '.join(settings)}) go with a name, not with an aligner")
         return aligner
-    plain = {_plain(name): name for name in ALIGNERS}
+    plain = {_plain(name): kind for name, kind in ALIGNERS.items()}
     if _plain(aligner) not in plain:
-        near = difflib.get_close_matches(_plain(aligner), plain, n=3)
-        raise HeadwordError(
-            f"there is no aligner {aligner!r}; {_hint([plain[name] for name in near])}"
-            f"the aligners are {', '.join(ALIGNERS)}"
-        )
-    made = ALIGNERS[plain[_plain(aligner)]]
-    known = made.setting_names()
-    for name in settings:
-        if name not in known:
-            has = f"its settings are {', '.join(known)}" if known else "it has no settings"
-            raise HeadwordError(
-                f"{made.name} has no setting {name!r}; {_hint(difflib.get_close_matches(name, known))}{has}"
-            )
+        hint = near(aligner, ALIGNERS) or ";"
+        raise HeadwordError(f"there is no aligner {aligner!r}{hint} the aligners are {', '.join(ALIGNERS)}")
+    kind = plain[_plain(aligner)]
+    defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
     for name, value in settings.items():
-        default = inspect.signature(made.__init__).parameters[name].default
-        kind = (
-            (int, float)
-            if isinstance(default, int | float | None) and not isinstance(default, bool)
-            else type(default)
-        )
-        if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
-            what = "a number" if kind == (int, float) else f"a {type(default).__name__}"
-            raise HeadwordError(f"{made.name}: {name} must be {what}, got {value!r}")
-    return made(**settings)
+        if name not in defaults:
+            known = f"its settings are {', '.join(defaults)}" if defaults else "it has no settings"
+            hint = near(name, defaults) or ";"
+            raise HeadwordError(f"{kind.name} has no setting {name!r}{hint} {known}")
+        default = defaults[name]
+        number = default is None or type(default) in (int, float)
+        if type(value) not in (int, float) if number else not isinstance(value, type(default)):
+            what = "a number" if number else f"a {type(default).__name__}"
+            raise HeadwordError(f"{kind.name}: {name} must be {what}, got {value!r}")
+    return kind(**settings)
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _hint(near: list[str]) -> str:
-    return f"did you mean {' or '.join(near)}? " if near else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ from headword.aligners.linalg import row_chunks
 from headword.aligners.pairs import Pairs
 
 
+@dataclass(eq=False, repr=False)
 class PrototypeAttention(Aligner):
     """A text is the mean of the rows whose names are near it; nothing is learnt but what to remember.
 
@@ -19,35 +22,25 @@ class PrototypeAttention(Aligner):
     with the weighted mean row μ (Nadaraya–Watson regression). The centre is zero until centred. Use it
     when the pairs are too many for `KernelRidge` or when a text's neighbours should be readable from its
     weights.
-
-    Args:
-        tau: τ, the softmax temperature.
     """
 
     name = "prototype-attention"
+    text_axis = ("text_", 1)
 
-    text_: Tensor
+    tau: float = 0.1
+    """τ, the softmax temperature."""
+
+    text_: Tensor = field(init=False)
     """`[N, k]` unit-norm texts."""
-    image_: Tensor
+    image_: Tensor = field(init=False)
     """`[N, d]` rows less μ; softmax weights sum to one, so the mean is subtracted once for all."""
-    log_weight_: Tensor
+    log_weight_: Tensor = field(init=False)
     """`[N]` log ω."""
 
-    def __init__(self, tau: float = 0.1) -> None:
-        super().__init__()
-        self.tau = tau
-
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("text_", 1)
-
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         self._require(self.tau > 0, "tau", "must be positive")
-        self._learn("text_", text)
-        self._learn("image_", image - weighted_mean(image, weight))
-        self._learn("log_weight_", weight.log())
-        self._learn("centre_", torch.zeros_like(image[0]))
+        mean = weighted_mean(image, weight)
+        return {"text_": text, "image_": image - mean, "log_weight_": weight.log()}
 
     def _map_text(self, text: Tensor) -> Tensor:
         parts = row_chunks(text, len(self.text_))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from headword.aligners.linalg import double
 from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
 from headword.errors import HeadwordError
 
 
+@dataclass(eq=False, repr=False)
 class Aligner(nn.Module, ABC):
     """Two maps, `image` and `text`, into one shared space, learnt from pairs.
 
-    As in scikit-learn, `__init__` only stores its settings and `fit` learns; learnt tensors are buffers whose
-    names end in `_` and are annotated in the class. All normalisation and centring happens in here, once, so
-    that fit and use cannot differ.
+    As in scikit-learn, `__init__` only stores settings, the fields of the class, and `fit` learns; learnt
+    tensors are buffers, fields without `init` whose names end in `_`. All normalisation and centring happens
+    in here, once, so that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
     otherwise, and replaced by `centre_on` with the mean of any unlabelled pool.
@@ -37,13 +39,13 @@ class Aligner(nn.Module, ABC):
     iterative: ClassVar[bool] = False
     """Whether a fit takes minutes (gradient descent) rather than a moment (closed form)."""
 
-    centre_by_source: bool = False
-    """Whether `fit` centres the pairs of each source (head rows, captioned images) on their own mean."""
+    text_axis: ClassVar[tuple[str, int]]
+    """The learnt tensor, and its axis, that is as wide as the text embeddings."""
 
-    centre_: Tensor
+    centre_: Tensor = field(init=False)
     """`[d]`, what is subtracted from unit-norm image features."""
 
-    def __init__(self) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
 
     def fit(self, pairs: Pairs) -> Self:
@@ -55,24 +57,29 @@ class Aligner(nn.Module, ABC):
         # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
         with torch.inference_mode(False), torch.no_grad():
             image, text, weight = prepared(pairs)
-            if self.centre_by_source:
+            learnt = {"centre_": torch.zeros_like(image[0])}
+            if self.by_source:
                 kinds = [HEAD if source in ROW_SOURCES else source for source in pairs.source]
-                self._fit_by_source(image, text, weight, kinds)
+                learnt |= self._fit_by_source(image, text, weight, kinds)
             else:
-                self._fit(image, text, weight)
+                learnt |= self._fit(image, text, weight)
+            self._learn(**learnt)
         return self
 
-    def _fit_by_source(self, image: Tensor, text: Tensor, weight: Tensor, source: Sequence[str]) -> None:
+    def _fit_by_source(
+        self, image: Tensor, text: Tensor, weight: Tensor, source: Sequence[str]
+    ) -> dict[str, Tensor]:
         """`_fit` on images less their source's weighted mean; the centre is the captioned images' mean."""
-        means = source_means(image, weight, source)
-        self._fit(image - means, text, weight)
-        shown = torch.tensor([one != HEAD for one in source], device=image.device)
-        if shown.any():
-            self._learn("centre_", weighted_mean(image[shown], weight[shown]))
+        learnt = self._fit(image - source_means(image, weight, source), text, weight)
+        shown = [n for n, one in enumerate(source) if one != HEAD]
+        return learnt | ({"centre_": weighted_mean(image[shown], weight[shown])} if shown else {})
 
     @abstractmethod
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
-        """Learn from unit-norm `[N, d]` and `[N, k]`, weights `[N]` of mean 1; must set `centre_`."""
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """What is learnt from unit-norm `[N, d]` and `[N, k]`, weights `[N]` of mean 1; by name.
+
+        The centre is zero unless it is among them.
+        """
 
     @abstractmethod
     def _map_text(self, text: Tensor) -> Tensor:
@@ -125,7 +132,7 @@ class Aligner(nn.Module, ABC):
         if not torch.isfinite(mean).all():
             raise HeadwordError("the features to centre on have a NaN or infinite value")
         share = strength / (strength + len(features))
-        self._learn("centre_", mean + share * (self.centre_ - mean))
+        self._learn(centre_=mean + share * (self.centre_ - mean))
         return self
 
     @property
@@ -139,9 +146,9 @@ class Aligner(nn.Module, ABC):
         return self._width("centre_", 0)
 
     @property
-    @abstractmethod
     def text_dim(self) -> int:
         """Width k of the text embeddings."""
+        return self._width(*self.text_axis)
 
     @property
     def shared_dim(self) -> int:
@@ -156,13 +163,17 @@ class Aligner(nn.Module, ABC):
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:
         """The names of the arguments of `__init__`."""
-        return tuple(name for name in inspect.signature(cls.__init__).parameters if name != "self")
+        return tuple(one.name for one in fields(cls) if one.init)
 
     @classmethod
     def tensor_names(cls) -> set[str]:
-        """The names of what `fit` learns: the annotations, here and in subclasses, that end in `_`."""
-        annotated = (name for base in cls.__mro__ for name in inspect.get_annotations(base))
-        return {name for name in annotated if name.endswith("_") and not name.startswith("_")}
+        """The names of what `fit` learns."""
+        return {one.name for one in fields(cls) if one.name.endswith("_")}
+
+    @property
+    def by_source(self) -> bool:
+        """Whether `fit` centres the pairs of each source (head rows, captioned images) on their own mean."""
+        return bool(self.settings.get("centre_by_source"))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -177,22 +188,22 @@ class Aligner(nn.Module, ABC):
             HeadwordError: if the tensors are not the ones this class learns.
         """
         if set(tensors) != cls.tensor_names():
-            wants, got = (", ".join(sorted(names)) or "none" for names in (cls.tensor_names(), tensors))
-            raise HeadwordError(f"a saved {cls.name} has the tensors {wants}, got {got}")
+            learns, given = (", ".join(sorted(names)) or "none" for names in (cls.tensor_names(), tensors))
+            raise HeadwordError(f"a saved {cls.name} has the tensors {learns}, got {given}")
         aligner = cls(**settings)
-        for name, tensor in tensors.items():
-            # A copy, since those read from a file lie where they lay in it: sums of unaligned rows differ in
-            # the last bit.
-            aligner._learn(name, tensor.clone())
+        # Copies: those read from a file lie where they lay in it, and sums of unaligned rows differ in the
+        # last bit.
+        aligner._learn(**{name: tensor.clone() for name, tensor in tensors.items()})
         return aligner
 
     def unfitted(self, n_pairs: int) -> Self:  # noqa: ARG002 - iterative aligners spend by the number of pairs
         """A new aligner of the same settings, to fit on `n_pairs` pairs while other classes are held out."""
         return type(self)(**self.settings)
 
-    def _learn(self, name: str, tensor: Tensor) -> None:
-        """Store a learnt tensor as a buffer; its name ends in `_`."""
-        self.register_buffer(name, tensor.detach().contiguous())
+    def _learn(self, **tensors: Tensor) -> None:
+        """Store learnt tensors as buffers; their names end in `_`."""
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().contiguous())
 
     def _width(self, name: str, axis: int) -> int:
         if not self.fitted:
@@ -229,6 +240,13 @@ def source_means(rows: Tensor, weight: Tensor, source: Sequence[str]) -> Tensor:
     total = weight.new_zeros(len(words)).index_add_(0, of, weight)
     sums = rows.new_zeros(len(words), rows.shape[1]).index_add_(0, of, weight[:, None] * rows)
     return (sums / total[:, None])[of]
+
+
+def centred(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """In double precision: rows `[N, d]` less their weighted mean, and the mean `[d]`."""
+    rows = double(rows)
+    mean = weighted_mean(rows, double(weight))
+    return rows - mean, mean
 
 
 def weighted_mean(rows: Tensor, weight: Tensor) -> Tensor:

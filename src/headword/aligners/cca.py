@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.base import Aligner, centred
 from headword.aligners.linalg import double
 
 
+@dataclass(eq=False, repr=False)
 class CCA(Aligner):
     """Regularised canonical correlation analysis, weighted by the correlations as in CSA.
 
@@ -26,48 +29,40 @@ class CCA(Aligner):
     The centre starts as the fit's weighted mean image; `centre_on` replaces it. Directions beyond the rank of
     a side are dropped, so the shared space may be narrower than `dim`. The signs of the directions are fixed
     by making the largest entry of the image side's positive.
-
-    Args:
-        dim: the most canonical directions.
-        penalty: the ridge on both sides, relative to their mean variance; large by default because a head has
-            about as many rows as dimensions.
-        weighted: scale the coordinates by the square roots of the canonical correlations.
     """
 
     name = "cca"
+    text_axis = ("text_map_", 0)
 
-    image_map_: Tensor
+    dim: int = 200
+    """The most canonical directions."""
+    penalty: float = 10.0
+    """The ridge on both sides, relative to their mean variance; large by default because a head has about as
+    many rows as dimensions."""
+    weighted: bool = True
+    """Scale the coordinates by the square roots of the canonical correlations."""
+
+    image_map_: Tensor = field(init=False)
     """`[d, D]`."""
-    text_map_: Tensor
+    text_map_: Tensor = field(init=False)
     """`[k, D]`."""
-    text_mean_: Tensor
+    text_mean_: Tensor = field(init=False)
     """`[k]`, t̄."""
-    correlation_: Tensor
+    correlation_: Tensor = field(init=False)
     """`[D]`, the (regularised) canonical correlations, descending."""
-
-    def __init__(self, dim: int = 200, penalty: float = 10.0, weighted: bool = True) -> None:
-        super().__init__()
-        self.dim = dim
-        self.penalty = penalty
-        self.weighted = weighted
-
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("text_map_", 0)
 
     @property
     def shared_dim(self) -> int:
         """The number D of canonical directions kept."""
         return self._width("image_map_", 1)
 
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         self._require(self.dim > 0, "dim", "must be positive")
         self._require(self.penalty >= 0, "penalty", "must not be negative")
-        X, T, omega = double(image), double(text), double(weight)
-        image_mean, text_mean = weighted_mean(X, omega), weighted_mean(T, omega)
+        (X, image_mean), (T, text_mean) = centred(image, weight), centred(text, weight)
+        omega = double(weight)
         root = (omega / omega.sum()).sqrt()[:, None]
-        X, T = root * (X - image_mean), root * (T - text_mean)
+        X, T = root * X, root * T
         noise = torch.finfo(image.dtype).eps
         whiten_x, whiten_t = whitening(X, self.penalty, noise), whitening(T, self.penalty, noise)
         U, S, Vh = torch.linalg.svd((X @ whiten_x).T @ (T @ whiten_t), full_matrices=False)
@@ -75,11 +70,9 @@ class CCA(Aligner):
         A, B, S = whiten_x @ U[:, :kept], whiten_t @ Vh[:kept].T, S[:kept].clamp(max=1)
         sign = A.gather(0, A.abs().argmax(dim=0, keepdim=True)).sign()  # [1, D]
         scale = sign * S.sqrt() if self.weighted else sign
-        self._learn("image_map_", (A * scale).to(image))
-        self._learn("text_map_", (B * scale).to(text))
-        self._learn("text_mean_", text_mean.to(text))
-        self._learn("correlation_", S.to(image))
-        self._learn("centre_", image_mean.to(image))
+        learnt = {"image_map_": A * scale, "text_map_": B * scale, "text_mean_": text_mean}
+        learnt |= {"correlation_": S, "centre_": image_mean}
+        return {name: tensor.to(image) for name, tensor in learnt.items()}
 
     def _map_text(self, text: Tensor) -> Tensor:
         return (text - self.text_mean_) @ self.text_map_

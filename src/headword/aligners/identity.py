@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -10,6 +12,7 @@ from headword.aligners.base import Aligner
 from headword.errors import HeadwordError
 
 
+@dataclass(eq=False, repr=False)
 class Identity(Aligner):
     """Both sides as they are, normalised: image map normalise(x/‖x‖ − centre), text map t/‖t‖.
 
@@ -17,25 +20,21 @@ class Identity(Aligner):
     """
 
     name = "identity"
+    text_axis = ("centre_", 0)
 
     @classmethod
     def of(cls, dim: int) -> Self:
         """For a space of `dim` dimensions."""
         aligner = cls()
-        aligner._learn("centre_", torch.zeros(dim))
+        aligner._learn(centre_=torch.zeros(dim))
         return aligner
 
-    @property
-    def text_dim(self) -> int:
-        """Width of the one space."""
-        return self._width("centre_", 0)
-
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:  # noqa: ARG002 - the interface's
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 - the interface's
         if image.shape[1] != text.shape[1]:
             raise HeadwordError(
                 f"identity is for encoders of one space; these are {image.shape[1]} and {text.shape[1]} wide"
             )
-        self._learn("centre_", torch.zeros_like(image[0]))
+        return {}
 
     def _map_text(self, text: Tensor) -> Tensor:
         return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,7 @@ _NEAREST = 5  # texts that say how well a part knows another
 _SAMPLE = 2048  # of a part's texts, at least, tell what is usual among them
 
 
+@dataclass(eq=False, repr=False)
 class JointKernelRidge(KernelRidge):
     """Kernel ridge with a block for each of several backbones, whose cosines add up.
 
@@ -30,53 +33,35 @@ class JointKernelRidge(KernelRidge):
     their gates g are 1. Otherwise each part speaks where it knows: g = softmax_i((m_i − m̄_i)/gate), m_i the
     mean cosine of the text with its five nearest among the part's own texts, and m̄_i the mean of that over
     those texts themselves: a specialist's names lie close together, and only what lies as close is its own.
-
-    Args:
-        widths: width of each part's features, in order; none means one part, which is `KernelRidge`.
-        part_weights: w_i; ones when not given.
-        gate: the gate's temperature, chosen by leaving classes out (docs/joint.md).
-        tau: as in `KernelRidge`, like all that follow.
-        penalty: the ridge penalty.
-        max_exact: the most pairs solved exactly.
-        n_landmarks: how many texts serve as landmarks past that.
-        landmarks: how they are chosen.
-        seed: of the draw.
     """
 
     name = "joint-kernel-ridge"
 
-    member_: Tensor
+    widths: tuple[int, ...] = ()
+    """Width of each part's features, in order; none means one part, which is `KernelRidge`."""
+    part_weights: tuple[float, ...] = ()
+    """w_i; ones when not given."""
+    gate: float = 0.05
+    """The gate's temperature, chosen by leaving classes out (docs/joint.md)."""
+
+    member_: Tensor = field(init=False)
     """`[N, n]` 1 where a pair belongs to a part, else 0."""
-    usual_: Tensor
+    usual_: Tensor = field(init=False)
     """`[n]` m̄, zeros where all parts have the same pairs."""
 
-    def __init__(
-        self,
-        widths: tuple[int, ...] = (),
-        part_weights: tuple[float, ...] = (),
-        gate: float = 0.05,
-        tau: float = 0.15,
-        penalty: float = 0.3,
-        max_exact: int = 8192,
-        n_landmarks: int = 2048,
-        landmarks: str = "sampled",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(tau, penalty, max_exact, n_landmarks, landmarks, seed)
-        self.widths = tuple(widths)
-        self.part_weights = tuple(part_weights)
-        self.gate = gate
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Lists, as JSON has them, are taken too.
+        self.widths, self.part_weights = tuple(self.widths), tuple(self.part_weights)
 
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         self._check_settings()
+        self._require(not self.centre_by_source, "centre_by_source", "is for one backbone")
         self._require(self.gate > 0, "gate", "must be positive")
         self._require(all(width > 0 for width in self.widths), "widths", "must be positive")
         self._require(all(w > 0 for w in self.part_weights), "part_weights", "must be positive")
-        self._require(
-            len(self.part_weights) in (0, max(1, len(self.widths))),
-            "part_weights",
-            "must be one for each part",
-        )
+        one_each = len(self.part_weights) in (0, max(1, len(self.widths)))
+        self._require(one_each, "part_weights", "must be one for each part")
         if self.widths and sum(self.widths) != image.shape[1]:
             raise HeadwordError(
                 f"{self.name}: the parts' widths {list(self.widths)} do not add up to the image side's "
@@ -99,12 +84,13 @@ class JointKernelRidge(KernelRidge):
             sizes = [blocks[i].shape[1] for i in parts]
             for i, coefficients in zip(parts, torch.split(fitted, sizes, dim=1), strict=True):
                 alpha[i][rows] = coefficients
-        self._learn("alpha_", torch.cat(alpha, dim=1))
-        self._learn("text_", text)
-        self._learn("member_", member.to(image))
         usual = [image.new_zeros(()) if bool(member.all()) else _usual(text[part]) for part in member.T]
-        self._learn("usual_", torch.stack(usual))
-        self._learn("centre_", torch.zeros_like(image[0]))
+        return {
+            "alpha_": torch.cat(alpha, dim=1),
+            "text_": text,
+            "member_": member.to(image),
+            "usual_": torch.stack(usual),
+        }
 
     def unit(self, features: Tensor) -> Tensor:
         """Image features `[M, Σd]`, each block of unit norm."""
@@ -136,7 +122,7 @@ class JointKernelRidge(KernelRidge):
         for block in self._unit_blocks(self._checked(features, "image_dim")):
             sums.append(block.sum(dim=0))
             seen.append(_there(block).sum().clamp_min(1).expand(block.shape[1]))
-        self._learn("centre_", (strength * before + torch.cat(sums)) / (strength + torch.cat(seen)))
+        self._learn(centre_=(strength * before + torch.cat(sums)) / (strength + torch.cat(seen)))
         return self
 
     def gates(self, text: Tensor) -> Tensor:
@@ -188,10 +174,9 @@ def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligne
         HeadwordError: if the parts have different classes, which only kernel ridge can tell apart.
     """
     if type(aligner) is KernelRidge:
-        settings = dict(aligner.settings)
-        if settings.pop("centre_by_source"):
+        if aligner.centre_by_source:
             raise HeadwordError("centre_by_source is for one classifier; several have a gap each")
-        return JointKernelRidge(widths=widths, **settings)
+        return JointKernelRidge(widths=widths, **aligner.settings)
     same_classes = all(bool(_there(block).all()) for block in torch.split(rows, list(widths), dim=1))
     if not same_classes and not isinstance(aligner, JointKernelRidge):
         raise HeadwordError(

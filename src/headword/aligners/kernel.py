@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ _NUGGET = 1e-6
 """Added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding."""
 
 
+@dataclass(eq=False, repr=False)
 class KernelRidge(Aligner):
     """Kernel ridge regression with the kernel of similar names.
 
@@ -30,65 +33,42 @@ class KernelRidge(Aligner):
     brings it far nearer the exact one than a sum over the landmarks alone. Memory then grows with the
     number of pairs as the pairs themselves do. The exact solve of 8,192 pairs takes 1.9 GB and, on two
     busy cores, 14 seconds; raise `max_exact` where memory and time allow.
-
-    Args:
-        tau: τ, the kernel's width.
-        penalty: λ, the ridge penalty.
-        max_exact: the most pairs solved exactly.
-        n_landmarks: how many texts serve as landmarks past that.
-        landmarks: "sampled" draws them with `seed`; "farthest" starts from the text nearest the mean and
-            takes the text farthest from all taken so far, again and again: slower, for pairs with many
-            near-duplicates.
-        seed: of the draw.
-        centre_by_source: centre the image sides of each source (head rows, captioned images) on their own
-            weighted mean, so that the gap between the two kinds is no part of what is learnt; the centre
-            is then the captioned images' mean.
     """
 
     name = "kernel-ridge"
+    text_axis = ("text_", 1)
 
-    text_: Tensor
+    tau: float = 0.15
+    """τ, the kernel's width."""
+    penalty: float = 0.3
+    """λ, the ridge penalty."""
+    max_exact: int = 8192
+    """The most pairs solved exactly."""
+    n_landmarks: int = 2048
+    """How many texts serve as landmarks past that."""
+    landmarks: str = "sampled"
+    """"sampled" draws them with `seed`; "farthest" starts from the text nearest the mean and takes the text
+    farthest from all taken so far, again and again: slower, for pairs with many near-duplicates."""
+    seed: int = 0
+    """Of the draw."""
+    centre_by_source: bool = False
+    """Centre the image sides of each source (head rows, captioned images) on their own weighted mean, so that
+    the gap between the two kinds is no part of what is learnt; the centre is then the captioned images'."""
+
+    text_: Tensor = field(init=False)
     """`[N, k]` unit-norm texts."""
-    alpha_: Tensor
+    alpha_: Tensor = field(init=False)
     """`[N, d]` their coefficients."""
 
-    def __init__(
-        self,
-        tau: float = 0.15,
-        penalty: float = 0.3,
-        max_exact: int = 8192,
-        n_landmarks: int = 2048,
-        landmarks: str = "sampled",
-        seed: int = 0,
-        centre_by_source: bool = False,
-    ) -> None:
-        super().__init__()
-        self.tau = tau
-        self.penalty = penalty
-        self.max_exact = max_exact
-        self.n_landmarks = n_landmarks
-        self.landmarks = landmarks
-        self.seed = seed
-        self.centre_by_source = centre_by_source
-
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("text_", 1)
-
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         self._check_settings()
-        self._learn("alpha_", self._solved(image, text, weight))
-        self._learn("text_", text)
-        self._learn("centre_", torch.zeros_like(image[0]))
+        return {"alpha_": self._solved(image, text, weight), "text_": text}
 
     def _check_settings(self) -> None:
-        self._require(self.tau > 0, "tau", "must be positive")
-        self._require(self.penalty > 0, "penalty", "must be positive")
-        self._require(self.n_landmarks > 0, "n_landmarks", "must be positive")
-        self._require(
-            self.landmarks in ("sampled", "farthest"), "landmarks", "must be 'sampled' or 'farthest'"
-        )
+        for name in ("tau", "penalty", "n_landmarks"):
+            self._require(getattr(self, name) > 0, name, "must be positive")
+        known = ("sampled", "farthest")
+        self._require(self.landmarks in known, "landmarks", "must be 'sampled' or 'farthest'")
 
     def _solved(self, image: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """α `[N, d]`."""

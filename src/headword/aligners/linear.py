@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,45 +11,19 @@ from torch import Tensor
 from headword.aligners.gradient_descent import GradientAligner, Weights, uniform
 
 
+@dataclass(eq=False, repr=False)
 class Linear(GradientAligner):
     """One linear layer without bias, text → image space, mean squared error.
 
     Text-to-Concept (Moayeri et al., ICML 2023) with the settings of "Weight recycling" (ICML 2026) as
     defaults. `Ridge` is its closed form, centred.
-
-    Args:
-        epochs: passes over the pairs; None for 500 past 10,000 pairs, else 2,500.
-        lr: Adam's learning rate at the start.
-        batch_size: pairs a step.
-        input_dropout: the probability that a batch's input gets an element-wise Bernoulli(½) mask, not
-            rescaled.
-        seed: of the start, the shuffling and the masks.
     """
 
     name = "linear"
+    text_axis = ("weight_", 1)
 
-    weight_: Tensor
+    weight_: Tensor = field(init=False)
     """`[d, k]`."""
-
-    def __init__(
-        self,
-        epochs: int | None = None,
-        lr: float = 5e-3,
-        batch_size: int = 512,
-        input_dropout: float = 0.3,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.epochs = epochs
-        self.lr = lr
-        self.batch_size = batch_size
-        self.input_dropout = input_dropout
-        self.seed = seed
-
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("weight_", 1)
 
     def _initial(self, text_dim: int, image_dim: int, generator: torch.Generator) -> Weights:
         # As torch.nn.Linear starts.

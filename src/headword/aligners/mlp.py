@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,62 +12,35 @@ from headword.aligners.gradient_descent import GradientAligner, Weights, keep_ma
 from headword.aligners.linalg import row_chunks
 
 
+@dataclass(eq=False, repr=False)
 class MLP(GradientAligner):
     """Linear(k, 4d) → GELU → Dropout → Linear(4d, d) → LayerNorm, text → image space, cosine embedding loss.
 
     The main mapping of "Weight recycling" (ICML 2026) with its settings as defaults: loss 1 − cos. On 1,000
     pairs 2,500 epochs take some twenty minutes on two CPU cores; `KernelRidge` is better there and takes a
     moment.
-
-    Args:
-        epochs: passes over the pairs; None for 500 past 10,000 pairs, else 2,500.
-        lr: Adam's learning rate at the start.
-        batch_size: pairs a step.
-        expansion: the hidden layer's width in multiples of d.
-        dropout: probability of a hidden unit's dropping out, the others rescaled.
-        input_dropout: the probability that a batch's input gets an element-wise Bernoulli(½) mask, not
-            rescaled.
-        seed: of the start, the shuffling and the masks.
     """
 
     name = "mlp"
+    text_axis = ("hidden_weight_", 1)
 
-    hidden_weight_: Tensor
+    expansion: int = 4
+    """The hidden layer's width in multiples of d."""
+    dropout: float = 0.5
+    """Probability of a hidden unit's dropping out, the others rescaled."""
+
+    hidden_weight_: Tensor = field(init=False)
     """`[4d, k]`."""
-    hidden_bias_: Tensor
+    hidden_bias_: Tensor = field(init=False)
     """`[4d]`."""
-    output_weight_: Tensor
+    output_weight_: Tensor = field(init=False)
     """`[d, 4d]`."""
-    output_bias_: Tensor
+    output_bias_: Tensor = field(init=False)
     """`[d]`."""
-    norm_weight_: Tensor
+    norm_weight_: Tensor = field(init=False)
     """`[d]`."""
-    norm_bias_: Tensor
+    norm_bias_: Tensor = field(init=False)
     """`[d]`."""
-
-    def __init__(
-        self,
-        epochs: int | None = None,
-        lr: float = 5e-3,
-        batch_size: int = 512,
-        expansion: int = 4,
-        dropout: float = 0.5,
-        input_dropout: float = 0.3,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.epochs = epochs
-        self.lr = lr
-        self.batch_size = batch_size
-        self.expansion = expansion
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.seed = seed
-
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("hidden_weight_", 1)
 
     def _initial(self, text_dim: int, image_dim: int, generator: torch.Generator) -> Weights:
         self._require(self.expansion > 0, "expansion", "must be positive")

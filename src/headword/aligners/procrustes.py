@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from headword.aligners.base import Aligner, weighted_mean
+from headword.aligners.base import Aligner, centred
 from headword.aligners.linalg import double
 
 
+@dataclass(eq=False, repr=False)
 class Procrustes(Aligner):
     """The orthogonal map text → image space, both sides centred on their weighted means (Schönemann 1966).
 
@@ -22,27 +25,20 @@ class Procrustes(Aligner):
     """
 
     name = "procrustes"
+    text_axis = ("rotation_", 0)
 
-    rotation_: Tensor
+    rotation_: Tensor = field(init=False)
     """`[k, d]`, R."""
-    text_mean_: Tensor
+    text_mean_: Tensor = field(init=False)
     """`[k]`, t̄."""
 
-    @property
-    def text_dim(self) -> int:
-        """Width k of the text embeddings."""
-        return self._width("rotation_", 0)
-
-    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> None:
-        X, T, omega = double(image), double(text), double(weight)
-        mean = weighted_mean(T, omega)
-        cross = (omega[:, None] * (T - mean)).T @ (X - weighted_mean(X, omega))  # [k, d]
+    def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        (X, _), (T, mean) = centred(image, weight), centred(text, weight)
+        cross = (double(weight)[:, None] * T).T @ X  # [k, d]
         U, S, Vh = torch.linalg.svd(cross, full_matrices=False)
         # The inputs are unit norm, so what rounding alone makes of a zero grows with the number of pairs.
         known = S.gt(32 * len(T) * torch.finfo(image.dtype).eps)
-        self._learn("rotation_", ((U * known) @ Vh).to(image))
-        self._learn("text_mean_", mean.to(text))
-        self._learn("centre_", torch.zeros_like(image[0]))
+        return {"rotation_": ((U * known) @ Vh).to(image), "text_mean_": mean.to(text)}
 
     def _map_text(self, text: Tensor) -> Tensor:
         return (text - self.text_mean_) @ self.rotation_
