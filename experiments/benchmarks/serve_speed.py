@@ -28,7 +28,7 @@ from typing import Any
 import headword
 from experiments.benchmarks.common import write
 from experiments.benchmarks.synthetic_index import make_index
-from headword.server.running import Running
+from headword.server.client import Running
 
 COMMAND = [sys.executable, "-m", "headword"]
 PARALLEL = 200

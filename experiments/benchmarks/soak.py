@@ -29,7 +29,7 @@ import headword
 from experiments.benchmarks.common import write
 from headword.data.gallery import gallery
 from headword.search import build_index
-from headword.server.running import Running
+from headword.server.client import Running
 
 PARTS = 10
 

@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headword.search import Index, Query
-from headword.server.words import parse_words
+from headword.server.schemas import parse_words
 from support.filter_attacks import ATTACKS
-from support.serving import Live, base64_of, gallery_index, served
+from support.serving import Live, base64_of
 
-
-@pytest.fixture(scope="module")
-def live(embedded, saved, pictures, tmp_path_factory):
-    folder = gallery_index(saved, pictures, tmp_path_factory.mktemp("api"))
-    with served(Index.open(folder, model=embedded)) as server:
-        yield server
+PICTURES = ()  # all
 
 
 def paths(reply) -> list[str]:

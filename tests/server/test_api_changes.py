@@ -11,16 +11,8 @@ import torch
 from PIL import Image
 
 from headword.search import Index, Query, build_index
-from headword.server.service import Asked, BusyError, Found, Service
-from support.serving import Live, base64_of, gallery_index, served
-
-
-@pytest.fixture(scope="module")
-def live(embedded, saved, pictures, tmp_path_factory):
-    few = {name: pictures[name] for name in ("cat", "coffee", "rocket", "astronaut")}
-    folder = gallery_index(saved, few, tmp_path_factory.mktemp("changes"))
-    with served(Index.open(folder, model=embedded)) as server:
-        yield server
+from headword.server.service import BusyError, Search, SearchResult, Service
+from support.serving import Live, base64_of
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +115,11 @@ def test_a_picture_for_another_model_costs_the_others_nothing(live: Live, model)
     """Of searches that are answered together."""
     service = Service(live.index)
     try:
-        stale = Asked(Query(image=torch.zeros(1, 3, 224, 224)), 1, None, model)
+        stale = Search(Query(image=torch.zeros(1, 3, 224, 224)), 1, None, model)
         said = service._answer(
-            [Asked(Query(text="a cat"), 1, None), stale, Asked(Query(text="rust"), 1, None)]
+            [Search(Query(text="a cat"), 1, None), stale, Search(Query(text="rust"), 1, None)]
         )
-        assert [type(answer) for answer in said] == [Found, BusyError, Found]
+        assert [type(answer) for answer in said] == [SearchResult, BusyError, SearchResult]
         assert said[0].hits[0].path == "cat.png"
     finally:
         service.close()

@@ -12,25 +12,11 @@ from contextlib import suppress
 import pytest
 from PIL import Image
 
-from headword.search import Index
 from headword.server import schemas
 from headword.server.guard import HEADERS
-from support.serving import Live, base64_of, gallery_index, served
+from support.serving import Live, base64_of
 
-
-@pytest.fixture(scope="module")
-def live(embedded, saved, pictures, tmp_path_factory):
-    few = {name: pictures[name] for name in ("cat", "coffee", "rocket", "astronaut")}
-    folder = gallery_index(saved, few, tmp_path_factory.mktemp("safety"))
-    with served(Index.open(folder, model=embedded)) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def _alive_afterwards(live: Live):
-    yield
-    found = live.post("/search", {"text": "a cat", "k": 1})
-    assert found.json["hits"][0]["path"] == "cat.png"
+pytestmark = pytest.mark.usefixtures("alive_afterwards")
 
 
 # ---- files

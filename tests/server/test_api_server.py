@@ -21,26 +21,11 @@ from typer.testing import CliRunner
 from headword.cli import app
 from headword.errors import HeadwordError
 from headword.search import Index, Query
-from headword.server.client import ask_server
+from headword.server.client import NAME, Running, ask_server
+from headword.server.memory import TextVectors, Thumbnails
 from headword.server.model_thread import ModelThread, Overloaded
-from headword.server.running import NAME, Running
 from headword.server.serving import Address, listening
-from headword.server.text_vectors import Remembered
-from headword.server.thumbnails import Thumbnails
-from support.serving import Live, gallery_index, served
-
-
-@pytest.fixture(scope="module")
-def index(embedded, saved, pictures, tmp_path_factory) -> Index:
-    few = {name: pictures[name] for name in ("cat", "coffee", "rocket")}
-    return Index.open(gallery_index(saved, few, tmp_path_factory.mktemp("server")), model=embedded)
-
-
-@pytest.fixture(scope="module")
-def live(index):
-    with served(index) as server:
-        yield server
-
+from support.serving import Live
 
 # ---- asked by the command line
 
@@ -301,31 +286,31 @@ def test_texts_are_remembered(embedded):
         asked.append(texts)
         return embed(texts)
 
-    remembered = Remembered(counting, kept=3)
+    remembered = TextVectors(counting, limit=3)
     got = remembered(["a cat", "a dog", "a cat"])
     torch.testing.assert_close(got, embed(["a cat", "a dog", "a cat"]), rtol=0, atol=1e-6)
     assert torch.equal(remembered(["a dog"]), got[1:2])
     assert asked == [["a cat", "a dog"]]
     remembered(["a bird"])
     remembered(["a fish"])  # a fourth: the one not asked for longest goes
-    assert remembered.kept == 3
+    assert remembered.recent.held == 3
     remembered(["a dog"])
     assert len(asked) == 3
     remembered(["a cat"])
     assert asked[3:] == [["a cat"]]
     many = remembered([f"text {n}" for n in range(10)])  # more than are kept
     assert many.shape == (10, embedded.text.dim)
-    assert remembered.kept == 3
+    assert remembered.recent.held == 3
 
 
 def test_thumbnails_stay_within_their_bound(pictures, tmp_path):
-    thumbnails = Thumbnails(kept_bytes=30_000)
+    thumbnails = Thumbnails(limit=30_000)
     first = thumbnails.get(pictures["cat"], 320)
     assert thumbnails.get(pictures["cat"], 320) is first
     for name in ("coffee", "rocket", "astronaut", "flower"):
         for size in (160, 320):
             assert Image.open(io.BytesIO(thumbnails.get(pictures[name], size))).format == "JPEG"
-            assert 0 < thumbnails.bytes <= 30_000
+            assert 0 < thumbnails.recent.held <= 30_000
     again = thumbnails.get(pictures["cat"], 320)
     assert again == first
     assert again is not first

@@ -212,13 +212,20 @@ def remove_unfinished(*folders: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def write_text_atomic(path: str | Path, text: str) -> None:
+def write_text_atomic(path: str | Path, text: str, *, private: bool = False) -> None:
     """Write a UTF-8 text file that is whole or not there; missing parents are made, an old file is replaced.
+
+    Args:
+        path: the file.
+        text: what it says.
+        private: whether only its owner may read it.
 
     Raises:
         HeadwordError: if `path` is a folder or may not be written.
     """
     with _new_file(path) as temporary:
+        if private:
+            temporary.touch(0o600)
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP API: what `headword app` answers, a function a route.
+"""The HTTP API and the page: what `headword app` answers, a function a route.
 
 Mistakes get `{"error": "one line"}`: 400 for what headword refuses, 404 for a picture that is not in the
 index, 409 while something else is under way, 422 for a request that is not of its form.
@@ -6,49 +6,51 @@ index, 409 while something else is under way, 422 for a request that is not of i
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
 import mimetypes
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+import torch
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi import Path as FromPath
 from fastapi import Query as FromQuery
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
+from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.files import open_regular
-from headword.search import query
+from headword.model import DualEncoder
 from headword.search.filter import Compare, Condition, Every, parse
-from headword.server import page, schemas
+from headword.search.index import Index
+from headword.search.query import Query
+from headword.search.tagging import tag_index
+from headword.server import schemas
+from headword.server.guard import without_folders
 from headword.server.model_thread import Overloaded
-from headword.server.outward import without_folders
 from headword.server.schemas import K
-from headword.server.service import BusyError, Service, in_thread
-from headword.server.thumbnails import Thumbnails
-from headword.server.words import parse_words
+from headword.server.service import BusyError, NotInIndexError, Search, Service
 
 MAX_FILE = 256_000_000
 """Bytes an image file may have to be handed out as it is."""
 
-FILES_AT_ONCE = 4
-"""Image files that are made into thumbnails at the same time."""
-
 _PART = 256_000
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error, "description": what}
-    for status, what in {
+    status: {"model": schemas.Error, "description": description}
+    for status, description in {
         400: "headword refuses this, and says why",
         401: "the token is another server's",
         403: "a page of another site asks",
@@ -62,12 +64,31 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+STATUSES = {NotInIndexError: 404, HeadwordError: 400, BusyError: 409, Overloaded: 503}
+"""Of exceptions whose line is the answer; the first that fits."""
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _check_token(request: Request) -> None:
+    given = request.headers.get("authorization")
+    expected = f"Bearer {request.app.state.token}"
+    if given is not None and not secrets.compare_digest(given.encode(), expected.encode()):
+        raise HTTPException(401, "this server was started by someone else, or anew")
+
+
+Served = Annotated[Service, Depends(_service)]
 TypedWords = Annotated[schemas.Text, FromQuery(description="-word keeps away from a word.")]
 Offset = Annotated[int, FromQuery(ge=0, le=100_000_000)]
 Tag = Annotated[schemas.Label | None, FromQuery(description="Only pictures with this tag.")]
 Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures that meet this condition.")]
 Version = Annotated[str | None, FromQuery(max_length=100, description="The index's: an answer may be kept.")]
 InIndex = Annotated[str, FromPath(min_length=1, max_length=4096)]
+
+router = APIRouter(dependencies=[Depends(_check_token)], responses=ERRORS)
 
 
 def create_app(service: Service, *, token: str = "") -> FastAPI:
@@ -84,212 +105,62 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
         docs_url=None,  # it would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        responses=ERRORS,
-        dependencies=[Depends(partial(_check_token, token))],
     )
-    _answer_errors(app, service)
-    app.include_router(page.router)
-    _add_searching(app, service)
-    _add_labelling(app, service)
-    _add_pictures(app, service)
-    _add_facts(app, service)
+    app.state.service, app.state.token = service, token
+    app.include_router(router)
+    for kind in (*STATUSES, StarletteHTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_error)
     return app
 
 
-def _add_searching(app: FastAPI, service: Service) -> None:
-    async def answer(request: schemas.SearchRequest) -> schemas.SearchResponse:
-        start = time.perf_counter()
-        text, negative = request.text, tuple(request.negative)
-        if request.words is not None:
-            if text is not None or negative:
-                raise HeadwordError("give words as typed, or text and negative, not both")
-            text, negative = parse_words(request.words)
-        asked = query.Query(text=text, like=request.like, negative=negative)
-        where = _condition(request.tag, request.where)
-        found = await service.search(asked, k=request.k, where=where, upload=request.image)
-        known = found.coverage
-        return schemas.SearchResponse(
-            text=text,
-            negative=list(negative),
-            hits=[_hit(hit, asked=True) for hit in found.hits],
-            coverage=None if known is None else known[0],
-            out_of_depth=known is not None and known[1],
-            seconds=time.perf_counter() - start,
-            index_version=found.version,
-        )
-
-    @app.get("/search")
-    async def search_words(
-        q: TypedWords, k: K = 24, tag: Tag = None, where: Where = None
-    ) -> schemas.SearchResponse:
-        """Search with words as they are typed."""
-        return await answer(schemas.SearchRequest(words=q, k=k, tag=tag, where=where))
-
-    @app.post("/search")
-    async def search(request: schemas.SearchRequest) -> schemas.SearchResponse:
-        """Search with words, a picture, or both."""
-        return await answer(request)
-
-    @app.get("/pictures")
-    async def pictures(
-        offset: Offset = 0, k: K = 100, tag: Tag = None, where: Where = None
-    ) -> schemas.PicturesResponse:
-        """Pictures in the order of their paths."""
-        hits, total, version = await service.browse(k=k, offset=offset, where=_condition(tag, where))
-        return schemas.PicturesResponse(
-            pictures=[_hit(hit, asked=False) for hit in hits],
-            total=total,
-            index_version=version,
-        )
+# ---- searching
 
 
-def _add_labelling(app: FastAPI, service: Service) -> None:
-    @app.post("/embed")
-    async def embed(request: schemas.EmbedRequest) -> schemas.EmbedResponse:
-        """Bring texts and images into the shared space."""
-        texts, images = await service.embed(request.texts, request.images, request.template)
-        return schemas.EmbedResponse(dim=texts.shape[1], texts=texts.tolist(), images=images.tolist())
-
-    @app.post("/classify")
-    async def classify(request: schemas.ClassifyRequest) -> schemas.ClassifyResponse:
-        """Label images with any words."""
-        for path in request.pictures:
-            await _file(service, path)
-        judged = await service.classify(
-            request.images,
-            request.pictures,
-            request.labels,
-            template=request.template,
-            multi_label=request.multi_label,
-            none_of_these=request.none_of_these,
-        )
-        return schemas.ClassifyResponse(
-            results=[
-                [schemas.LabelScore(label=label, probability=p, cosine=cosine) for label, p, cosine in row]
-                for row in judged
-            ],
-            doubt=service.model.doubt,
-        )
-
-    @app.post("/tag")
-    async def tag(request: schemas.TagRequest) -> schemas.TagsResponse:
-        """Give every picture of the index the label that fits it best."""
-        counts, version = await service.tag(
-            request.labels, template=request.template, none_of_these=request.none_of_these
-        )
-        return _tags(service, counts, version)
-
-    @app.get("/tags")
-    async def tags() -> schemas.TagsResponse:
-        """The tags that pictures have."""
-        return _tags(service, *await service.tags())
+@router.get("/search")
+async def search_words(
+    service: Served, q: TypedWords, k: K = 24, tag: Tag = None, where: Where = None
+) -> schemas.SearchResponse:
+    """Search with words as they are typed."""
+    return await search(service, schemas.SearchRequest(words=q, k=k, tag=tag, where=where))
 
 
-def _add_pictures(app: FastAPI, service: Service) -> None:
-    thumbnails = Thumbnails()
-    reading = asyncio.Semaphore(FILES_AT_ONCE)
-
-    @app.get("/images/{path:path}", response_class=Response)
-    async def image(path: InIndex) -> Response:
-        """A picture of the index, the file as it is."""
-        file = await _file(service, path)
-        parts = _parts(file, service.root)
-        try:
-            first = await in_thread(partial(next, parts, b""))  # what is wrong with the file is said here
-        except OSError as error:
-            raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
-        kind = mimetypes.guess_type(file.name)[0] or ""
-        raster = kind.startswith("image/") and "svg" not in kind
-        # Read as it is taken: who takes nothing holds no more than a part.
-        content = itertools.chain((first,), parts)
-        return StreamingResponse(content, media_type=kind if raster else "application/octet-stream")
-
-    @app.get("/thumbnails/{path:path}", response_class=Response)
-    async def thumbnail(
-        path: InIndex, request: Request, size: schemas.Size = schemas.Size.SMALL, version: Version = None
-    ) -> Response:
-        """A picture of the index as a JPEG of at most `size` pixels a side."""
-        file = await _file(service, path)
-        try:
-            async with reading:
-                content = await in_thread(partial(thumbnails.get, file, size.value, service.root))
-        except HeadwordError as error:
-            raise HTTPException(404, str(error)) from error
-        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"etag": etag, "cache-control": f"private, max-age={86_400 if version else 60}"}
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type="image/jpeg")
+@router.post("/search")
+async def search(service: Served, request: schemas.SearchRequest) -> schemas.SearchResponse:
+    """Search with words, a picture, or both."""
+    start = time.perf_counter()
+    query, where = request.query(), _condition(request.tag, request.where)
+    model = None
+    if request.image is not None:
+        model = service.model
+        query = replace(query, image=await service.pixels(model, request.image))
+    query.check()
+    result = await service.search(Search(query, request.k, where, model))
+    coverage, out_of_depth = result.coverage or (None, False)
+    return schemas.SearchResponse(
+        text=query.text,
+        negative=list(query.negative),
+        hits=[schemas.Picture.model_validate(hit) for hit in result.hits],
+        coverage=coverage,
+        out_of_depth=out_of_depth,
+        seconds=time.perf_counter() - start,
+        index_version=result.version,
+    )
 
 
-def _add_facts(app: FastAPI, service: Service) -> None:
-    @app.get("/about")
-    async def about() -> schemas.About:
-        """What the index and the model are."""
-        return schemas.About(**await service.about())
+@router.get("/pictures")
+async def pictures(
+    service: Served, offset: Offset = 0, k: K = 100, tag: Tag = None, where: Where = None
+) -> schemas.PicturesResponse:
+    """Pictures in the order of their paths."""
+    condition = _condition(tag, where)
 
-    @app.get("/classes")
-    async def classes(
-        find: Annotated[str, FromQuery(max_length=100)] = "", k: K = 100
-    ) -> schemas.ClassesResponse:
-        """The classes of the recycled head whose name or synonyms have `find` in them."""
-        wanted = find.casefold()
-        found = [c for c in service.model.classes if wanted in c.synset.casefold()]
-        return schemas.ClassesResponse(classes=[c.name for c in found[:k]], total=len(found))
+    def read(index: Index) -> tuple[list[schemas.Picture], int]:
+        hits = index.browse(k=k, offset=offset, where=condition)
+        rows = [schemas.Picture(path=hit.path, tag=hit.tag, tag_score=hit.tag_score) for hit in hits]
+        return rows, index.count(condition)
 
-
-def _check_token(token: str, request: Request) -> None:
-    said = request.headers.get("authorization")
-    if said is not None and not secrets.compare_digest(said.encode(), f"Bearer {token}".encode()):
-        raise HTTPException(401, "this server was started by someone else, or anew")
-
-
-def _answer_errors(app: FastAPI, service: Service) -> None:
-    def error(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        line = without_folders(" ".join(line.split()), service.folders)
-        line = line.encode("utf-8", "backslashreplace").decode()  # an odd name, or what was sent
-        return JSONResponse({"error": line}, status, headers)
-
-    @app.exception_handler(HeadwordError)
-    async def refused(_request: Request, mistake: HeadwordError) -> JSONResponse:
-        return error(400, str(mistake))
-
-    @app.exception_handler(BusyError)
-    async def busy(_request: Request, state: BusyError) -> JSONResponse:
-        return error(409, str(state))
-
-    @app.exception_handler(Overloaded)
-    async def overloaded(_request: Request, _state: Overloaded) -> JSONResponse:
-        return error(503, "too many requests wait; try again in a moment")
-
-    @app.exception_handler(StarletteHTTPException)
-    async def http(_request: Request, mistake: StarletteHTTPException) -> JSONResponse:
-        return error(mistake.status_code, str(mistake.detail), mistake.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, mistake: RequestValidationError) -> JSONResponse:
-        first = mistake.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error(422, f"{where}: {first['msg']}" if where else str(first["msg"]))
-
-    @app.exception_handler(Exception)
-    async def bug(_request: Request, _mistake: Exception) -> JSONResponse:
-        return error(500, "headword failed on this; its terminal says how")
-
-
-async def _file(service: Service, path: str) -> Path:
-    try:
-        return await service.file(path)
-    except HeadwordError as error:
-        raise HTTPException(404, str(error)) from error
-
-
-def _parts(file: Path, root: Path) -> Iterator[bytes]:
-    with open_regular(file, inside=root) as opened:
-        if os.fstat(opened.fileno()).st_size > MAX_FILE:
-            raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
-        while part := opened.read(_PART):
-            yield part
+    (rows, total), version = await service.read(read)
+    return schemas.PicturesResponse(pictures=rows, total=total, index_version=version)
 
 
 def _condition(tag: str | None, where: str | None) -> Condition | None:
@@ -299,16 +170,187 @@ def _condition(tag: str | None, where: str | None) -> Condition | None:
     return Every(tuple(conditions)) if conditions else None
 
 
-def _hit(hit: query.Hit, *, asked: bool) -> schemas.Hit:
-    return schemas.Hit(
-        path=hit.path, score=hit.score if asked else None, tag=hit.tag, tag_score=hit.tag_score
-    )
+# ---- labelling
 
 
-def _tags(service: Service, counts: dict[str, int], version: str) -> schemas.TagsResponse:
+@router.post("/embed")
+async def embed(service: Served, request: schemas.EmbedRequest) -> schemas.EmbedResponse:
+    """Bring texts and images into the shared space."""
+    model = (await service.newest()).model
+    texts = await service.encode_text(model, request.texts, check_templates(request.template))
+    pixels = service.each_pixels(model, request.images)
+    images = [(await service.run(model.encode_image, picture))[0].tolist() async for picture in pixels]
+    return schemas.EmbedResponse(dim=model.dim, texts=texts.tolist(), images=images)
+
+
+@router.post("/classify")
+async def classify(service: Served, request: schemas.ClassifyRequest) -> schemas.ClassifyResponse:
+    """Label images with any words.
+
+    They are centred as the index is: a picture's first label is what /tag gives it.
+    """
+    for path in request.pictures:
+        await service.file(path)
+    index, model = (serving := await service.newest()).index, serving.model
+    labels, templates = _checked(model, request)
+    options = {"multi_label": request.multi_label, "none_of_these": request.none_of_these}
+    classifier = await service.classifier(model, labels, templates=templates, **options)
+    queries = [Query(image=pixels) async for pixels in service.each_pixels(model, request.images)]
+    queries += [Query(like=path) for path in request.pictures]
+    vectors = [await service.run(index.encode, [query]) for query in queries]
+    embeddings = torch.cat([torch.empty(0, model.dim), *vectors])
+    chances = classifier.probabilities(classifier.logits(embeddings)).tolist()
+    cosines, labels = classifier.cosines(embeddings).tolist(), classifier.classes_.tolist()
+    results = []
+    for row, known in zip(chances, cosines, strict=True):
+        scores = [
+            schemas.LabelScore(label=label, probability=chance, cosine=cosine)
+            for label, chance, cosine in zip(labels, row, [*known, None], strict=False)
+        ]
+        results.append(sorted(scores, key=lambda score: -score.probability))
+    return schemas.ClassifyResponse(results=results, doubt=model.doubt)
+
+
+@router.post("/tag")
+async def tag(service: Served, request: schemas.TagRequest) -> schemas.TagsResponse:
+    """Give every picture of the index the label that fits it best."""
+    _checked(service.model, request)
+    if service.tagging.locked():
+        raise BusyError("the folder is being tagged already; try again when that is done")
+    async with service.tagging:
+        model = (await service.newest()).model
+        labels, templates = _checked(model, request)
+        classifier = await service.classifier(
+            model, labels, templates=templates, none_of_these=request.none_of_these
+        )
+        try:
+            await run_in_threadpool(tag_index, service.path, model, classifier)
+        except HeadwordError as error:  # labels and templates were found good: it is the index
+            raise BusyError(str(error)) from error
+    return await tags(service)
+
+
+@router.get("/tags")
+async def tags(service: Served) -> schemas.TagsResponse:
+    """The tags that pictures have."""
+    counts, version = await service.read(Index.tags)
     rows = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return schemas.TagsResponse(
         tags=[schemas.TagCount(tag=tag, count=count) for tag, count in rows],
         doubt=service.model.doubt,
         index_version=version,
     )
+
+
+def _checked(model: DualEncoder, request: schemas.Labelling) -> tuple[list[str], tuple[str, ...]]:
+    """Labels and templates that are good; the model's own templates where none are given."""
+    template = model.template if request.template is None else request.template
+    return check_labels(tidy_labels(request.labels)), check_templates(template)
+
+
+# ---- pictures
+
+
+@router.get("/images/{path:path}", response_class=Response)
+async def image(service: Served, path: InIndex) -> Response:
+    """A picture of the index, the file as it is."""
+    file = await service.file(path)
+    parts = _parts(file, service.root)
+    try:
+        first = await run_in_threadpool(next, parts, b"")  # what is wrong with the file is said here
+    except OSError as error:
+        raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    raster = kind.startswith("image/") and "svg" not in kind
+    # Read as it is taken: who takes nothing holds no more than a part.
+    content = itertools.chain((first,), parts)
+    return StreamingResponse(content, media_type=kind if raster else "application/octet-stream")
+
+
+def _parts(file: Path, root: Path) -> Iterator[bytes]:
+    with open_regular(file, inside=root) as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_FILE:
+            raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
+        yield from iter(partial(opened.read, _PART), b"")
+
+
+@router.get("/thumbnails/{path:path}", response_class=Response)
+async def thumbnail(
+    service: Served,
+    request: Request,
+    path: InIndex,
+    size: schemas.Size = schemas.Size.SMALL,
+    version: Version = None,
+) -> Response:
+    """A picture of the index as a JPEG of at most `size` pixels a side."""
+    content = await service.thumbnail(path, size.value)
+    control = f"private, max-age={86_400 if version else 60}"
+    return _tagged(content, request, media_type="image/jpeg", cache_control=control)
+
+
+def _tagged(content: bytes, request: Request, *, media_type: str | None, cache_control: str) -> Response:
+    """An answer that a browser keeps, and need not get again while it is the same."""
+    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"etag": etag, "cache-control": cache_control}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+# ---- facts
+
+
+@router.get("/about")
+async def about(service: Served) -> schemas.About:
+    """What the index and the model are."""
+    return schemas.About(**await service.about())
+
+
+@router.get("/classes")
+async def classes(
+    service: Served, find: Annotated[str, FromQuery(max_length=100)] = "", k: K = 100
+) -> schemas.ClassesResponse:
+    """The classes of the recycled head whose name or synonyms have `find` in them."""
+    names = [c.name for c in service.model.classes if find.casefold() in c.synset.casefold()]
+    return schemas.ClassesResponse(classes=names[:k], total=len(names))
+
+
+# ---- the page: a few hand-written files, held in memory
+
+
+@router.get("/", include_in_schema=False)
+@router.get("/static/{name}", include_in_schema=False)
+async def page(request: Request) -> Response:
+    """The page, and what it is made of."""
+    name = request.path_params.get("name", "index.html")
+    content = static_files().get(name)
+    if content is None:
+        raise HTTPException(404, "there is no such file")
+    # By name, since what a system thinks of .js differs.
+    kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
+    return _tagged(content, request, media_type=kind, cache_control="no-cache")  # asked for each time
+
+
+@cache
+def static_files() -> dict[str, bytes]:
+    """The files of the page, by name."""
+    folder = files("headword.server") / "static"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+# ---- mistakes
+
+
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, StarletteHTTPException):
+        status, line = error.status_code, str(error.detail)
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        status, line = 422, f"{field}: {first['msg']}" if field else str(first["msg"])
+    else:
+        status = next((number for kind, number in STATUSES.items() if isinstance(error, kind)), 500)
+        line = str(error) if status != 500 else "headword failed on this; its terminal says how"
+    line = without_folders(" ".join(line.split()), request.app.state.service.folders)
+    line = line.encode("utf-8", "backslashreplace").decode()  # an odd name, or what was sent
+    return JSONResponse({"error": line}, status, getattr(error, "headers", None))

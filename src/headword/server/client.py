@@ -1,30 +1,83 @@
 """Asking a running server in place of loading the model: a fraction of a second instead of several.
 
-Whatever is in the way (no server, one of another version of the index, an answer that is no success), the
-caller searches by itself, and tells what is wrong if something is. Imports no torch.
+Which server answers for an index is in `server.json` in the index's folder, while one runs. Only its owner
+may read it (0600). It holds a token, which a client sends along: whatever else listens on that port by now
+does not know it, and this server refuses every other. Imports no torch.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from headword.errors import HeadwordError
-from headword.files import expand
+from headword.files import expand, read_json, write_text_atomic
 from headword.search.manifest import Manifest
 from headword.search.query import Hit, Query
-from headword.server.running import Running
+
+NAME = "server.json"
 
 _SECONDS = 20.0
-_MOST_IMAGE = 16_000_000
+_MAX_IMAGE = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said."""
+class Running:
+    """A server."""
+
+    host: str
+    """The address to reach it at."""
+    port: int
+    token: str
+    pid: int
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        return url_of(self.host, self.port)
+
+    def write(self, index: Path) -> bool:
+        """Put it into an index's folder; False where that cannot be written."""
+        if not index.is_dir():
+            return False
+        with suppress(HeadwordError):
+            write_text_atomic(index / NAME, json.dumps(asdict(self)), private=True)
+            return True
+        return False
+
+    def remove(self, index: Path) -> None:
+        """Take it out again, unless another server took the place."""
+        if Running.read(index) == self:
+            with suppress(OSError):
+                (index / NAME).unlink()
+
+    @classmethod
+    def read(cls, index: Path) -> Running | None:
+        """The server an index's folder names, running or not; None where there is none to trust."""
+        try:
+            status = (index / NAME).stat()
+            if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+                return None
+            running = cls(**read_json(index / NAME))
+        except (OSError, HeadwordError, TypeError):
+            return None
+        kinds = {"host": str, "port": int, "token": str, "pid": int}
+        return running if all(isinstance(getattr(running, name), kinds[name]) for name in kinds) else None
+
+
+def url_of(host: str, port: int) -> str:
+    """The page of a server, by the address it is reached at."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAnswer:
+    """What a server found."""
 
     url: str
     """The server's page."""
@@ -39,8 +92,11 @@ class Answer:
 
 def ask_server(
     index: str | Path, query: Query, *, k: int, where: str | None = None, about: bool = False
-) -> Answer | None:
-    """A search by the server of an index, if one runs that can answer it.
+) -> ServerAnswer | None:
+    """A search by the server of an index.
+
+    Whatever is in the way (no server, one of another version of the index, an answer that is no success), the
+    answer is None: the caller searches by itself, and tells what is wrong if something is.
 
     Args:
         index: the index's folder.
@@ -49,68 +105,58 @@ def ask_server(
         where: a condition they must meet.
         about: whether to ask for the server's environment, too.
     """
+    from http.client import HTTPException  # slow to import, and most indices have no server
+
     folder = expand(index).resolve()
     running = Running.read(folder)
-    body = None if running is None else _request(query, k, where)
-    if running is None or body is None:
+    usual = Query()
+    weights = [(q.text_weight, q.image_weight, q.negative_weight) for q in (query, usual)]
+    if running is None or weights[0] != weights[1]:  # the API takes no weights
         return None
+    body = {"k": k, "text": query.text, "negative": query.negative, "like": query.like, "where": where}
     try:
+        if query.image is not None:
+            body["image"] = _base64(query.image)
         manifest = Manifest.read(folder)
-        said = _ask(running, "POST", "/search", body)
-        if said is None or said["index_version"] != manifest.version:
+        result = _ask(running, "POST", "/search", json.dumps(body).encode())
+        if result["index_version"] != manifest.version:
             return None
-        facts = _ask(running, "GET", "/about") if about else {"environment": {}}
-        if facts is None:
-            return None
-        known = said["coverage"]
-        far = bool(said["out_of_depth"])
-        return Answer(
+        known, far = result["coverage"], bool(result["out_of_depth"])
+        return ServerAnswer(
             running.url,
-            [Hit(**hit) for hit in said["hits"]],
+            [Hit(**hit) for hit in result["hits"]],
             {"model": manifest.model, "engine": "exact"},
-            facts["environment"],
+            _ask(running, "GET", "/about")["environment"] if about else {},
             (None if known is None else float(known), far) if far or known is not None else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, HeadwordError):
+    except (OSError, ValueError, KeyError, TypeError, HeadwordError, HTTPException):
         return None
 
 
-def _request(query: Query, k: int, where: str | None) -> bytes | None:
-    """The body of POST /search; None for what the API does not take."""
-    usual = Query()
-    weights = (query.text_weight, query.image_weight, query.negative_weight)
-    if weights != (usual.text_weight, usual.image_weight, usual.negative_weight):
-        return None
-    said: dict[str, Any] = {"k": k, "text": query.text, "negative": query.negative, "like": query.like}
-    if query.image is not None:
-        if not isinstance(query.image, str | Path):
-            return None
-        try:
-            image = expand(query.image)
-            if not image.is_file() or image.stat().st_size > _MOST_IMAGE:
-                return None
-            said["image"] = base64.b64encode(image.read_bytes()).decode()
-        except (OSError, RuntimeError):
-            return None
-    said["where"] = where
-    return json.dumps(said).encode()
+def _base64(image: Any) -> str:
+    path = expand(image)  # a TypeError for a picture that is no file
+    if not path.is_file() or path.stat().st_size > _MAX_IMAGE:
+        raise ValueError(f"{path} is not what the API takes")
+    return base64.b64encode(path.read_bytes()).decode()
 
 
-def _ask(running: Running, method: str, path: str, body: bytes | None = None) -> dict[str, Any] | None:
-    """An answer; None for any that is no success."""
-    from http.client import HTTPConnection, HTTPException
+def _ask(running: Running, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    """The JSON of an answer.
 
-    headers = {"Authorization": f"Bearer {running.token}"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
+    Raises:
+        ValueError: if it is no success.
+    """
+    from http.client import HTTPConnection
+
+    headers = {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"}
     connection = HTTPConnection(running.host, running.port, timeout=_SECONDS)
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
-    except HTTPException:  # what answers there speaks something else
-        return None
     finally:
         connection.close()
-    said = json.loads(content) if response.status == 200 else None
-    return said if isinstance(said, dict) else None
+    if response.status != 200:
+        raise ValueError(f"the server answered {response.status}")
+    answer: dict[str, Any] = json.loads(content)
+    return answer

@@ -11,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
+import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -68,7 +67,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, *, hosts: frozenset[str] = frozenset(), any_address: bool = False, max_body: int
+        self, app: ASGIApp, *, hosts: frozenset[str] = frozenset(), any_address: bool = False, max_body: int
     ) -> None:
         self._app = app
         self._hosts = hosts | {"localhost"}
@@ -80,23 +79,19 @@ class Guard:
         self._held = 0  # bytes of these, and of whole bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, connection or life span."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        """One request."""
+        headers = Headers(scope=scope)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_ENCODED]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         refusal = self._refusal(scope, headers)
+        if refusal is None and self._under_way >= REQUESTS:
+            refusal = _refusal(503, "too many requests wait; try again in a moment")
         if refusal is not None:
-            await _refuse(send_guarded, *refusal)
-            return
-        if self._under_way >= REQUESTS:
-            await _refuse(send_guarded, 503, "too many requests wait; try again in a moment")
+            await refusal(scope, receive, send_guarded)
             return
         self._under_way += 1
         try:
@@ -108,16 +103,15 @@ class Guard:
         finally:
             self._under_way -= 1
 
-    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "")
         if not self._known(host):
-            return 421, "this server is not called that; use the address it printed when it started"
+            return _refusal(421, "this server is not called that; use the address it printed when it started")
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in _SAFE and _asking_host(origin) != host.lower():
-            return 403, "a page of another site may not ask this server"
+        foreign = origin is not None and scope["method"] not in _SAFE and _asking_host(origin) != host.lower()
         visit = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
-        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and not visit:
-            return 403, "a page of another site may not ask this server"
+        if foreign or (headers.get("sec-fetch-site") in {"cross-site", "same-site"} and not visit):
+            return _refusal(403, "a page of another site may not ask this server")
         return None
 
     def _known(self, host: str) -> bool:
@@ -132,28 +126,12 @@ class Guard:
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the whole body, then let the app answer: who sends slowly holds up nobody else."""
-        reading = asyncio.ensure_future(self._read(receive))
-        self._arriving[reading] = 0
-        try:
-            done, _ = await asyncio.wait({reading}, timeout=BODY_SECONDS)
-            if not done:
-                await _refuse(send, 408, f"the body took longer than {BODY_SECONDS:.0f} seconds")
-                return
-            if reading.cancelled():
-                await _refuse(send, 503, "more is being sent than the server can hold; send it again")
-                return
-            body = reading.result()
-        finally:
-            reading.cancel()
-            self._held -= self._arriving.pop(reading, 0)
-        if body is None:
+        body = await self._whole(receive)
+        if not isinstance(body, bytearray):
+            if body is not None:
+                await body(scope, receive, send)
             return
-        if (size := len(body)) > self._max_body:
-            await _refuse(send, 413, f"the request is larger than {self._max_body:,} bytes")
-            return
-        if sum(map(body.count, _BETWEEN_VALUES)) > MAX_VALUES:
-            await _refuse(send, 413, f"the request has more than {MAX_VALUES:,} values")
-            return
+        size = len(body)
 
         async def receive_body() -> Message:
             nonlocal body
@@ -168,6 +146,26 @@ class Guard:
                 await self._app(scope, receive_body, send)
         finally:
             self._held -= size
+
+    async def _whole(self, receive: Receive) -> bytearray | JSONResponse | None:
+        """A body; or why it is not answered, and None if its sender is gone."""
+        reading = asyncio.ensure_future(self._read(receive))
+        self._arriving[reading] = 0
+        try:
+            done, _ = await asyncio.wait({reading}, timeout=BODY_SECONDS)
+            if not done:
+                return _refusal(408, f"the body took longer than {BODY_SECONDS:.0f} seconds")
+            if reading.cancelled():
+                return _refusal(503, "more is being sent than the server can hold; send it again")
+            body = reading.result()
+        finally:
+            reading.cancel()
+            self._held -= self._arriving.pop(reading, 0)
+        if body is not None and len(body) > self._max_body:
+            return _refusal(413, f"the request is larger than {self._max_body:,} bytes")
+        if body is not None and sum(map(body.count, _BETWEEN_VALUES)) > MAX_VALUES:
+            return _refusal(413, f"the request has more than {MAX_VALUES:,} values")
+        return body
 
     async def _read(self, receive: Receive) -> bytearray | None:
         """A body; the beginning of one that is too large, and None if its sender is gone."""
@@ -212,13 +210,39 @@ def _asking_host(origin: str) -> str:
     return parts.netloc.lower() if parts.scheme in {"http", "https"} else ""
 
 
-async def _refuse(send: Send, status: int, line: str) -> None:
-    body = json.dumps({"error": line}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in {408, 413, 503}:  # the rest of the body may still be on its way
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(status: int, line: str) -> JSONResponse:
+    # The rest of the body may still be on its way.
+    headers = {"connection": "close"} if status in {408, 413, 503} else None
+    return JSONResponse({"error": line}, status, headers)
 
 
-_ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+# ---- what leaves the server names no absolute path of this machine: of a folder or a file, its last name
+
+_ABSOLUTE = re.compile(
+    r"(?:(?<=^)|(?<=[\s:=('\"\[]))"  # begins a word; not the middle of people/cat.png or of https://
+    r"(?:[A-Za-z]:)?[\\/](?![\\/\s])"
+    r"(?:[^\\/:;,+'\"\n]*[\\/])*"
+)
+
+
+def without_folders(text: str, folders: Iterable[str | Path] = ()) -> str:
+    """A line without absolute paths.
+
+    Args:
+        text: the line.
+        folders: what lies in these keeps its path within them, whatever characters are in it.
+    """
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        name = Path(folder).name
+        if name:
+            text = text.replace(folder + os.sep, "").replace(folder, name)
+    return _ABSOLUTE.sub("", text)
+
+
+def outward(facts: Any, folders: Iterable[str | Path] = ()) -> Any:
+    """JSON without absolute paths; see `without_folders`."""
+    if isinstance(facts, dict):
+        return {without_folders(str(key), folders): outward(value, folders) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [outward(value, folders) for value in facts]
+    return without_folders(facts, folders) if isinstance(facts, str) else facts

@@ -11,18 +11,22 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-Asked = TypeVar("Asked")
+Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 
 class Overloaded(Exception):  # noqa: N818 - a state, not a mistake
     """More waits than will be answered soon."""
 
+    def __init__(self) -> None:
+        super().__init__("too many requests wait; try again in a moment")
 
-class ModelThread(Generic[Asked, Answer]):
+
+class ModelThread(Generic[Job, Answer]):
     """One thread with two queues.
 
     Args:
@@ -32,60 +36,33 @@ class ModelThread(Generic[Asked, Answer]):
     """
 
     def __init__(
-        self,
-        answer: Callable[[list[Asked]], list[Answer | Exception]],
-        *,
-        batch: int = 64,
-        most: int = 2_000,
+        self, answer: Callable[[list[Job]], list[Answer | Exception]], *, batch: int = 64, most: int = 2_000
     ) -> None:
         self._answer = answer
         self._batch = batch
         self._most = most
-        self._asked: deque[tuple[Asked, Future[Answer]]] = deque()
-        self._work: deque[tuple[Callable[[], None], Future[Any]]] = deque()
+        self._searches: deque[tuple[Job, Future[Answer]]] = deque()
+        self._work: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="headword-model", daemon=True)
         self._thread.start()
 
-    def ask(self, asked: Asked) -> Future[Answer]:
+    def ask(self, search: Job) -> Future[Answer]:
         """Put a search into the next batch.
 
         Raises:
             Overloaded: if too many wait, or the thread was closed.
         """
-        future: Future[Answer] = Future()
-        with self._changed:
-            if self._closed or len(self._asked) >= self._most:
-                raise Overloaded
-            self._asked.append((asked, future))
-            self._changed.notify()
-        return future
+        return self._put(self._searches, search)
 
-    def run(self, work: Callable[[], T]) -> Future[T]:
+    def run(self, work: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
         """Do a piece of work between two batches; it should take well under a second.
 
         Raises:
             Overloaded: as `ask`.
         """
-        future: Future[T] = Future()
-
-        def do() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = work()
-            except Exception as error:  # whoever waits for it gets it
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        with self._changed:
-            if self._closed or len(self._work) >= self._most:
-                raise Overloaded
-            self._work.append((do, future))
-            self._changed.notify()
-        return future
+        return self._put(self._work, partial(work, *args, **options))
 
     def close(self) -> None:
         """End the thread after what it is at; what still waits is cancelled."""
@@ -94,29 +71,40 @@ class ModelThread(Generic[Asked, Answer]):
             self._changed.notify()
         self._thread.join()
 
+    def _put(self, queue: deque[tuple[Any, Future[Any]]], entry: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._closed or len(queue) >= self._most:
+                raise Overloaded
+            queue.append((entry, future))
+            self._changed.notify()
+        return future
+
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._asked or self._work or self._closed)
+                self._changed.wait_for(lambda: self._searches or self._work or self._closed)
                 if self._closed:
-                    for _, future in (*self._asked, *self._work):
+                    for _, future in (*self._searches, *self._work):
                         future.cancel()
                     return
-                batch = [self._asked.popleft() for _ in range(min(len(self._asked), self._batch))]
-                work, _ = self._work.popleft() if self._work else (None, None)
-            wanted = [(asked, future) for asked, future in batch if future.set_running_or_notify_cancel()]
-            if wanted:
-                self._give(wanted)
-            if work is not None:
-                work()
+                searches = [self._searches.popleft() for _ in range(min(len(self._searches), self._batch))]
+                work = [self._work.popleft()] if self._work else []
+            _settle(searches, self._answer)
+            _settle(work, lambda pieces: [piece() for piece in pieces])
 
-    def _give(self, wanted: list[tuple[Asked, Future[Answer]]]) -> None:
-        try:
-            answers = self._answer([asked for asked, _ in wanted])
-        except Exception as error:  # each of those who wait gets it
-            answers = [error] * len(wanted)
-        for (_, future), answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+
+def _settle(entries: list[tuple[Job, Future[Any]]], answer: Callable[[list[Job]], list[Any]]) -> None:
+    """Give each future its answer, or the exception that became of it; none where nobody waits any more."""
+    waiting = [(entry, future) for entry, future in entries if future.set_running_or_notify_cancel()]
+    if not waiting:
+        return
+    try:
+        answers = answer([entry for entry, _ in waiting])
+    except Exception as error:  # each of those who wait gets it
+        answers = [error] * len(waiting)
+    for (_, future), result in zip(waiting, answers, strict=True):
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from enum import IntEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from headword.encoders.prompts import MAX_LABEL
+from headword.errors import HeadwordError
+from headword.search.query import Query
 
 MAX_UPLOAD = 16_000_000
 """Bytes an image sent to the server may have."""
@@ -37,8 +40,7 @@ def _decoded(value: Any) -> Any:
         raise ValueError("an image is sent as base64, and this is not") from error
 
 
-Line = StringConstraints(strip_whitespace=True, min_length=1, max_length=500)
-Text = Annotated[str, Line]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL)]
 Labels = Annotated[
     list[Annotated[str, StringConstraints(max_length=MAX_LABEL)]], Field(min_length=1, max_length=MAX_LABELS)
@@ -46,12 +48,27 @@ Labels = Annotated[
 """As typed: `headword.encoders.prompts.tidy_labels` reads them."""
 Template = Annotated[str, StringConstraints(min_length=2, max_length=200)]
 Templates = Annotated[list[Template], Field(min_length=1, max_length=16)]
-Picture = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+InIndex = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+"""A picture's path within the indexed folder."""
 Upload = Annotated[
     bytes,
     BeforeValidator(_decoded, json_schema_input_type=str),
     Field(min_length=1, max_length=MAX_UPLOAD),
 ]
+# A minus at the start of a word, then a word or something in quotation marks: -people, -"brick wall".
+_NEGATIVE = re.compile(r'(?<!\S)-(?:"([^"]*)"?|([^\s"-]\S*))')
+
+
+def parse_words(typed: str) -> tuple[str | None, tuple[str, ...]]:
+    """A typed query → (the words, None if there are none; the negative ones, each once).
+
+    `-word` and `-"several words"` are negative; a minus within a word ("t-shirt") or by itself says nothing.
+    """
+    negative = [" ".join((quoted or word).split()) for quoted, word in _NEGATIVE.findall(typed)]
+    words = " ".join(word for word in _NEGATIVE.sub(" ", typed).split() if word.strip("-"))
+    return words or None, tuple(dict.fromkeys(word for word in negative if word))
+
+
 K = Annotated[int, Field(ge=1, le=MAX_K)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -67,18 +84,33 @@ class SearchRequest(_Closed):
     text: Text | None = Field(default=None, description="What to look for, instead of words.")
     negative: list[Text] = Field(default=[], max_length=16, description="What to keep away from.")
     image: Upload | None = Field(default=None, description="A picture to find the like of, as base64.")
-    like: Picture | None = Field(default=None, description="A picture of the index to find the like of.")
+    like: InIndex | None = Field(default=None, description="A picture of the index to find the like of.")
     k: K = Field(default=24, description="How many pictures to return.")
     tag: Label | None = Field(default=None, description="Only pictures with this tag.")
     where: Filter | None = Field(default=None, description="Only pictures that meet this condition.")
 
+    def query(self) -> Query:
+        """What is searched for, without a picture that was sent.
 
-class Hit(BaseModel):
+        Raises:
+            HeadwordError: if words are given in both ways.
+        """
+        text, negative = self.text, tuple(self.negative)
+        if self.words is not None:
+            if text is not None or negative:
+                raise HeadwordError("give words as typed, or text and negative, not both")
+            text, negative = parse_words(self.words)
+        return Query(text=text, like=self.like, negative=negative)
+
+
+class Picture(BaseModel):
     """A picture of the index."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     path: str
     """Within the indexed folder; the end of its address below /images and /thumbnails."""
-    score: float | None
+    score: float | None = None
     """Cosine with the query, -1 … 1; null where nothing was asked."""
     tag: str | None
     tag_score: float | None
@@ -89,7 +121,7 @@ class SearchResponse(BaseModel):
 
     text: str | None
     negative: list[str]
-    hits: list[Hit]
+    hits: list[Picture]
     coverage: float | None = Field(
         default=None,
         description="How well the head knows the words, 0 … 1; null if not judged.",
@@ -102,7 +134,7 @@ class SearchResponse(BaseModel):
 class PicturesResponse(BaseModel):
     """Pictures in the order of their paths."""
 
-    pictures: list[Hit]
+    pictures: list[Picture]
     total: int
     index_version: str
 
@@ -123,15 +155,24 @@ class EmbedResponse(BaseModel):
     images: list[list[float]]
 
 
-class ClassifyRequest(_Closed):
+class Labelling(_Closed):
+    """Labels to choose from."""
+
+    labels: Labels
+    template: Templates | None = Field(default=None, description="The model's own where not given.")
+    none_of_these: bool = Field(default=False, description="Pictures that no label fits get none.")
+
+
+class TagRequest(Labelling):
+    """Labels for the whole folder."""
+
+
+class ClassifyRequest(Labelling):
     """Images to label with any words."""
 
     images: list[Upload] = Field(default=[], max_length=MAX_IMAGES, description="Base64 of the files.")
-    pictures: list[Picture] = Field(default=[], max_length=MAX_IMAGES, description="Pictures of the index.")
-    labels: Labels
-    template: Templates | None = Field(default=None, description="The model's own where not given.")
+    pictures: list[InIndex] = Field(default=[], max_length=MAX_IMAGES, description="Pictures of the index.")
     multi_label: bool = False
-    none_of_these: bool = False
 
 
 class LabelScore(BaseModel):
@@ -148,14 +189,6 @@ class ClassifyResponse(BaseModel):
 
     results: list[list[LabelScore]]
     doubt: str | None = Field(default=None, description="Why all of them are to be taken with care, if so.")
-
-
-class TagRequest(_Closed):
-    """Labels for the whole folder."""
-
-    labels: Labels
-    template: Templates | None = Field(default=None, description="The model's own where not given.")
-    none_of_these: bool = Field(default=False, description="Pictures that no label fits get none.")
 
 
 class TagCount(BaseModel):

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from headword.errors import HeadwordError
 from headword.search.index import Index
 from headword.server.api import create_app
+from headword.server.client import Running, url_of
 from headword.server.connection import Connection, sweep
-from headword.server.guard import App, Guard
-from headword.server.running import Running, url_of
+from headword.server.guard import Guard
 from headword.server.schemas import MAX_BODY
 from headword.server.service import Service
 
@@ -38,7 +39,10 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return is_loopback(self.host)
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
     @property
     def reachable(self) -> str:
@@ -50,37 +54,29 @@ class Address:
         """The page."""
         return url_of(self.reachable, self.port)
 
-
-def _give_memory_back() -> None:
-    """Have the system's allocator return large blocks when they are freed, where it is glibc's.
-
-    Its own rule comes to keep blocks of up to 32 MB, and bodies and pictures of all sizes then leave gaps as
-    large as all of them together.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def guarded(service: Service, host: str, token: str) -> App:
-    """The app with its guard, for a server that listens on `host`."""
-    names = frozenset() if is_loopback(host) else frozenset({host.lower(), socket.gethostname().lower()})
-    return Guard(
-        create_app(service, token=token), hosts=names, any_address=not is_loopback(host), max_body=MAX_BODY
-    )
+    def guarded(self, app: ASGIApp) -> Guard:
+        """An app with its guard, to be served here."""
+        names = set() if self.loopback else {self.host.lower(), socket.gethostname().lower()}
+        return Guard(app, hosts=frozenset(names), any_address=not self.loopback, max_body=MAX_BODY)
 
 
 class Server(uvicorn.Server):
-    """A server that is ready to `run`, until `should_exit` or a signal."""
+    """A server that is ready to `run`, until `should_exit` or a signal.
 
-    def __init__(self, app: App, listener: socket.socket) -> None:
+    Args:
+        app: what answers.
+        listener: where.
+        on_start: called when requests are answered.
+        on_stop: called when they no longer are; before a signal ends the process.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        on_start: Callable[[], object],
+        on_stop: Callable[[], object],
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -96,21 +92,21 @@ class Server(uvicorn.Server):
             )
         )
         self._listener = listener
-        self.on_start: list[Callable[[], object]] = []
-        """Called when requests are answered."""
-        self.on_stop: list[Callable[[], object]] = []
-        """Called when they no longer are; before a signal ends the process."""
+        self._on_start = on_start
+        self._on_stop = on_stop
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests."""
-        _give_memory_back()
+        # Have glibc's allocator return large blocks when they are freed. Its own rule comes to keep blocks of
+        # up to 32 MB, and bodies and pictures of all sizes then leave gaps as large as all of them together.
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
         super().run(sockets or [self._listener])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
         await super().startup(sockets)
-        for call in self.on_start:
-            call()
+        self._on_start()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
@@ -120,8 +116,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was asked, and end."""
-        for call in self.on_stop:
-            call()
+        self._on_stop()
         await super().shutdown(sockets)
 
 
@@ -149,10 +144,12 @@ def prepared(
         service.warm()
         address = Address(host, listener.getsockname()[1])
         running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
-        server = Server(guarded(service, host, running.token), listener)
-        server.on_start.append(lambda: ready(address, running.write(index.path)))
-        server.on_stop.append(lambda: running.remove(index.path))
-        yield server
+        yield Server(
+            address.guarded(create_app(service, token=running.token)),
+            listener,
+            on_start=lambda: ready(address, running.write(index.path)),
+            on_stop=lambda: running.remove(index.path),
+        )
 
 
 @contextlib.contextmanager
@@ -162,32 +159,31 @@ def listening(host: str, port: int | None) -> Iterator[socket.socket]:
     Raises:
         HeadwordError: as `prepared`.
     """
-    if port is None:
-        try:
-            listener = _listener(host, DEFAULT_PORT)
-        except HeadwordError:
-            listener = _listener(host, 0)
-    else:
-        listener = _listener(host, port)
+    try:
+        listener = _listener(host, DEFAULT_PORT if port is None else port)
+    except HeadwordError:
+        if port is not None:
+            raise
+        listener = _listener(host, 0)
     with contextlib.closing(listener):
         yield listener
 
 
 def _listener(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # The protocol by name: only then does asyncio switch off Nagle's algorithm, which would hold back the
         # end of every answer for 40 ms. `socket.create_server` leaves it open.
         listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
     except (OSError, OverflowError, UnicodeError) as error:
-        raise HeadwordError(_why_not(host, port, error)) from error
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(at)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
         raise HeadwordError(_why_not(host, port, error)) from error
     return listener
 
