@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import LoneCommand
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption
+from headword.cli.common import Output
 from headword.errors import HeadwordError
 from headword.files import expand
 
@@ -45,9 +46,9 @@ def reproduce(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of draws, shuffles and starts.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results at --out.")] = False,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Run a paper's experiment: found there, measured here.
 
@@ -72,9 +73,7 @@ def reproduce(
         from headword.evaluation.tasks import check_aligners
 
         check_aligners(without)
-    bench = Bench(
-        root=_root(data), device=device.value, seed=seed, without=tuple(without or ()), say=output.note
-    )
+    bench = Bench(root=_root(data), device=device, seed=seed, without=tuple(without or ()), say=output.note)
     for recipe in chosen:
         check_place(out / recipe.name, overwrite=overwrite)
         bench.check(recipe.sets, recipe.weights)

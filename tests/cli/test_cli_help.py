@@ -65,6 +65,35 @@ def test_centring_has_one_meaning() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("--foo", "no such option --foo; see headword -h"),
+        ("serch x", "no such command 'serch'; did you mean 'search'?"),
+        ("cache inf", "no such command 'inf'; did you mean 'info'?"),
+        ("search", "missing argument 'index'; see headword search -h"),
+        ("search ix --not", "option '--not' requires an argument"),
+        ("search ix --whre x", "no such option --whre; did you mean '--where'?"),
+        ("classify m x --device gpu", "invalid value for '--device': 'gpu' is not one of 'auto', 'cpu', "),
+        ("app ix --port x", "invalid value for '--port': "),
+        ("cache info x", "got unexpected extra argument(s) (x); see headword cache info -h"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_what_is_typed_is_one_line(typed: str, line: str) -> None:
+    result = CliRunner().invoke(app, typed.split())
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"headword: {line}")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_options_are_grouped() -> None:
+    own, common = help_of("search").split("Common options:\n")
+    assert "--where" in own
+    assert "--json" in common
+    assert "--where" not in common
+
+
 def test_a_shell_completes_commands() -> None:
     environment = {"_HEADWORD_COMPLETE": "complete_bash", "COMP_WORDS": "headword rec", "COMP_CWORD": "1"}
     code = "from headword.cli import main; main()"

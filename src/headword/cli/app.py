@@ -6,16 +6,20 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headword import __version__
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 
 OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
+NOTHING_KEPT = "no result was written; run the same command again"
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
 
 ORDER = (
     "recycle", "inspect", "classify", "explain", "embed", "index", "search", "tag", "app", "evaluate",
@@ -44,34 +48,74 @@ class _Context(typer.Context):
 
 
 class Command(TyperCommand):
-    """A command whose help is whole."""
+    """A command whose help is whole, its options in the groups that their `rich_help_panel` names."""
 
     context_class = _Context
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then each group of options in the order of the command."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            usual = "Arguments" if param.param_type_name == "argument" else "Options"
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
 
 class _Errors:
+    """A command whose errors, those of its command line included, are one line each."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the command line."""
+        with _one_line():
+            return super().make_context(*args, **extra)  # type: ignore[misc]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with _one_line():
+            return super().invoke(ctx)  # type: ignore[misc]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
     """An error becomes one line on stderr and an exit code.
 
     2 is the user's mistake, 1 is ours or the machine's, 130 is Ctrl-C. A layer that knows what an
     interrupted run leaves raises `KeyboardInterrupt` with that as its message.
     """
+    try:
+        yield
+    except HeadwordError as error:
+        _end(str(error), USER_ERROR)
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            raise
+        _end(usage_line(error), USER_ERROR)
+    except KeyboardInterrupt as error:
+        _end(f"interrupted: {error if error.args else NOTHING_KEPT}", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _end(
+            "the memory ran out; a smaller --batch-size, fewer --workers, fewer or smaller pictures at once "
+            "need less",
+            OUR_ERROR,
+        )
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)  # type: ignore[misc]
-        except HeadwordError as error:
-            _end(str(error), USER_ERROR)
-        except KeyboardInterrupt as error:
-            _end(f"interrupted: {error if error.args else NOTHING_KEPT}", INTERRUPTED)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            _end(
-                "the memory ran out; a smaller --batch-size, fewer --workers, fewer or smaller pictures at "
-                "once need less",
-                OUR_ERROR,
-            )
+
+def usage_line(error: Any) -> str:
+    """What is wrong with a command line, in the words of the other mistakes."""
+    line, ctx = str(error.format_message()), error.ctx
+    if hasattr(error, "possibilities"):
+        options = [name for param in ctx.command.get_params(ctx) for name in param.opts]
+        line = f"no such option {error.option_name}{near(error.option_name, options, n=1)}"
+    line = line.removesuffix(".").replace("Value error, ", "").replace(". Did you mean ", "; did you mean ")
+    if "did you mean" not in line and ctx is not None:
+        line += f"; see {ctx.command_path} -h"
+    return line[:1].lower() + line[1:]
 
 
 class LoneCommand(_Errors, Command):
@@ -87,9 +131,6 @@ class Group(_Errors, TyperGroup):
         """Their names."""
         names = super().list_commands(ctx)
         return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
-
-
-NOTHING_KEPT = "no result was written; run the same command again"
 
 
 def _end(line: str, code: int) -> NoReturn:

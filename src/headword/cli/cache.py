@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import Command, Group, app, shown_examples
-from headword.cli.common import JsonOption, Output, QuietOption
+from headword.cli.common import Output
 
 commands = typer.Typer(
     cls=Group,
@@ -17,7 +18,7 @@ app.add_typer(commands, name="cache", no_args_is_help=True)
 
 
 @commands.command(cls=Command, epilog=shown_examples("cache info", "cache info --json -"))
-def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
+def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
     """Show what is in the cache, and how large it may become."""
     output = Output(quiet, json_to)
     from headword.cache import cache_folder, cache_limit, entries
@@ -48,7 +49,7 @@ def info(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
 
 
 @commands.command(cls=Command, epilog=shown_examples("cache clear", "cache clear --quiet"))
-def clear(quiet: QuietOption = False, json_to: JsonOption = None) -> None:
+def clear(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
     """Remove everything from the cache."""
     output = Output(quiet, json_to)
     from headword import cache

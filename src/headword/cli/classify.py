@@ -7,25 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    CENTRE_HELP,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    LabelsFileOption,
-    LabelsOption,
-    Output,
-    QuietOption,
-    TemplateOption,
-    VisionOption,
-    expand_images,
-    flags,
-    quoted,
-    read_labels,
-)
+from headword.cli.common import Output, expand_images, flags, quoted, read_labels
 from headword.errors import HeadwordError
 
 AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
@@ -38,9 +22,9 @@ AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
 def classify(
     model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
-    labels: LabelsOption = None,
-    labels_file: LabelsFileOption = None,
-    template: TemplateOption = None,
+    labels: options.Labels = None,
+    labels_file: options.LabelsFile = None,
+    template: options.Template = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many labels to show for each image.")] = 3,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Judge each label by itself.")] = False,
     none_of_these: Annotated[
@@ -50,7 +34,7 @@ def classify(
         str,
         typer.Option(
             metavar="FOLDER|collection|online|none|auto",
-            help=f"{CENTRE_HELP} auto is online for a recycled model without a centre, else none.",
+            help=f"{options.CENTRE_HELP} auto is online for a recycled model without a centre, else none.",
         ),
     ] = AUTO,
     collection: Annotated[
@@ -65,11 +49,11 @@ def classify(
         typer.Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Label images with any words.
 
@@ -86,9 +70,7 @@ def classify(
     shares = None if stated is None else label_shares(stated, words)
     from headword.saved import load
 
-    encoder = load(
-        model, vision=vision, device=device.value, dtype=None if dtype is Dtype.auto else dtype.value
-    )
+    encoder = load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype)
     with output.progress("images") as progress:
         if centre_on == AUTO:
             as_made = encoder.centre.kind == "default" and not encoder.one_space

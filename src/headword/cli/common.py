@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from headword.cli import options
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -44,48 +45,14 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+# For the commands that do not take them from `options` yet.
+CENTRE_HELP = options.CENTRE_HELP
+JsonOption: TypeAlias = options.Json
+QuietOption: TypeAlias = options.Quiet
+TemplateOption: TypeAlias = options.Template
+VisionOption: TypeAlias = options.Vision
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision of the vision encoder.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print nothing but errors and asked-for JSON.")
-]
-JsonOption = Annotated[
-    str | None,
-    typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to a file, or - for stdout."),
-]
-VisionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--vision",
-        metavar="module:FILE.py:FACTORY",
-        help="The model's classifier, where it is a module of your own (also module:PACKAGE.MODULE:FACTORY) "
-        "or has moved.",
-    ),
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="WORDS",
-        help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.',
-    ),
-]
-LabelsFileOption = Annotated[
-    Path | None, typer.Option("--labels-file", metavar="FILE", help="Words to choose from, one a line.")
-]
-IndexModelOption = Annotated[
-    Path | None,
-    typer.Option("--model", metavar="DIR", help="The index's model, where it is elsewhere by now."),
-]
-CENTRE_HELP = (
-    "What images are centred on, unlabelled: a FOLDER of images; collection, the images at hand themselves; "
-    "online, each on those up to it; none, the model's own centre."
-)
-"""Said of --centre-on in every command; each adds which of them it has besides or not."""
-TemplateOption = Annotated[
-    list[str] | None,
-    typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),
-]
 
 
 class Output:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Device, DeviceOption, JsonOption, Output, QuietOption, quoted
+from headword.cli.common import Output, quoted
 
 if TYPE_CHECKING:
     from headword.demo.report import Found, Labelled
@@ -20,9 +21,9 @@ def demo(
         "headword-demo"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Recycle a head, label and search pictures, write a page.
 
@@ -31,7 +32,7 @@ def demo(
     output = Output(quiet, json_to)
     from headword.demo.run import run_demo
 
-    result = run_demo(out, overwrite=overwrite, device=device.value, watch=output.progress)
+    result = run_demo(out, overwrite=overwrite, device=device, watch=output.progress)
     output.table(
         f"Labelled: each picture with one of {len(result.labelled)} labels, none of them a class name",
         ("", "picture", "got", "", "own words"),

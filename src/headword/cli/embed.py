@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    VisionOption,
-)
+from headword.cli.common import Output
 from headword.files import expand
 
 if TYPE_CHECKING:
@@ -83,11 +75,11 @@ def embed(
         Path | None, typer.Option(help="Class names for a classifier that has none.")
     ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Embed images of any source into a store of vectors.
 
@@ -105,7 +97,7 @@ def embed(
     shared, provenance = None, None
     folder = expand(model)
     if (folder / CONFIG).is_file():
-        saved = load(folder, vision=vision, device=device.value)
+        saved = load(folder, vision=vision, device=device)
         encoder, provenance = saved.vision, saved.provenance()
         shared = shared_space(saved) if space is Space.shared else None
         loader: Any = partial(load_encoder, str(folder.resolve()), vision)
@@ -118,7 +110,7 @@ def embed(
             f"{model} is no saved model, which --space shared needs; make one with headword recycle"
         )
     else:
-        encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device.value)
+        encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device)
         loader = None
     with output.progress("images") as progress:
         done = extract_features(
@@ -127,8 +119,8 @@ def embed(
             out,
             shared=shared,
             engine=engine.value,
-            dtype=dtype.value,
-            store_dtype=store_dtype.value,
+            dtype=dtype,
+            store_dtype=store_dtype,
             batch_size=batch_size,
             workers=workers,
             draft=draft,

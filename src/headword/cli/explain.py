@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    TemplateOption,
-    VisionOption,
-    flags,
-    quoted,
-)
+from headword.cli.common import Output, flags, quoted
 
 if TYPE_CHECKING:
     from headword.scoring.explain import Explanation
@@ -31,11 +22,11 @@ def explain(
         list[str], typer.Argument(help='Words, "each in quotation marks"; explained one by one.')
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
-    template: TemplateOption = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    template: options.Template = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Show what words are made of, and whether the head knows enough.
 
@@ -47,7 +38,7 @@ def explain(
     check_labels(words)
     from headword.saved import load
 
-    encoder = load(model, vision=vision, device=device.value, defer_vision=True)
+    encoder = load(model, vision=vision, device=device, defer_vision=True)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, template=templates)
     fit, doubt = encoder.coverage_fit, encoder.doubt

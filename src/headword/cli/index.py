@@ -9,19 +9,9 @@ from typing import Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    VisionOption,
-    flags,
-    quoted,
-)
+from headword.cli.common import Output, flags, quoted
 
 
 class IndexCentre(str, Enum):
@@ -67,11 +57,11 @@ def index(
     engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Index a folder of images, or bring an index up to date.
 
@@ -96,10 +86,10 @@ def index(
             vision=vision,
             centre_on=None if centre_on is IndexCentre.auto else centre_on.value,
             engine=engine.value,
-            dtype=dtype.value,
+            dtype=dtype,
             batch_size=batch_size,
             workers=workers,
-            device=device.value,
+            device=device,
             progress=progress,
         )
     seconds = time.perf_counter() - begin

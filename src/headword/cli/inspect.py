@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    VisionOption,
-    flags,
-    quoted,
-)
+from headword.cli.common import Output, flags, quoted
 
 if TYPE_CHECKING:
     from headword.encoders import VisionEncoder
@@ -36,10 +28,10 @@ def inspect(
     ] = None,
     head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
     names: Annotated[int, typer.Option(min=0, help="How many class names to show.")] = 10,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Show a head, its classes and licence, or what a model is.
 
@@ -55,7 +47,7 @@ def inspect(
         from headword.head.names import read_class_names
 
         if vision is not None:  # to see that it fits
-            load(folder, vision=vision, device=device.value)
+            load(folder, vision=vision, device=device)
         config = read_config(folder)
         named = [CLASSES] if CLASSES in config["files"] else []
         check_files(folder, config, named)
@@ -74,7 +66,7 @@ def inspect(
     from headword.encoders import load_vision
     from headword.encoders.own_module import resolve_vision
 
-    encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device.value)
+    encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device)
     rows, labels = encoder.named_head()
     output.facts(f"Classifier {encoder.name}", vision_facts(encoder))
     _show_classes(output, labels.classes, names)

@@ -8,19 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    TemplateOption,
-    flags,
-    quoted,
-)
+from headword.cli.common import Output, flags, quoted
 from headword.errors import HeadwordError
 
 
@@ -71,7 +61,7 @@ def recycle(
             help="Texts for the rows: plain (class names) or rich (synonyms, definitions, hypernyms too)."
         ),
     ] = None,
-    template: TemplateOption = None,
+    template: options.Template = None,
     head: Annotated[
         list[str] | None,
         typer.Option(help="Dotted name of the last linear layer, where it is not found by itself."),
@@ -81,10 +71,10 @@ def recycle(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved model at --out.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Make a model that knows words from a classifier's head.
 
@@ -110,8 +100,8 @@ def recycle(
         centre_on=None if centre_on == "none" else centre_on,
         words=words,
         template=template,
-        device=device.value,
-        dtype=dtype.value,
+        device=device,
+        dtype=dtype,
         seed=seed,
         watch=output.progress,
         **options,

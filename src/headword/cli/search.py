@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    IndexModelOption,
-    JsonOption,
-    Output,
-    QuietOption,
-    VisionOption,
-    flags,
-    quoted,
-)
+from headword.cli.common import Output, flags, quoted
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -57,11 +48,11 @@ def search(
     paths: Annotated[
         bool, typer.Option("--paths", help="Print the images' absolute paths alone, one a line.")
     ] = False,
-    model: IndexModelOption = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    model: options.IndexModel = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Find the images of an index that are nearest to words.
 
@@ -81,12 +72,12 @@ def search(
 
     begin = time.perf_counter()
     answer = None
-    if device is Device.auto and not listing:  # a server has its own
+    if device == "auto" and not listing:  # a server has its own
         answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
-        opened = Index.open(index, model=model, vision=vision, device=device.value)
+        opened = Index.open(index, model=model, vision=vision, device=device)
         hits = opened.browse(k=k, where=where) if listing else opened.search(query, k=k, where=where)
         about, environment = opened.about(), None
         known = None if text is None else opened.coverage(text)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Device, DeviceOption, IndexModelOption, Output, QuietOption, VisionOption
+from headword.cli.common import Output
 from headword.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def serve(
         typer.Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    model: IndexModelOption = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
+    model: options.IndexModel = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Search and tag an index in the browser.
 
@@ -58,7 +59,7 @@ def serve(
         if open_page:
             typer.launch(address.url)
 
-    opened = Index.open(index, model=model, vision=vision, device=device.value)
+    opened = Index.open(index, model=model, vision=vision, device=device)
     with prepared(opened, host=host, port=port, ready=ready) as server:
         try:
             server.run()

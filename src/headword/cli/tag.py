@@ -7,22 +7,9 @@ from typing import Annotated
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import (
-    Device,
-    DeviceOption,
-    IndexModelOption,
-    JsonOption,
-    LabelsFileOption,
-    LabelsOption,
-    Output,
-    QuietOption,
-    TemplateOption,
-    VisionOption,
-    flags,
-    quoted,
-    read_labels,
-)
+from headword.cli.common import Output, flags, quoted, read_labels
 
 
 @command(
@@ -31,17 +18,17 @@ from headword.cli.common import (
 )
 def tag(
     index: Annotated[Path, typer.Argument(help="The index's folder.")],
-    labels: LabelsOption = None,
-    labels_file: LabelsFileOption = None,
-    template: TemplateOption = None,
+    labels: options.Labels = None,
+    labels_file: options.LabelsFile = None,
+    template: options.Template = None,
     none_of_these: Annotated[
         bool, typer.Option("--none-of-these", help="Leave images without a tag that no label fits.")
     ] = False,
-    model: IndexModelOption = None,
-    vision: VisionOption = None,
-    device: DeviceOption = Device.auto,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    model: options.IndexModel = None,
+    vision: options.Vision = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Give every image of an index the label that fits it best.
 
@@ -51,7 +38,7 @@ def tag(
     words = read_labels(labels, labels_file)
     from headword.search import Index
 
-    opened = Index.open(index, model=model, vision=vision, device=device.value)
+    opened = Index.open(index, model=model, vision=vision, device=device)
     with output.progress("images") as progress:
         counts = opened.tag(words, template=template, none_of_these=none_of_these, progress=progress)
     untagged = len(opened) - sum(counts.values())

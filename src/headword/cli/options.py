@@ -1,0 +1,76 @@
+"""Options that several commands have, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+COMMON = "Common options"
+"""The group in the help of those that most commands have."""
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+Device: TypeAlias = Annotated[
+    DeviceName, typer.Option("--device", help="Where to compute.", rich_help_panel=COMMON)
+]
+Dtype: TypeAlias = Annotated[
+    DtypeName, typer.Option("--dtype", help="Precision of the vision encoder.", rich_help_panel=COMMON)
+]
+Quiet: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print nothing but errors and asked-for JSON.", rich_help_panel=COMMON
+    ),
+]
+Json: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write the result as JSON to a file, or - for stdout.",
+        rich_help_panel=COMMON,
+    ),
+]
+Vision: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--vision",
+        metavar="module:FILE.py:FACTORY",
+        help="The model's classifier, where it is a module of your own (also module:PACKAGE.MODULE:FACTORY) "
+        "or has moved.",
+        rich_help_panel=COMMON,
+    ),
+]
+IndexModel: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="DIR",
+        help="The index's model, where it is elsewhere by now.",
+        rich_help_panel=COMMON,
+    ),
+]
+Labels: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="WORDS",
+        help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.',
+    ),
+]
+LabelsFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--labels-file", metavar="FILE", help="Words to choose from, one a line.")
+]
+Template: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),
+]
+
+CENTRE_HELP = (
+    "What images are centred on, unlabelled: a FOLDER of images; collection, the images at hand themselves; "
+    "online, each on those up to it; none, the model's own centre."
+)
+"""Said of --centre-on in every command; each adds which of them it has besides or not."""
