@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.common import CLASSIFICATION, data_root, features_of, write
+from experiments.benchmarks.expected_centre import expected_centre
 from headword.aligners import KernelRidge
 from headword.data.captions import read_captions
 from headword.data.folders import list_images
 from headword.encoders import load_text, load_vision
-from headword.encoders.expected import expected_centre
 from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
 from headword.evaluation.subjects import arrival
 from headword.extract import image_features

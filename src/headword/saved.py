@@ -30,15 +30,14 @@ from PIL import Image
 import headword
 from headword.aligners import ALIGNERS, Aligner, Identity
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
-from headword.encoders.deferred import DeferredVision
 from headword.encoders.joint_vision import KIND, SEPARATOR
-from headword.encoders.text_sources import LOADERS as TEXT_LOADERS
-from headword.encoders.vision import Vision
-from headword.encoders.vision_sources import LOADERS
+from headword.encoders.text_sources import SOURCES as TEXT_SOURCES
+from headword.encoders.vision import DeferredVision, Vision
+from headword.encoders.vision_sources import SOURCES
 from headword.errors import HeadwordError
 from headword.extract.vectors import load_pairs, save_pairs
 from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
-from headword.head.names import ClassName, read_class_names
+from headword.head.names import ClassName, class_names
 from headword.model import Centre, DualEncoder
 from headword.scoring.familiarity import Coverage
 from headword.scoring.probabilities import Scores
@@ -156,7 +155,7 @@ def load(
         scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
         coverage = Coverage(**config["coverage"]) if "coverage" in config else None
         aligner = _restore_aligner(config["aligner"], root)
-    classes = read_class_names(root / CLASSES) if CLASSES in config["files"] else ()
+    classes = class_names(root / CLASSES) if CLASSES in config["files"] else ()
     record = config["vision"]
     load_eyes = partial(_load_vision, root, record, classes, vision, device, dtype, vision_options)
     eyes = DeferredVision(record, load_eyes, classes, device, dtype) if defer_vision else load_eyes()
@@ -249,7 +248,7 @@ def _load_vision(
     options: Mapping[str, Any],
 ) -> VisionEncoder:
     if given is None:
-        spec: Vision = _saved_or_named(root, said, {*LOADERS, KIND})
+        spec: Vision = _saved_or_named(root, said, {*SOURCES, KIND})
     else:
         from headword.encoders.own_module import resolve_vision
 
@@ -288,7 +287,7 @@ def _load_vision(
 def _load_text(
     root: Path, said: Mapping[str, Any], given: TextEncoder | str | None, device: str | torch.device
 ) -> TextEncoder:
-    encoder = load_text(_saved_or_named(root, said, TEXT_LOADERS) if given is None else given, device=device)
+    encoder = load_text(_saved_or_named(root, said, TEXT_SOURCES) if given is None else given, device=device)
     _same_weights(root, "text", said, encoder.fingerprint)
     if "saved" not in said and encoder.source.extra_fingerprint != said["tokenizer_sha256"]:
         raise HeadwordError(

@@ -419,7 +419,7 @@ def test_bad_labels(labels, said):
 
 
 def test_device_and_dtype():
-    from headword.encoders.vision import resolve_device, resolve_dtype
+    from headword.encoders.base import resolve_device, resolve_dtype
 
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(HeadwordError, match="unknown device"):

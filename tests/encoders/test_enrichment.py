@@ -22,8 +22,7 @@ from headword.encoders.enrichment import (
 from headword.encoders.prompts import FOUR_TEMPLATES, Prompts, embed_names
 from headword.errors import HeadwordError
 from headword.head.names import ClassName
-from headword.head.wordnet import TABLE, wordnet
-from headword.head.wordnet.derive import read_nouns
+from headword.head.wordnet import TABLE, read_nouns, wordnet
 
 TABBY, PERSIAN, COLLIE = "n02123045", "n02123394", "n02106030"
 

@@ -14,7 +14,7 @@ import headword
 from headword.cli import app
 from headword.encoders import hub as _hub
 from headword.encoders import load_text, load_vision
-from headword.encoders.repository import Hub
+from headword.encoders.hub import Hub
 from headword.errors import HeadwordError
 from headword.evaluation import open_subject
 from support import stranger_models as made

@@ -12,8 +12,7 @@ import timm
 import torch
 
 from headword.encoders import load_text, load_vision
-from headword.encoders.hub import loading
-from headword.encoders.repository import Hub
+from headword.encoders.hub import Hub, loading
 from headword.errors import HeadwordError
 
 

@@ -14,7 +14,6 @@ from headword.head.names import (
     imagenet_classes,
     parse_labels,
     placeholders,
-    read_class_names,
 )
 
 
@@ -118,7 +117,7 @@ def test_every_label_gives_one_class_with_a_name(labels):
 def test_text_file(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("﻿tench, Tinca tinca\r\ngoldfish\n\n", encoding="utf-8")
-    assert [c.name for c in read_class_names(file)] == ["tench", "goldfish"]
+    assert [c.name for c in class_names(file)] == ["tench", "goldfish"]
 
 
 def test_jsonl_round_trip(tmp_path):
@@ -127,7 +126,7 @@ def test_jsonl_round_trip(tmp_path):
     classes = (ClassName("crane", ("heron",), "a bird", "n1"), ClassName("comma, kept"))
     file = tmp_path / "names.jsonl"
     file.write_text("\n".join(json.dumps(c.as_json()) for c in classes), encoding="utf-8")
-    assert read_class_names(file) == classes
+    assert class_names(file) == classes
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_bad_files(tmp_path, content, said):
     file = tmp_path / "names"
     file.write_text(content)
     with pytest.raises(HeadwordError, match=said):
-        read_class_names(file)
+        class_names(file)
 
 
 def test_lists_may_mix_strings_and_classes():
@@ -171,7 +170,7 @@ def test_odd_lists(source, said):
 def test_line_separators_inside_a_name_do_not_end_its_line(tmp_path):
     file = tmp_path / "names.jsonl"
     file.write_text('{"name": "tench", "definition": "a\u2028b\x85c"}\n', encoding="utf-8")
-    assert read_class_names(file)[0].definition == "a\u2028b\x85c"
+    assert class_names(file)[0].definition == "a\u2028b\x85c"
 
 
 def test_missing_and_empty_sources(tmp_path):

@@ -44,14 +44,14 @@ def inspect(
     folder = expand(model)
     if (folder / CONFIG).is_file():
         # Nothing is loaded: this also works for a module of one's own, and where an extra is missing.
-        from headword.head.names import read_class_names
+        from headword.head.names import class_names as read_names
 
         if vision is not None:  # to see that it fits
             load(folder, vision=vision, device=device)
         config = read_config(folder)
         named = [CLASSES] if CLASSES in config["files"] else []
         check_files(folder, config, named)
-        classes = read_class_names(folder / CLASSES) if named else ()
+        classes = read_names(folder / CLASSES) if named else ()
         output.facts(f"Saved model {model}", _model_facts(config))
         if "doubt" in config:
             output.say(expectation(config["doubt"]))

@@ -1,9 +1,8 @@
 """open_clip's models by any name, and the two towers of one that was trained here.
 
-A trained model is a folder as open_clip lays one out.
-
-The folder holds `open_clip_config.json` (sizes, preprocessing), `open_clip_model.safetensors` and, where the
-tokenizer is not CLIP's own, its files: `open_clip.create_model("local-dir:FOLDER")` reads it too.
+A trained model is a folder as open_clip lays one out: `open_clip_config.json` (sizes, preprocessing),
+`open_clip_model.safetensors` and, where the tokenizer is not CLIP's own, its files;
+`open_clip.create_model("local-dir:FOLDER")` reads it too.
 """
 
 from __future__ import annotations
@@ -12,18 +11,19 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 from headword.encoders.clip_config import check_clip_config
-from headword.encoders.hub import CHECKPOINTS, PROBES, loading, token_fingerprint
-from headword.encoders.repository import Hub
-from headword.encoders.text import TextSource
+from headword.encoders.hub import CHECKPOINTS, find, loading
+from headword.encoders.text import PROBES, TextSource, token_fingerprint
 from headword.encoders.vision import VisionSource
 from headword.errors import HeadwordError, near
 from headword.files import check_tensors, expand, read_json
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 COPY = "clip"
@@ -60,10 +60,15 @@ def text_tower(folder: str) -> TextSource:
         HeadwordError: if the folder is not whole.
     """
     root, model, tokenizer = _open(folder)
-    return text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
+    return _text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
 
 
-def text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:
+def open_clip_text(name: str) -> TextSource:
+    """The text tower of one of open_clip's models; see `open_clip_model`."""
+    return _text_source("open_clip", open_clip_model(name))
+
+
+def _text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:
     """The text tower of a model, which has no other afterwards; its embeddings are unit norm."""
     model, tokenizer = clip.model, clip.tokenizer
     del model.visual  # only its memory would be left of it
@@ -91,7 +96,7 @@ def evaluation_transform(preprocess: dict[str, Any]) -> Compose:
     Raises:
         HeadwordError: for a way of resizing that open_clip's training does not use.
     """
-    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
     mode, size = preprocess.get("resize_mode", "shortest"), _pair(preprocess["size"])
     if mode not in ("shortest", "squash") or (mode == "shortest" and size[0] != size[1]):
@@ -99,9 +104,8 @@ def evaluation_transform(preprocess: dict[str, Any]) -> Compose:
             f"cannot resize to {size[0]}×{size[1]} px by {mode!r}; shortest (square) or squash can"
         )
     how = InterpolationMode(preprocess.get("interpolation", "bicubic"))
-    resize = Resize(size[0] if mode == "shortest" else size, how)
-    crop = [CenterCrop(size)] if mode == "shortest" else []
-    return Compose([resize, *crop, ToTensor(), Normalize(preprocess["mean"], preprocess["std"])])
+    resize = [Resize(size[0], how), CenterCrop(size)] if mode == "shortest" else [Resize(size, how)]
+    return Compose([*resize, ToTensor(), Normalize(preprocess["mean"], preprocess["std"])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +129,11 @@ def open_clip_model(name: str) -> ClipModel:
     """
     import open_clip
 
-    scheme, _, rest = name.partition(":")
-    if scheme == "hf-hub":
-        hub = Hub.parse("open_clip", rest)
-        root = hub.fetch()
-        return ClipModel(f"{scheme}:{hub.repo}", root.name, *open_folder(root, str(hub)))
-    if scheme == "local-dir":
-        root = expand(rest).resolve()
-        if not root.is_dir():
-            raise HeadwordError(f"there is no folder {root} with an open_clip model")
-        return ClipModel(f"{scheme}:{root}", None, *open_folder(root, str(root)))
+    if name.startswith(("hf-hub:", "local-dir:")):
+        place = find("open_clip", name, "an open_clip model")
+        if not place.folder.is_dir():
+            raise HeadwordError(f"there is no folder {place.folder} with an open_clip model")
+        return ClipModel(place.id, place.revision, *_open_folder(place.folder, place.id))
     architecture, _, weights = name.partition("/")
     if architecture not in open_clip.list_models():
         raise HeadwordError(
@@ -157,26 +156,30 @@ def open_clip_model(name: str) -> ClipModel:
     return ClipModel(f"{architecture}/{weights}", None, model, tokenizer)
 
 
-def open_folder(root: Path, name: str, **options: Any) -> tuple[Any, Any]:
+def _open_folder(root: Path, name: str, **options: Any) -> tuple[Any, Any]:
     """The model and the tokenizer of a folder, by a configuration that has been checked.
 
     Args:
         root: the folder.
         name: the model's, for messages.
         **options: of `open_clip.create_model`.
-
-    Raises:
-        HeadwordError: if its configuration says what open_clip's does not, or it is not whole.
     """
     import open_clip
 
-    config = read_json(root / CONFIG)
-    check_clip_config(config, root / CONFIG)
+    config = _read_config(root)
     for file in root.glob("*.safetensors"):
         check_tensors(file)
-    with loading(name, local="hf_model_name" not in config["model_cfg"]["text_cfg"]):
+    with loading(name, local="hf_model_name" not in config["text_cfg"]):
         clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
-        return clip, tokenizer_of(f"local-dir:{root}", config["model_cfg"])
+        return clip, tokenizer_of(f"local-dir:{root}", config)
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    """The sizes that a folder's configuration says, all of it checked."""
+    config = read_json(root / CONFIG)
+    check_clip_config(config, root / CONFIG)
+    model_config: dict[str, Any] = config["model_cfg"]
+    return model_config
 
 
 def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
@@ -203,11 +206,9 @@ def _open(folder: str) -> tuple[Path, Any, Any]:
     root = expand(folder).resolve()
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root} with a trained model")
-    config = read_json(root / CONFIG)
-    check_clip_config(config, root / CONFIG)
+    size = _read_config(root)["vision_cfg"].get("image_size")
     check_tensors(root / WEIGHTS)
-    size = config["model_cfg"]["vision_cfg"].get("image_size")
-    return root, *open_folder(root, str(root), force_image_size=size)
+    return root, *_open_folder(root, str(root), force_image_size=size)
 
 
 def _saver(root: Path) -> Callable[[Path], str]:

@@ -1,11 +1,14 @@
-"""Loading what others publish: no pickles, no minutes of retries without a network, errors in one line."""
+"""Models that others publish: found in a folder or on the Hugging Face hub, loaded without their code.
+
+A branch, a tag or a commit is resolved once. What is loaded is the commit's folder in the hub's cache, by the
+same loader that reads a user's own folder, so that no library asks the hub for anything itself. No pickles,
+no minutes of retries without a network, errors in one line.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
-import json
 import logging
 import os
 import re
@@ -15,6 +18,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,148 +26,150 @@ from urllib.parse import urlsplit
 from headword.errors import HeadwordError
 from headword.files import check_tensors, expand, read_json
 
-LOCAL_ALTERNATIVES = (
+_MODEL_HUB = "the model hub"
+_LOCAL_ALTERNATIVES = (
     "what works offline: 'embedded', a folder ('local-dir:FOLDER' for timm, a transformers or "
     "sentence-transformers folder by its path), or a model already in the cache"
 )
-
-
-# What `loading` changes holds for the whole process, so one thread at a time may.
-_LOCK = threading.RLock()
-
-
-@contextmanager
-def loading(what: str, *, local: bool = False, host: str = "the model hub") -> Iterator[None]:
-    """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
-    that cannot be reached is not retried.
-
-    Args:
-        what: the model's name, for messages.
-        local: it is on disk, so the hub is not asked at all.
-        host: where it is downloaded from, for messages.
-
-    Raises:
-        HeadwordError: in place of whatever a hub's client or a loader raises when `what` cannot be had.
-    """
-    from huggingface_hub import constants
-
-    with _LOCK:
-        was_offline = constants.HF_HUB_OFFLINE
-        on_hub = host == "the model hub"
-        why_offline = "" if local or not on_hub else hub_unreachable()
-        force = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        constants.HF_HUB_OFFLINE = local or was_offline or bool(why_offline)
-        loggers_off = logging.root.manager.disable
-        logging.disable(logging.ERROR)  # open_clip logs on the root logger what it then raises
-        try:
-            with silent(), _unasked():
-                yield
-        except HeadwordError:
-            raise
-        except Exception as error:  # tokenizers and safetensors raise kinds of their own, or a bare Exception
-            said = None if local else _why_not_downloaded(what, error)
-            if said is not None:
-                raise HeadwordError(said) from error
-            if not local and (why_offline if on_hub else isinstance(error, OSError)):
-                why = why_offline or f"{host} cannot be reached"
-                raise HeadwordError(
-                    f"cannot download {what!r}: {why}, and it is not in the cache; {LOCAL_ALTERNATIVES}"
-                ) from error
-            raise HeadwordError(f"cannot load {what!r}: {_reason(error)}") from error
-        finally:
-            logging.disable(loggers_off)
-            constants.HF_HUB_OFFLINE = was_offline
-            if force is None:
-                del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-            else:
-                os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = force
-
-
-@contextmanager
-def _unasked() -> Iterator[None]:
-    """transformers refuses a model that brings code, and does not ask on standard input whether to run it."""
-    if "transformers" not in sys.modules:
-        yield
-        return
-    from transformers import dynamic_module_utils as custom_code
-
-    seconds, custom_code.TIME_OUT_REMOTE_CODE = custom_code.TIME_OUT_REMOTE_CODE, 0
-    try:
-        yield
-    finally:
-        custom_code.TIME_OUT_REMOTE_CODE = seconds
-
-
-def _why_not_downloaded(what: str, error: BaseException) -> str | None:
-    """What the hub answered, in one line; None where it is not at fault."""
-    from huggingface_hub import constants, errors, get_token
-
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-        causes.append(cause)
-
-    def caused(kind: type[BaseException] | tuple[type[BaseException], ...]) -> Any:
-        return next((one for one in causes if isinstance(one, kind)), None)
-
-    refusal = caused(errors.HfHubHTTPError)
-    if refusal is None:
-        if any(re.search(_CUT_OFF, f"{type(one).__name__}: {one}") for one in causes):
-            return f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
-        return None
-    status = getattr(refusal.response, "status_code", 0)
-    logged_in = get_token() is not None
-    if caused(errors.GatedRepoError):
-        page = f"{constants.ENDPOINT}/{what.partition('@')[0]}"
-        mend = f"ask for access at {page}"
-        return f"{what!r} is gated: {mend if logged_in else f'{mend}, then log in with `hf auth login`'}"
-    if caused(errors.RevisionNotFoundError):
-        repo, _, revision = what.partition("@")
-        return f"the hub's {repo!r} has no branch, tag or commit {revision or 'main'!r}"
-    if caused(errors.RepositoryNotFoundError):
-        if logged_in:
-            return f"the hub has no model {what!r}, or it is private and your account may not read it"
-        return f"the hub has no model {what!r}, or it is private: log in with `hf auth login`"
-    answers = {
-        401: "the hub does not accept your token (401); log in again with `hf auth login`",
-        403: "the hub forbids it (403); see whether your account or token may read it",
-        429: "the hub was asked too often (429); wait some minutes, or log in with `hf auth login`",
-    }
-    if status >= 500:
-        answers[status] = f"the hub itself is at fault ({status}); try again later"
-    return f"cannot download {what!r}: {answers.get(status, f'the hub answers with status {status}')}"
-
-
 _CUT_OFF = (
     r"RemoteProtocolError|ReadError|ReadTimeout|IncompleteRead|ChunkedEncoding|Consistency check failed"
     r"|peer closed|IncompleteSnapshot"
 )
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+
+# ---- where a model lies
+
+_TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Settings, vocabularies and tokenizers; never Python."""
+_LAYERS = ("[1-9]*/model.safetensors", "[1-9]*/pytorch_model.bin")
+"""What follows the encoder in a sentence-transformers model."""
+_OTHERS = ("onnx/*", "openvino/*")
+"""The same weights for engines that are not used here."""
+_WEIGHTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "timm": (("model.safetensors",), ("pytorch_model.bin",)),
+    "transformers": (("model*.safetensors",), ("pytorch_model*.bin",)),
+    "sentence-transformers": (
+        ("model*.safetensors", "0_*/model*.safetensors"),
+        ("pytorch_model*.bin", "0_*/pytorch_model*.bin"),
+    ),
+    "open_clip": (
+        ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+        ("open_clip_pytorch_model.bin",),
+    ),
+}
+"""By library, the files that hold a model's weights: the first kind that a repository has is taken."""
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """No progress bars of the hub's client and of transformers in here, but for watched downloads."""
-    from huggingface_hub import constants
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A repository of the hub's."""
 
-    hub = importlib.import_module("huggingface_hub.utils.tqdm")  # the package names its class likewise
+    library: str
+    """That reads it: "timm", "transformers", "sentence-transformers" or "open_clip"."""
+    repo: str
+    revision: str | None = None
+    """A branch, a tag or a commit; None for the repository's main branch."""
 
-    with _LOCK:
-        hub_bars = not hub.are_progress_bars_disabled()
-        said = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the user's own word stands
-        library: Any = sys.modules.get("transformers.utils.logging")
-        bars = library._tqdm_active if library is not None else hub_bars
-        if library is not None:
-            library._tqdm_active = False
-        if hub_bars and not said and not sys.stderr.isatty():
-            hub.disable_progress_bars()
-        try:
-            yield
-        finally:
-            if hub_bars and not said:
-                hub.enable_progress_bars()
-            library = sys.modules.get("transformers.utils.logging")
-            if library is not None:
-                library._tqdm_active = bars
+    @classmethod
+    def parse(cls, library: str, name: str) -> Hub:
+        """ "USER/NAME" or "USER/NAME@REVISION".
+
+        Raises:
+            HeadwordError: if it is neither.
+        """
+        parts = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
+        if parts is None:
+            raise HeadwordError(
+                f"{name!r} is no model's name on the hub; write USER/NAME, or USER/NAME@REVISION with a "
+                "branch, a tag or a commit"
+            )
+        return cls(library, parts[1], parts[2])
+
+    def __str__(self) -> str:
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+    def fetch(self) -> Path:
+        """The folder with the commit's files, downloaded where need be; its name is the commit.
+
+        Raises:
+            HeadwordError: if the repository, the revision or its weights cannot be had, and why.
+        """
+        from huggingface_hub import snapshot_download
+
+        kinds, revision = _WEIGHTS[self.library], self.revision
+        with loading(str(self)):
+            for weights in kinds:
+                folder = Path(
+                    snapshot_download(
+                        self.repo,
+                        revision=revision,
+                        allow_patterns=[*_TEXTS, *_LAYERS, *weights],
+                        ignore_patterns=list(_OTHERS),
+                    )
+                )
+                if any(any(folder.glob(pattern)) for pattern in weights):
+                    return folder
+                revision = folder.name
+        files = " or ".join(patterns[0] for patterns in kinds)
+        raise HeadwordError(f"the hub's {self} has no weights that {self.library} reads: no {files}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model lies, and what to call it."""
+
+    folder: Path
+    id: str
+    """The folder, absolute, or the repository; with the scheme that it was given with."""
+    revision: str | None = None
+    """The commit of a repository."""
+
+
+def find(library: str, name: str, what: str) -> Place:
+    """The folder that a user means: one on disk, else a repository of the hub's.
+
+    Args:
+        library: the one that reads it, as in `Hub`.
+        name: a path, "USER/NAME" or "USER/NAME@REVISION"; "local-dir:PATH" and "hf-hub:NAME" say which.
+        what: what it should be, for messages ("a classifier").
+
+    Raises:
+        HeadwordError: if there is none. With "local-dir:" the caller looks whether the folder is there.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "local-dir":
+        folder = expand(rest).resolve()
+        return Place(folder, f"local-dir:{folder}")
+    if scheme in ("hf-hub", "hf_hub"):
+        hub, prefix = Hub.parse(library, rest), "hf-hub:"
+    elif (folder := expand(name)).is_dir():
+        return Place(folder.resolve(), str(folder.resolve()))
+    else:
+        refuse_path(name, what)
+        hub, prefix = Hub.parse(library, name), ""
+    folder = hub.fetch()
+    return Place(folder, f"{prefix}{hub.repo}", folder.name)
+
+
+def refuse_path(name: str, what: str) -> None:
+    """Refuse a name that means a file or a folder, of which no folder is there.
+
+    Args:
+        name: what the user gave.
+        what: what it should be, for the message ("a classifier").
+    """
+    path = expand(name)
+    if path.is_file():
+        raise HeadwordError(
+            f"{path} is a file; a checkpoint alone does not say what model it is of, and it may be a pickle: "
+            f"give a folder with {what}, or build the model, load the file into it and pass the module"
+        )
+    if name.startswith((".", "/", "~", "\\")) or name.lower().endswith(CHECKPOINTS):
+        raise HeadwordError(f"there is no file or folder {name!r}; give a folder with {what}")
+
+
+# ---- what it may be
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -185,26 +191,6 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
-CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-
-
-def refuse_path(name: str, what: str) -> None:
-    """Refuse a name that means a file or a folder, of which no folder is there.
-
-    Args:
-        name: what the user gave.
-        what: what it should be, for the message ("a classifier").
-    """
-    path = expand(name)
-    if path.is_file():
-        raise HeadwordError(
-            f"{path} is a file; a checkpoint alone does not say what model it is of, and it may be a pickle: "
-            f"give a folder with {what}, or build the model, load the file into it and pass the module"
-        )
-    if name.startswith((".", "/", "~", "\\")) or name.lower().endswith(CHECKPOINTS):
-        raise HeadwordError(f"there is no file or folder {name!r}; give a folder with {what}")
-
-
 def refuse_new_weights(what: str, info: dict[str, Any], allowed: Sequence[str] = ()) -> None:
     """Refuse a transformers model in which tensors that the checkpoint lacks were drawn at random.
 
@@ -224,21 +210,118 @@ def refuse_new_weights(what: str, info: dict[str, Any], allowed: Sequence[str] =
         )
 
 
-def token_fingerprint(ids: Sequence[Sequence[int]], **settings: Any) -> str:
-    """sha256 over the tokens of `PROBES` and what else says how texts become vectors."""
-    said = json.dumps([[list(map(int, row)) for row in ids], settings], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+# ---- loading it
+
+# What `loading` changes holds for the whole process, so one thread at a time may.
+_LOCK = threading.RLock()
 
 
-PROBES = (
-    "a photo of a cat",
-    "",
-    "Ünïcödé, CamelCase and 東京 🐈",
-    "don't stop: 3.14 × 2 = 6.28 (hand-made)\n\ttench, Tinca tinca",
-    "The quick brown fox jumps over the lazy dog; Jackdaws love my big sphinx of quartz.",
-    "word " * 1000,
-)
-"""Texts whose tokens tell tokenizers, and their maximal lengths, apart."""
+@contextmanager
+def loading(what: str, *, local: bool = False, host: str = _MODEL_HUB) -> Iterator[None]:
+    """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
+    that cannot be reached is not retried.
+
+    Args:
+        what: the model's name, for messages.
+        local: it is on disk, so the hub is not asked at all.
+        host: where it is downloaded from, for messages.
+
+    Raises:
+        HeadwordError: in place of whatever a hub's client or a loader raises when `what` cannot be had.
+    """
+    from huggingface_hub import constants
+
+    with _LOCK:
+        why_offline = "" if local or host != _MODEL_HUB else hub_unreachable()
+        offline = local or constants.HF_HUB_OFFLINE or bool(why_offline)
+        loggers_off, forced = logging.root.manager.disable, os.environ.get(_WEIGHTS_ONLY)
+        logging.disable(logging.ERROR)  # open_clip logs on the root logger what it then raises
+        os.environ[_WEIGHTS_ONLY] = "1"
+        try:
+            with _changed(constants, HF_HUB_OFFLINE=offline), silent(), _unasked():
+                yield
+        except HeadwordError:
+            raise
+        except Exception as error:  # tokenizers and safetensors raise kinds of their own, or a bare Exception
+            unreachable = host != _MODEL_HUB and isinstance(error, OSError)
+            why = why_offline or (f"{host} cannot be reached" if unreachable else "")
+            if not local and (answer := _answer(what, error)):
+                raise HeadwordError(answer) from error
+            if not local and why:
+                raise HeadwordError(
+                    f"cannot download {what!r}: {why}, and it is not in the cache; {_LOCAL_ALTERNATIVES}"
+                ) from error
+            raise HeadwordError(f"cannot load {what!r}: {_reason(error)}") from error
+        finally:
+            logging.disable(loggers_off)
+            if forced is None:
+                del os.environ[_WEIGHTS_ONLY]
+            else:
+                os.environ[_WEIGHTS_ONLY] = forced
+
+
+@contextmanager
+def _changed(owner: Any, **values: Any) -> Iterator[None]:
+    """A module's settings, other ones in here."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _unasked() -> Iterator[None]:
+    """transformers refuses a model that brings code, and does not ask on standard input whether to run it."""
+    if "transformers" not in sys.modules:
+        yield
+        return
+    from transformers import dynamic_module_utils
+
+    with _changed(dynamic_module_utils, TIME_OUT_REMOTE_CODE=0):
+        yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No progress bars of the hub's client and of transformers in here, but for watched downloads."""
+    from huggingface_hub import constants
+
+    hub = importlib.import_module("huggingface_hub.utils.tqdm")  # the package names its class likewise
+
+    with _LOCK:
+        hub_bars = not hub.are_progress_bars_disabled()
+        users_choice = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
+        library: Any = sys.modules.get("transformers.utils.logging")
+        bars = library._tqdm_active if library is not None else hub_bars
+        if library is not None:
+            library._tqdm_active = False
+        if hub_bars and not users_choice and not sys.stderr.isatty():
+            hub.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if hub_bars and not users_choice:
+                hub.enable_progress_bars()
+            library = sys.modules.get("transformers.utils.logging")  # which may be imported by now
+            if library is not None:
+                library._tqdm_active = bars
+
+
+@contextmanager
+def data_sets() -> Iterator[None]:
+    """Open a data set of the hub's in here: its client does not ask a hub that cannot be reached for half a
+    minute, and the cache serves.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE or bool(hub_unreachable())
+    with _changed(constants, HF_HUB_OFFLINE=offline), _changed(datasets.config, HF_HUB_OFFLINE=offline):
+        yield
 
 
 @functools.cache
@@ -263,20 +346,41 @@ def hub_unreachable() -> str:
         return f"the model hub cannot be reached: {hub.netloc}: {error.strerror or 'no answer within 3 s'}"
 
 
-@contextmanager
-def data_sets() -> Iterator[None]:
-    """Open a data set of the hub's in here: its client does not ask a hub that cannot be reached for half a
-    minute, and the cache serves.
-    """
-    import datasets
-    from huggingface_hub import constants
+def _answer(what: str, error: BaseException) -> str | None:
+    """What the hub answered, in one line; None where it is not at fault."""
+    from huggingface_hub import constants, errors, get_token
 
-    was = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = was[0] or bool(hub_unreachable())
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = was
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+
+    def caused(kind: type[BaseException]) -> Any:
+        return next((one for one in causes if isinstance(one, kind)), None)
+
+    refusal = caused(errors.HfHubHTTPError)
+    if refusal is None:
+        if any(re.search(_CUT_OFF, f"{type(one).__name__}: {one}") for one in causes):
+            return f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
+        return None
+    logged_in = get_token() is not None
+    repo, _, revision = what.partition("@")
+    if caused(errors.GatedRepoError):
+        login = "" if logged_in else ", then log in with `hf auth login`"
+        return f"{what!r} is gated: ask for access at {constants.ENDPOINT}/{repo}{login}"
+    if caused(errors.RevisionNotFoundError):
+        return f"the hub's {repo!r} has no branch, tag or commit {revision or 'main'!r}"
+    if caused(errors.RepositoryNotFoundError):
+        private = " and your account may not read it" if logged_in else ": log in with `hf auth login`"
+        return f"the hub has no model {what!r}, or it is private{private}"
+    status = getattr(refusal.response, "status_code", 0)
+    answer = {
+        401: "the hub does not accept your token (401); log in again with `hf auth login`",
+        403: "the hub forbids it (403); see whether your account or token may read it",
+        429: "the hub was asked too often (429); wait some minutes, or log in with `hf auth login`",
+    }.get(status, f"the hub answers with status {status}")
+    if status >= 500:
+        answer = f"the hub itself is at fault ({status}); try again later"
+    return f"cannot download {what!r}: {answer}"
 
 
 def _reason(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from headword.encoders.hub import PROBES, check_folder, token_fingerprint
+from headword.encoders.hub import check_folder
+from headword.encoders.text import PROBES, token_fingerprint
 from headword.files import load_tensors, read_json, read_text
 
 
@@ -61,6 +61,8 @@ class MiniLM(nn.Module):
     """
 
     def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
         super().__init__()
         config = check_folder(folder)
         limits = read_json(folder / "sentence_bert_config.json")

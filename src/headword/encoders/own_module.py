@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from headword.encoders.joint_vision import KIND, SEPARATOR
-from headword.encoders.vision import Labels, Vision, VisionSource, check_transform
+from headword.encoders.vision import Labels, Vision, VisionSource
 from headword.encoders.vision_sources import from_module
 from headword.errors import HeadwordError, near
 from headword.files import expand
@@ -61,8 +61,6 @@ def _source(name: str) -> VisionSource:
             f"{PREFIX}{name} names no factory; write module:FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY"
         )
     parts = _parts(name, _made(name, _imported(name, place), attribute))
-    if parts["transform"] is not None:
-        check_transform(parts["transform"])
     source = from_module(parts["module"], parts["transform"], parts["input_size"])
     source.id = name
     if parts["class_names"] is not None:

@@ -2,77 +2,51 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headword.cache import VectorCache, cache_limit, key_of
-from headword.encoders.vision import fingerprint, resolve_device
-from headword.errors import HeadwordError, near
+from headword.encoders.base import Encoder, Source
+from headword.errors import HeadwordError
 
 CACHE_FROM = 256
 """Texts from which a call is worth looking up: fewer are encoded in about the time that takes."""
 
 _STRETCH = 8192  # texts encoded between two writes to the cache
-
-_TOKENS = 512
-"""Tokens of a batch on a CPU, whose intermediate results then stay in a core's own cache."""
+_TOKENS = 512  # of a batch on a CPU, whose intermediate results then stay in a core's own cache
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
 
 
 @dataclass(slots=True, kw_only=True)
-class TextSource:
-    """What a loader hands over: one text encoder."""
+class TextSource(Source):
+    """One text encoder."""
 
-    kind: str
-    """Which loader: "embedded", "sentence-transformers", "open_clip" or "transformers"."""
-    id: str
-    """The name to load it by again; a folder is absolute."""
-    model: nn.Module
     embed: Callable[[list[str]], Tensor]
     """A batch of N texts → `[N, k]`, on the model's device."""
     lengths: Callable[[list[str]], list[int]] | None = None
     """How many tokens each text has. A source that says so may be asked by several threads at once."""
-    revision: str | None = None
-    licence: str | None = None
     extra_fingerprint: str = ""
     """sha256 over what else decides an embedding: tokens, maximal length, pooling; empty where not known."""
-    save: Callable[[Path], str] | None = None
-    """Writes the model into a folder and returns the folder's name to load it from, where the source can."""
 
 
 @dataclass(slots=True, repr=False)
-class TextEncoder:
+class TextEncoder(Encoder):
     """Texts → embeddings; see `load_text`."""
 
     source: TextSource
-    device: torch.device
-    dim: int
-    _fingerprint: str = ""
 
     def __repr__(self) -> str:
         return f"TextEncoder({self.name}, dim {self.dim})"
-
-    @property
-    def name(self) -> str:
-        """kind:id, the whole name of the encoder."""
-        return f"{self.source.kind}:{self.source.id}"
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over the model's tensors."""
-        if not self._fingerprint:
-            self._fingerprint = fingerprint(self.source.model)
-        return self._fingerprint
 
     def encode(
         self,
@@ -94,42 +68,44 @@ class TextEncoder:
             return torch.empty(0, self.dim)
         unique = list(dict.fromkeys(texts))
         rows = torch.empty(len(unique), self.dim)
-        known = torch.zeros(len(unique), dtype=torch.bool)
-        kept = VectorCache(self._space(), self.dim) if cache and len(unique) >= CACHE_FROM else None
-        keys = [key_of(text) for text in unique] if kept is not None else []
-        if kept is not None:
-            known = kept.get(keys, rows)
+        store = VectorCache(self._space(), self.dim) if cache and len(unique) >= CACHE_FROM else None
+        keys = [key_of(text) for text in unique] if store else []
+        known = store.get(keys, rows) if store else torch.zeros(len(unique), dtype=torch.bool)
         missing = (~known).nonzero().flatten().tolist()
         batches = self._batches(unique, missing, batch_size)
         done, unsaved = len(unique) - len(missing), list[int]()
+
+        @torch.inference_mode()
+        def embed(batch: list[int]) -> Tensor:
+            return self.source.embed([unique[row] for row in batch]).float().cpu()
+
+        def save() -> None:
+            if store:
+                store.put([keys[row] for row in unsaved], rows[unsaved])
+                unsaved.clear()
+
         try:
             with self._running(len(batches)) as run:
-                embedded = run(lambda batch: self._embedded([unique[row] for row in batch]), batches)
-                for batch, vectors in zip(batches, embedded, strict=True):
+                for batch, vectors in zip(batches, run(embed, batches), strict=True):
                     rows[batch] = vectors
-                    done, unsaved = done + len(batch), unsaved + batch
-                    if kept is not None and len(unsaved) >= _STRETCH:
-                        kept.put([keys[row] for row in unsaved], rows[unsaved])
-                        unsaved = []
+                    done += len(batch)
+                    unsaved.extend(batch)
+                    if len(unsaved) >= _STRETCH:
+                        save()
                     if progress is not None:
                         progress(done, len(unique))
         except KeyboardInterrupt:
-            if kept is None or not cache_limit():
+            if store is None or not cache_limit():
                 raise
             raise KeyboardInterrupt(
                 f"{done:,} of {len(unique):,} encoded texts are kept; the same command goes on from there"
             ) from None
         finally:  # an interrupted call has not worked for nothing
-            if kept is not None:
-                kept.put([keys[row] for row in unsaved], rows[unsaved])
+            save()
         if len(unique) == len(texts):
             return rows
         place = {text: row for row, text in enumerate(unique)}
         return rows[[place[text] for text in texts]]
-
-    @torch.inference_mode()
-    def _embedded(self, texts: list[str]) -> Tensor:
-        return self.source.embed(texts).float().cpu()
 
     def _batches(self, texts: Sequence[str], rows: list[int], batch_size: int) -> list[list[int]]:
         """The rows to encode, by length; batches in which many texts are of one length need no padding."""
@@ -177,60 +153,22 @@ class TextEncoder:
 
     def provenance(self) -> dict[str, Any]:
         """All that is needed to name, find and verify the encoder again, as JSON."""
-        return {
-            "kind": self.source.kind,
-            "id": self.source.id,
-            "revision": self.source.revision,
-            "licence": self.source.licence,
-            "weights_sha256": self.fingerprint,
-            "tokenizer_sha256": self.source.extra_fingerprint,
-            "dim": self.dim,
-        }
+        extra = {"tokenizer_sha256": self.source.extra_fingerprint, "dim": self.dim}
+        return Encoder.provenance(self) | extra
 
 
-def load_text(
-    text: str | os.PathLike[str] | TextSource | TextEncoder = "embedded",
-    *,
-    device: str | torch.device = "auto",
-) -> TextEncoder:
-    """Load a text encoder.
-
-    Args:
-        text: "embedded" (all-MiniLM-L6-v2); a sentence-transformers id or folder;
-            "open_clip:ARCHITECTURE/WEIGHTS"
-            (WEIGHTS a tag or a file) or "open_clip:hf-hub:ID"; "transformers:ID" (mean over the last
-            layer's tokens).
-        device: "auto", "cpu", "cuda" or "mps".
-
-    Raises:
-        HeadwordError: if the model cannot be had.
-    """
-    if isinstance(text, TextEncoder):
-        return text
-    where = resolve_device(device)
-    source = text if isinstance(text, TextSource) else _open(os.fspath(text))
-    source.model.eval().requires_grad_(False).to(where)
-    with torch.inference_mode():
-        probe = source.embed(["a photo"])
-    if probe.ndim != 2 or not torch.isfinite(probe).all():
-        raise HeadwordError(
-            f"the text encoder {source.kind}:{source.id} gives no finite vector for 'a photo'"
-        )
-    return TextEncoder(source, where, int(probe.shape[1]))
+PROBES = (
+    "a photo of a cat",
+    "",
+    "Ünïcödé, CamelCase and 東京 🐈",
+    "don't stop: 3.14 × 2 = 6.28 (hand-made)\n\ttench, Tinca tinca",
+    "The quick brown fox jumps over the lazy dog; Jackdaws love my big sphinx of quartz.",
+    "word " * 1000,
+)
+"""Texts whose tokens tell tokenizers, and their maximal lengths, apart."""
 
 
-def _open(spec: str) -> TextSource:
-    from headword.encoders import text_sources as sources
-
-    kind, colon, name = spec.partition(":")
-    if colon and kind in sources.LOADERS:
-        return sources.LOADERS[kind](name)
-    if spec == "embedded":
-        return sources.LOADERS["embedded"]("minilm")
-    misspelt = "/" not in spec and near(kind, sources.LOADERS)
-    if misspelt:
-        raise HeadwordError(
-            f"there is no text encoder {spec!r}{misspelt} Kinds: {', '.join(sources.LOADERS)}, a "
-            "sentence-transformers id, a folder"
-        )
-    return sources.LOADERS["sentence-transformers"](spec)
+def token_fingerprint(ids: Sequence[Sequence[int]], **settings: Any) -> str:
+    """sha256 over the tokens of `PROBES` and what else says how texts become vectors."""
+    content = json.dumps([[list(map(int, row)) for row in ids], settings], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -9,11 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from headword.encoders.hub import PROBES, check_folder, loading, refuse_new_weights, silent, token_fingerprint
-from headword.encoders.repository import find
-from headword.encoders.text import TextSource
+from headword.encoders.clip_folder import open_clip_text, text_tower
+from headword.encoders.hub import check_folder, find, loading, refuse_new_weights, silent
+from headword.encoders.minilm import MiniLM
+from headword.encoders.text import PROBES, TextSource, token_fingerprint
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import expand, read_json
+
+_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "StaticEmbedding")
+"""Parts of a sentence-transformers model that are loaded; all of them are the library's own classes."""
 
 
 def from_embedded(name: str) -> TextSource:
@@ -22,8 +26,6 @@ def from_embedded(name: str) -> TextSource:
     if variant != "minilm":
         raise HeadwordError(f"unknown embedded text encoder {name!r}; choose minilm")
     files = expand(folder) if folder else _installed_minilm()
-    from headword.encoders.minilm import MiniLM
-
     with loading(f"embedded:{name}", local=True):
         model = MiniLM(files)
 
@@ -104,10 +106,6 @@ def from_sentence_transformers(name: str) -> TextSource:
     )
 
 
-_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "Dropout", "LayerNorm", "StaticEmbedding")
-"""Parts of a sentence-transformers model that are loaded; all of them are the library's own classes."""
-
-
 def _check_modules(file: Path) -> None:
     """Refuse a `modules.json` that names other classes: the library imports whatever stands there."""
     modules = read_json(file)
@@ -120,15 +118,6 @@ def _check_modules(file: Path) -> None:
                 f"{file} names the class {one.get('type')!r}, which is not loaded: its parts may be "
                 f"{', '.join(_MODULES)} of sentence_transformers"
             )
-
-
-def from_open_clip(name: str) -> TextSource:
-    """The text tower of an open_clip model: "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/FILE", "hf-hub:ID",
-    "hf-hub:ID@REVISION" or "local-dir:FOLDER".
-    """
-    from headword.encoders.clip_folder import open_clip_model, text_source
-
-    return text_source("open_clip", open_clip_model(name))
 
 
 def from_transformers(name: str) -> TextSource:
@@ -175,23 +164,17 @@ def from_transformers(name: str) -> TextSource:
     )
 
 
-def from_trained(folder: str) -> TextSource:
-    """The text tower of a model that was trained here; see `headword.encoders.clip_folder`."""
-    from headword.encoders.clip_folder import text_tower
-
-    return text_tower(folder)
-
-
 def _refuse_path(name: str) -> None:
     pathlike = name.partition("@")[0].count("/") > 1 or name.startswith((".", "/", "~"))
     if pathlike and not expand(name).exists():
         raise HeadwordError(f"no folder {name!r} with a text encoder")
 
 
-LOADERS: dict[str, Callable[[str], TextSource]] = {
+SOURCES: dict[str, Callable[[str], TextSource]] = {
     "embedded": from_embedded,
     "sentence-transformers": from_sentence_transformers,
-    "open_clip": from_open_clip,
+    "open_clip": open_clip_text,
     "transformers": from_transformers,
-    "trained": from_trained,
+    "trained": text_tower,
 }
+"""How "KIND:NAME" is loaded, by its kind."""

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from headword.encoders.hub import check_folder, loading, refuse_new_weights, refuse_path, silent
-from headword.encoders.repository import Hub, find
+from headword.encoders.clip_folder import vision_tower
+from headword.encoders.hub import Hub, check_folder, find, loading, refuse_new_weights, refuse_path, silent
 from headword.encoders.vision import Labels, Transform, VisionSource
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
 from headword.head.names import imagenet_classes, parse_labels, placeholders
 
 EMBEDDED = ("lite0", "lite1", "lite2")
+_TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def from_embedded(name: str) -> VisionSource:
@@ -55,23 +57,22 @@ def from_timm(name: str) -> VisionSource:
     """Any timm id: "resnet50.a1_in1k" or "hf-hub:ID", perhaps with "@REVISION", or "local-dir:FOLDER"."""
     import timm
 
-    scheme, colon, rest = name.partition(":")
-    if scheme in ("hf-hub", "hf_hub"):
-        hub = Hub.parse("timm", rest)
-        folder = hub.fetch()
-        source = _timm_folder(folder, f"hf-hub:{hub}")
-        source.id, source.revision = f"hf-hub:{hub.repo}", folder.name
-        return source
-    if scheme == "local-dir":
-        folder = expand(rest).resolve()
+    scheme, colon, _ = name.partition(":")
+    if scheme in ("hf-hub", "hf_hub", "local-dir"):
+        place = find("timm", name, "a timm model")
+        folder = place.folder
         if not (folder / "config.json").is_file():
             raise HeadwordError(
                 f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf"
             )
-        return _timm_folder(folder, f"local-dir:{folder}")
+        with loading(place.id, local=True):
+            if "architecture" not in check_folder(folder):
+                raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            return _timm_source("timm", place.id, model, place.revision)
     if colon:
         raise HeadwordError(
-            f"unknown kind of classifier {scheme!r}{near(scheme, LOADERS)}; choose {', '.join(LOADERS)}"
+            f"unknown kind of classifier {scheme!r}{near(scheme, SOURCES)}; choose {', '.join(SOURCES)}"
         )
     if expand(name).is_dir():
         return from_folder(expand(name))
@@ -83,28 +84,10 @@ def from_timm(name: str) -> VisionSource:
         with loading(name):
             return _timm_source("timm", name, timm.create_model(name, pretrained=True))
     folder = Hub("timm", repo, revision or None).fetch()
-    weights = next(file for file in _TIMM_WEIGHTS if (folder / file).is_file())
+    weights = next(folder / file for file in _TIMM_WEIGHTS if (folder / file).is_file())
     with loading(name, local=True):
-        overlay = {"file": str(folder / weights)}
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    source = _timm_source("timm", name, model)
-    source.revision = folder.name
-    return source
-
-
-_TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def _timm_folder(folder: Path, name: str) -> VisionSource:
-    import timm
-
-    with loading(name, local=True):
-        config = check_folder(folder)
-        if "architecture" not in config:
-            raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
-        return _timm_source(
-            "timm", f"local-dir:{folder}", timm.create_model(f"local-dir:{folder}", pretrained=True)
-        )
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
+    return _timm_source("timm", name, model, folder.name)
 
 
 def _check_timm_name(name: str) -> None:
@@ -134,15 +117,14 @@ def _check_timm_name(name: str) -> None:
         )
 
 
-def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
+def _timm_source(kind: str, name: str, model: nn.Module, revision: str | None = None) -> VisionSource:
     import timm.data
     from timm.models import save_for_hf
 
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     settings = timm.data.resolve_model_data_config(model)
-    hint = config.get("classifier")
-    modules = dict(model.named_modules())
-    hinted = [hint] if isinstance(hint, str) else list(hint or ())
+    hint = config.get("classifier") or ()
+    hint = [hint] if isinstance(hint, str) else list(hint)
 
     def save(folder: Path) -> str:
         plain = copy.deepcopy(model)
@@ -162,8 +144,9 @@ def _timm_source(kind: str, name: str, model: nn.Module) -> VisionSource:
         transform=timm.data.create_transform(**settings, is_training=False),
         transform_settings={"library": "timm", **{key: _plain(value) for key, value in settings.items()}},
         input_size=settings["input_size"][1:],
-        head_hint=hinted if hinted and all(part in modules for part in hinted) else None,
+        head_hint=hint if hint and {*hint} <= {name for name, _ in model.named_modules()} else None,
         labels=_timm_labels(config),
+        revision=revision,
         licence=config.get("license"),
         save=save,
     )
@@ -189,13 +172,12 @@ def _timm_labels(config: dict[str, Any]) -> Labels | None:
     """The configuration's own names first; else timm's ImageNet set of exactly the head's size."""
     names = config.get("label_names")
     if names and not placeholders(names):
-        said = config.get("label_descriptions") or {}
-        return Labels(
-            parse_labels([said.get(n, n) if isinstance(said, dict) else n for n in names]),
-            "model configuration",
-        )
-    found = imagenet_classes(int(config.get("num_classes") or 0))
-    return Labels(found[1], f"timm's {found[0]} label set, by the head's size") if found else None
+        descriptions = config.get("label_descriptions")
+        if isinstance(descriptions, dict):
+            names = [descriptions.get(name, name) for name in names]
+        return Labels(parse_labels(names), "model configuration")
+    imagenet = imagenet_classes(int(config.get("num_classes") or 0))
+    return imagenet and Labels(imagenet[1], f"timm's {imagenet[0]} label set, by the head's size")
 
 
 def from_torchvision(name: str) -> VisionSource:
@@ -260,21 +242,16 @@ def from_transformers(name: str) -> VisionSource:
             processor.save_pretrained(target / "vision")
         return "vision"
 
-    from PIL import Image
-
-    height, width = transform(Image.new("RGB", (64, 64))).shape[-2:]
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
-    settings = json.loads(processor.to_json_string())
     return VisionSource(
         kind="transformers",
         id=place.id,
         model=model,
         transform=transform,
-        transform_settings={"library": "transformers", **settings},
-        input_size=(int(height), int(width)),
+        transform_settings={"library": "transformers", **json.loads(processor.to_json_string())},
+        input_size=_size_after(transform, 64),
         labels=None if placeholders(names) else Labels(parse_labels(names), "model configuration"),
         revision=place.revision,
-        licence=None,
         save=save,
     )
 
@@ -285,35 +262,58 @@ def from_module(
     """A user's own classifier: a module that maps `[N, 3, H, W]` to class scores, and its transform.
 
     A model that timm built knows its own transform and names.
+
+    Raises:
+        HeadwordError: if there is no transform, or it makes no float `[3, H, W]` of an RGB image.
     """
-    if transform is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
-        return _timm_source("module", type(model).__name__, model)
+    name = type(model).__name__
     if transform is None:
+        if isinstance(getattr(model, "pretrained_cfg", None), dict):
+            return _timm_source("module", name, model)
         raise HeadwordError(
             "a module of your own needs transform=, a function from an RGB image to a float [3, H, W]"
         )
-    if isinstance(input_size, int):
-        size = (input_size, input_size)
-    elif input_size is not None:
-        size = (int(input_size[0]), int(input_size[1]))
+    _check_transform(transform)
+    if input_size is None:
+        size = _size_after(transform, 256)
     else:
-        from PIL import Image
-
-        height, width = transform(Image.new("RGB", (256, 256))).shape[-2:]
-        size = (int(height), int(width))
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        size = int(height), int(width)
+    settings = {
+        "library": "user",
+        "repr": re.sub(r" at 0x[0-9a-f]+", "", repr(transform)),  # addresses differ from run to run
+        "input_size": list(size),
+    }
     return VisionSource(
         kind="module",
-        id=type(model).__name__,
+        id=name,
         model=model,
         transform=transform,
-        # Without addresses, which differ from run to run.
-        transform_settings={
-            "library": "user",
-            "repr": re.sub(r" at 0x[0-9a-f]+", "", repr(transform)),
-            "input_size": list(size),
-        },
+        transform_settings=settings,
         input_size=size,
     )
+
+
+def _check_transform(transform: Transform) -> None:
+    try:
+        pixels: object = transform(Image.new("RGB", (64, 48)))
+    except Exception as error:
+        raise HeadwordError(
+            f"transform fails on an RGB image of 64x48: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(pixels, Tensor):
+        what = type(pixels).__name__
+    elif pixels.is_floating_point() and pixels.ndim == 3 and len(pixels) == 3:
+        return
+    else:
+        what = f"{pixels.dtype} {list(pixels.shape)}"
+    raise HeadwordError(f"transform must make a float tensor [3, H, W] of an RGB image, not {what}")
+
+
+def _size_after(transform: Transform, side: int) -> tuple[int, int]:
+    """(H, W) of what a transform makes of a square image."""
+    height, width = transform(Image.new("RGB", (side, side))).shape[-2:]
+    return int(height), int(width)
 
 
 def from_folder(folder: Path) -> VisionSource:
@@ -332,13 +332,6 @@ def from_folder(folder: Path) -> VisionSource:
     )
 
 
-def from_trained(folder: str) -> VisionSource:
-    """The image tower of a model that was trained here; see `headword.encoders.clip_folder`."""
-    from headword.encoders.clip_folder import vision_tower
-
-    return vision_tower(folder)
-
-
 def _plain(value: Any) -> Any:
     """A setting as JSON has it."""
     if isinstance(value, tuple | list):
@@ -346,12 +339,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-LOADERS: dict[str, Callable[[str], VisionSource]] = {
+SOURCES: dict[str, Callable[[str], VisionSource]] = {
     "embedded": from_embedded,
     "timm": from_timm,
     "hf-hub": lambda name: from_timm(f"hf-hub:{name}"),
     "local-dir": lambda name: from_timm(f"local-dir:{name}"),
     "torchvision": from_torchvision,
     "transformers": from_transformers,
-    "trained": from_trained,
+    "trained": vision_tower,
 }
+"""How "KIND:NAME" is loaded, by its kind."""

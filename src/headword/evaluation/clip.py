@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from headword.aligners.pairs import Pairs
 from headword.data.images import ImageSource, load_image, name_of, transformed
+from headword.encoders.base import fingerprint, resolve_device
 from headword.encoders.clip_folder import open_clip_model
-from headword.encoders.hub import check_folder, loading
-from headword.encoders.repository import find
-from headword.encoders.vision import fingerprint, resolve_device
+from headword.encoders.hub import check_folder, find, loading
 from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.features import none_read

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,9 +26,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "log_softmax": lambda z: z.log_softmax(dim=1),
 }
 
-# The features went through the same layers in the same precision, so only the last product's rounding may
-# differ.
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # the features came through the same layers: only the last product's rounding may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,7 @@ class Head:
     """A linear head: logits = features @ weight.T + bias.
 
     A head made of several linear layers whose outputs are averaged (distilled models) reads as one: its
-    features
-    are the layers' inputs side by side and its rows the layers' rows, each divided by their number.
+    features are the layers' inputs side by side and its rows the layers' rows, each divided by their number.
     """
 
     weight: Tensor
@@ -52,7 +50,12 @@ class Head:
     move the output from what the bias alone gives.
     """
     widths: tuple[int, ...] = ()
-    """Where several classifiers are joined (`encoders/joint_vision.py`), the widths of their features."""
+    """Where several classifiers are joined, the widths of their features."""
+
+    @property
+    def where(self) -> str:
+        """The layers' names in one, for messages."""
+        return "+".join(self.modules)
 
     @property
     def n_classes(self) -> int:
@@ -84,26 +87,22 @@ class HeadReader:
 
         def reader(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                seen[name] = _flat(args[0] if args else kwargs["input"])
+                x = args[0] if args else kwargs["input"]
+                # A map that is pooled after its 1×1 convolution is pooled before it.
+                seen[name] = x.mean(dim=(2, 3)) if x.ndim == 4 else x
 
             return hook
 
-        with self._lock:
-            hooks = [
-                self.model.get_submodule(name).register_forward_pre_hook(reader(name), with_kwargs=True)
-                for name in self.modules
-            ]
-            try:
-                output = logits_of(self.model(batch))
-            finally:
-                for hook in hooks:
-                    hook.remove()
-        missing = [name for name in self.modules if name not in seen]
-        if missing:
-            raise HeadwordError(
-                f"the model's forward pass never reaches its head {missing[0]!r}; name another head"
-            )
+        with self._lock, ExitStack() as hooks:
+            for name in self.modules:
+                layer = self.model.get_submodule(name)
+                hooks.callback(layer.register_forward_pre_hook(reader(name), with_kwargs=True).remove)
+            output = logits_of(self.model(batch))
         for name in self.modules:
+            if name not in seen:
+                raise HeadwordError(
+                    f"the model's forward pass never reaches its head {name!r}; name another head"
+                )
             if seen[name].ndim != 2:
                 raise HeadwordError(
                     f"the layer {name!r} is applied at every position of a map: it is no head"
@@ -133,41 +132,41 @@ def find_head(
         HeadwordError: if no linear layer (or not the one named) gives the model's logits, or its rows are
             zero or not finite.
     """
+    candidates = []
     if head is not None:
         candidates = [_linear_layers(model, head)]
     else:
-        candidates = [*_hinted(model, hint), *_by_output(model, example)]
+        with suppress(HeadwordError):  # a configuration may name a layer that is not there
+            candidates = [_linear_layers(model, hint or ())]
+        candidates += _by_output(model, example)
     closest: Head | None = None
     for modules in dict.fromkeys(candidates):
-        found = _read(model, modules, example)
-        if found is not None and found.error <= _TOLERANCE:
-            return _refuse_useless(found)
-        if found is not None and (closest is None or found.error < closest.error):
-            closest = found
+        candidate = _read(model, modules, example)
+        if candidate is None:
+            continue
+        if candidate.error <= _TOLERANCE:
+            return _refuse_untrained(candidate)
+        if closest is None or candidate.error < closest.error:
+            closest = candidate
     if closest is not None:
         raise HeadwordError(
-            f"the layer {'+'.join(closest.modules)!r} is not a linear head: features @ W.T + b differs "
-            f"from the "
-            f"model's own output by {closest.error:.1%} of its scale; name the last linear layer with head="
+            f"the layer {closest.where!r} is not a linear head: features @ W.T + b differs from the model's "
+            f"own output by {closest.error:.1%} of its scale; name the last linear layer with head="
         )
     if head is not None:
         raise HeadwordError(
             f"the layer {'+'.join(candidates[0])!r} is no head: what it takes or gives does not fit the "
-            f"model's "
-            "class scores; name the last linear layer, or none to have it found"
+            "model's class scores; name the last linear layer, or none to have it found"
         )
     raise HeadwordError(
         "found no linear head: no Linear layer or 1x1 convolution has as many outputs as the model has "
-        "classes "
-        "(a backbone without a head, perhaps); choose a checkpoint with its classifier, or name the head "
-        "with head="
+        "classes (a backbone without a head, perhaps); choose a checkpoint with its classifier, or name the "
+        "head with head="
     )
 
 
 def logits_of(output: Any) -> Tensor:
-    """The class scores `[N, C]` in whatever a classifier returns: a tensor, `.logits`, or a tuple's
-    first entry.
-    """
+    """The class scores `[N, C]` in what a model returns: a tensor, `.logits`, or a tuple's first entry."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
     if isinstance(output, dict) and "logits" in output:
@@ -187,33 +186,23 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _rows(module: nn.Module) -> int:
-    return len(_tensor(module, "weight"))
-
-
 def _tensor(module: nn.Module, name: str) -> Tensor:
     """A layer's weight or bias; not always a plain parameter (weight norm computes it)."""
     tensor: Tensor = getattr(module, name)
     return tensor.detach().float()
 
 
-def _flat(x: Tensor) -> Tensor:
-    """A head's input as vectors `[N, d]`; a map that is pooled after its 1×1 convolution is pooled
-    before it.
-    """
-    return x.mean(dim=(2, 3)) if x.ndim == 4 else x
-
-
 def _linear_layers(model: nn.Module, names: str | Sequence[str]) -> tuple[str, ...]:
     """The dotted names of the linear layers meant by names of layers or of containers that end in one."""
     known = dict(model.named_modules())
+    linear = [name for name, module in known.items() if _is_linear(module)]
     layers = []
     for name in (names,) if isinstance(names, str) else names:
         if not name or name not in known:
             raise HeadwordError(
-                f"the model has no module {name!r}; its last ones: {', '.join(list(known)[-4:])}"
+                f"the model has no module {name!r}; its last ones: {', '.join([*known][-4:])}"
             )
-        inside = [n for n, m in known.items() if _is_linear(m) and (n == name or n.startswith(f"{name}."))]
+        inside = [layer for layer in linear if f"{layer}.".startswith(f"{name}.")]
         if not inside:
             raise HeadwordError(
                 f"the module {name!r} has no Linear layer or 1x1 convolution; name another head"
@@ -222,38 +211,31 @@ def _linear_layers(model: nn.Module, names: str | Sequence[str]) -> tuple[str, .
     return tuple(layers)
 
 
-def _hinted(model: nn.Module, hint: str | Sequence[str] | None) -> list[tuple[str, ...]]:
-    """The layers a configuration names, if it names any that are there."""
-    try:
-        return [_linear_layers(model, hint)] if hint else []
-    except HeadwordError:
-        return []
-
-
 def _by_output(model: nn.Module, example: Tensor) -> list[tuple[str, ...]]:
-    """Linear layers with as many outputs as classes: each alone, the last first, then all together
-    (averaged).
-    """
+    """Linear layers with as many outputs as classes: each alone, the last first, then all (averaged)."""
     with torch.inference_mode():
         n_classes = logits_of(model(example)).shape[1]
-    layers = ((name, m) for name, m in model.named_modules() if _is_linear(m))
-    alone: list[tuple[str, ...]] = [(name,) for name, layer in layers if _rows(layer) == n_classes]
-    together = tuple(names[0] for names in alone)
-    return [*reversed(alone), together] if len(alone) > 1 else alone
+    names = [
+        name
+        for name, layer in model.named_modules()
+        if _is_linear(layer) and len(_tensor(layer, "weight")) == n_classes
+    ]
+    alone: list[tuple[str, ...]] = [(name,) for name in reversed(names)]
+    return [*alone, tuple(names)] if len(names) > 1 else alone
 
 
 def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head | None:
-    """Read weight and bias of the named layers as one head and compare with the model's output."""
+    """The named layers as one head, compared with the model's output; None where their shapes do not fit."""
     layers = [model.get_submodule(name) for name in modules]
-    if len({_rows(layer) for layer in layers}) != 1:
+    weights = [_tensor(layer, "weight").flatten(1) for layer in layers]
+    if len({len(weight) for weight in weights}) != 1:
         return None
-    weight = torch.cat([_tensor(layer, "weight").flatten(1) for layer in layers], dim=1) / len(layers)
+    weight = torch.cat(weights, dim=1) / len(layers)
     broken = ~torch.isfinite(weight).all(dim=1)
     if broken.any():
         raise HeadwordError(
             f"{int(broken.sum())} of {len(weight)} rows of the head {'+'.join(modules)!r} hold NaN or "
-            f"infinite "
-            f"values (the first is row {int(broken.nonzero()[0])}): this checkpoint is damaged"
+            f"infinite values (the first is row {int(broken.nonzero()[0])}): this checkpoint is damaged"
         )
     bias = torch.zeros(len(weight), device=weight.device)
     for layer in layers:
@@ -270,26 +252,22 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
     output, logits = output.float(), features.float() @ weight.T + bias
     errors = {}
     for name, activate in _ACTIVATIONS.items():
-        said = activate(logits)
+        activated = activate(logits)
         # A large bias would hide a wrong head behind a large output: what counts is what the features add.
-        scale = (said - activate(bias[None])).abs().max().clamp_min(1e-6)
-        errors[name] = float((said - output).abs().max() / scale)
+        scale = (activated - activate(bias[None])).abs().max().clamp_min(1e-6)
+        errors[name] = float((activated - output).abs().max() / scale)
     best = min(errors, key=lambda name: errors[name])
     return Head(weight, bias, modules, best, errors[best])
 
 
-def _refuse_useless(head: Head) -> Head:
-    where = "+".join(head.modules)
-    zero = (head.weight == 0).all(dim=1)
-    if zero.all():
+def _refuse_untrained(head: Head) -> Head:
+    zero = (head.weight == 0).all(dim=1).nonzero().flatten().tolist()
+    rows = f"rows of the head {head.where!r} are zero"
+    if len(zero) == head.n_classes:
+        raise HeadwordError(f"all {head.n_classes} {rows}: this checkpoint has no trained head")
+    if zero:
         raise HeadwordError(
-            f"all {head.n_classes} rows of the head {where!r} are zero: this checkpoint has no trained head"
-        )
-    if zero.any():
-        first = int(zero.nonzero()[0])
-        raise HeadwordError(
-            f"{int(zero.sum())} of {head.n_classes} rows of the head {where!r} are zero (the first is row "
-            f"{first}): "
-            "those classes were never trained"
+            f"{len(zero)} of {head.n_classes} {rows} (the first is row {zero[0]}): those classes were never "
+            "trained"
         )
     return head

@@ -1,6 +1,4 @@
-"""Class names: what a head's rows are called, from a label string, a model's configuration, a file or a
-list.
-"""
+"""Class names: what a head's rows are called, from a label, a model's configuration, a file or a list."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from pathlib import Path
 from headword.errors import HeadwordError
 from headword.files import read_text
 
-# "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) that end
-# the label.
+# "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) at the end.
 _LATIN_WITH_COMMON = re.compile(r"(?P<latin>[A-Z][^\s,()]*(?: [^A-Z\s(][^\s(]*)*) \((?P<common>.*)\)")
 _WNID = re.compile(r"[nvars]\d{8}")
 _NOUN = re.compile(r"n\d{8}")
@@ -37,14 +34,8 @@ class ClassName:
 
     def as_json(self) -> dict[str, object]:
         """The class as one line of `classes.jsonl`; empty fields are left out."""
-        line: dict[str, object] = {"name": self.name}
-        if self.synonyms:
-            line["synonyms"] = list(self.synonyms)
-        if self.definition:
-            line["definition"] = self.definition
-        if self.id:
-            line["id"] = self.id
-        return line
+        rest = {"synonyms": list(self.synonyms), "definition": self.definition, "id": self.id}
+        return {"name": self.name, **{key: value for key, value in rest.items() if value}}
 
     @property
     def synset(self) -> str:
@@ -55,9 +46,8 @@ class ClassName:
 def parse_labels(labels: Sequence[str]) -> tuple[ClassName, ...]:
     """Read label strings as they stand in models' configurations and class-name files.
 
-    Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the
-    class's id.
-    Where at least half the labels read "Latin name (Common name)", the common name is the name and the
+    Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the class's
+    id. Where at least half the labels read "Latin name (Common name)", the common name is the name and the
     Latin one a synonym, and empty brackets drop; elsewhere brackets are part of the name ("crane (bird)").
 
     Raises:
@@ -91,36 +81,17 @@ def duplicate_names(classes: Iterable[ClassName]) -> dict[str, int]:
     return {name: n for name, n in Counter(c.name for c in classes).items() if n > 1}
 
 
-def read_class_names(path: str | Path) -> tuple[ClassName, ...]:
-    """Class names from a file: one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`.
-
-    Raises:
-        HeadwordError: if the file is missing, not UTF-8 text, empty, or a line is empty or malformed, with
-            its number.
-    """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise HeadwordError(f"{path} has no class names; write one a line, in the order of the head's rows")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise HeadwordError(
-                f"{path}:{number}: empty line; every line names a class, in the order of the head's rows"
-            )
-    if not lines[0].lstrip().startswith("{"):
-        return parse_labels(lines)
-    return tuple(_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
-
-
 def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassName, ...]:
-    """Class names from a file's path or a list of labels or `ClassName`s.
+    """Class names from a list of labels or `ClassName`s, or from a file.
+
+    The file has one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`.
 
     Raises:
-        HeadwordError: as `read_class_names` and `parse_labels`.
+        HeadwordError: if the file is missing, not UTF-8 text or empty, or a name is empty or malformed, with
+            its line or place.
     """
     if isinstance(source, str | Path):
-        return read_class_names(source)
+        return _from_file(source)
     if isinstance(source, Mapping):
         raise HeadwordError("class names must be a list in the order of the head's rows, not a dictionary")
     items = list(source)
@@ -133,6 +104,20 @@ def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassNa
             raise HeadwordError(f"class name {place} of {len(items)} is empty; every class needs a name")
     parsed = iter(parse_labels([item for item in items if isinstance(item, str)]))
     return tuple(item if isinstance(item, ClassName) else next(parsed) for item in items)
+
+
+def _from_file(path: str | Path) -> tuple[ClassName, ...]:
+    lines = [line.removesuffix("\r") for line in read_text(path).rstrip().split("\n")]
+    if lines == [""]:
+        raise HeadwordError(f"{path} has no class names; write one a line, in the order of the head's rows")
+    empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
+    if empty:
+        raise HeadwordError(
+            f"{path}:{empty}: empty line; every line names a class, in the order of the head's rows"
+        )
+    if not lines[0].lstrip().startswith("{"):
+        return parse_labels(lines)
+    return tuple(_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
 
 
 def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None:
@@ -182,10 +167,9 @@ def _from_json(line: str, where: str) -> ClassName:
             raise HeadwordError(
                 f"{where}: unknown key {min(unknown)!r}; known: name, synonyms, definition, id"
             )
-        name = fields["name"]
+        name, synonyms = fields["name"], fields.get("synonyms", [])
         if not isinstance(name, str) or not name.strip():
             raise HeadwordError(f"{where}: the name is empty")
-        synonyms = fields.get("synonyms", [])
         if not isinstance(synonyms, list) or not all(isinstance(word, str) for word in synonyms):
             raise HeadwordError(f"{where}: synonyms must be a list of strings")
         for key in ("definition", "id"):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headword.encoders.vision import resolve_device
+from headword.encoders.base import resolve_device
 from headword.errors import HeadwordError, MissingExtraError
 from headword.training.config import TrainConfig
 
