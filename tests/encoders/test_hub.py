@@ -14,7 +14,6 @@ import headword
 from headword.cli import app
 from headword.encoders import hub as _hub
 from headword.encoders import load_text, load_vision
-from headword.encoders.hub import Hub
 from headword.errors import HeadwordError
 from headword.evaluation import open_subject
 from support import stranger_models as made
@@ -220,4 +219,3 @@ def test_timm_names_are_pinned_too(hub, models, monkeypatch, tmp_path):
 def test_a_repository_is_no_path():
     with pytest.raises(HeadwordError, match="no file or folder"):
         load_vision("transformers:./nothing")
-    assert str(Hub("timm", "me/x", "v1")) == "me/x@v1"

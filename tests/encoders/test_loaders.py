@@ -12,7 +12,7 @@ import timm
 import torch
 
 from headword.encoders import load_text, load_vision
-from headword.encoders.hub import Hub, loading
+from headword.encoders.hub import loading, parse_repository
 from headword.errors import HeadwordError
 
 
@@ -209,10 +209,10 @@ def test_tokenizers_are_told_apart(minilm, tmp_path):
     ],
 )
 def test_revision_in_an_id(name, repo, revision):
-    assert Hub.parse("timm", name) == Hub("timm", repo, revision)
+    assert parse_repository(name) == (repo, revision)
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "a b/c", "a/b@", "@main", "a/b@x y"])
 def test_no_name_on_the_hub(name):
     with pytest.raises(HeadwordError, match=r"is no model's name on the hub; write USER/NAME"):
-        Hub.parse("timm", name)
+        parse_repository(name)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from headword.errors import HeadwordError, near
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(NamedTuple):
     """What a value must be."""
 
     says: str
@@ -26,94 +24,77 @@ Schema: TypeAlias = "dict[str, _Rule | Schema]"
 
 
 def _whole(low: int, high: int) -> _Rule:
-    return _Rule(
-        f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high
-    )
+    return _Rule(f"a whole number from {low:,} to {high:,}", lambda x: type(x) is int and low <= x <= high)
 
 
 def _number(low: float, high: float) -> _Rule:
-    return _Rule(
-        f"a number from {low:g} to {high:g}",
-        lambda value: type(value) in (int, float) and low <= value <= high,
-    )
+    return _Rule(f"a number from {low:g} to {high:g}", lambda x: type(x) in (int, float) and low <= x <= high)
 
 
 def _one_of(*choices: str) -> _Rule:
-    return _Rule(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices)
+    return _Rule(f"one of {', '.join(choices)}", lambda x: isinstance(x, str) and x in choices)
 
 
-def _listed(rule: _Rule, *, lengths: tuple[int, ...], single: bool = True) -> _Rule:
+def _spelt(says: str, pattern: str) -> _Rule:
+    return _Rule(says, lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None)
+
+
+def _listed(rule: _Rule, length: int, *, single: bool = True) -> _Rule:
     """A list of values, or one by itself."""
 
     def holds(value: Any) -> bool:
         if isinstance(value, list | tuple):
-            return len(value) in lengths and all(map(rule.holds, value))
+            return len(value) == length and all(map(rule.holds, value))
         return single and rule.holds(value)
 
-    return _Rule(f"{rule.says}{', or' if single else ':'} {lengths[0]} of them", holds)
+    return _Rule(f"{rule.says}{', or' if single else ':'} {length} of them", holds)
 
 
-_FLAG = _Rule("true or false", lambda value: type(value) is bool)
-_NAME = _Rule(
-    "a plain name", lambda value: isinstance(value, str) and re.fullmatch(r"[\w.-]{0,100}", value) is not None
-)
-_REPOSITORY = _Rule(
-    "a model's name on the hub",
-    lambda value: isinstance(value, str) and re.fullmatch(r"([\w.-]+/)?[\w.-]{1,100}", value) is not None,
-)
+def _each(rule: _Rule, *names: str) -> Schema:
+    return dict.fromkeys(names, rule)
+
+
+_FLAG = _Rule("true or false", lambda x: type(x) is bool)
+_NAME = _spelt("a plain name", r"[\w.-]{0,100}")
 
 _BLOCKS: Schema = {
     "width": _whole(1, 16_384),
     "mlp_ratio": _number(0.01, 64),
     "ls_init_value": _number(0, 100),
-    "output_tokens": _FLAG,
-    "final_ln_after_pool": _FLAG,
     "act_kwargs": {"approximate": _one_of("none", "tanh")},
     "norm_kwargs": {"eps": _number(0, 1)},
     "block_type": _one_of("default", "custom"),
-    **dict.fromkeys(
-        ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), _FLAG
-    ),
+    **_each(_FLAG, "output_tokens", "final_ln_after_pool", "qk_norm", "scaled_cosine_attn", "scale_heads"),
+    **_each(_FLAG, "scale_attn_inner", "scale_attn", "scale_fc"),
 }
 _VISION: Schema = {
     **_BLOCKS,
-    "layers": _listed(_whole(1, 256), lengths=(4,)),
+    "layers": _listed(_whole(1, 256), 4),
     "head_width": _whole(1, 16_384),
     "patch_size": _whole(1, 1_024),
-    "image_size": _listed(_whole(1, 4_096), lengths=(2,)),
-    "patch_dropout": _number(0, 1),
+    "image_size": _listed(_whole(1, 4_096), 2),
     "attentional_pool": _Rule(
-        "true, false, parallel or cascade",
-        lambda value: type(value) is bool or value in ("parallel", "cascade"),
+        "true, false, parallel or cascade", lambda x: type(x) is bool or x in ("parallel", "cascade")
     ),
     "attn_pooler_queries": _whole(1, 8_192),
     "attn_pooler_heads": _whole(1, 256),
-    "no_ln_pre": _FLAG,
     "pos_embed_type": _one_of("learnable", "sin_cos_2d"),
     "pool_type": _one_of("tok", "avg", "none"),
-    "timm_model_name": _NAME,
-    "timm_model_pretrained": _FLAG,
-    "timm_pool": _NAME,
-    "timm_proj": _NAME,
-    "timm_proj_bias": _FLAG,
-    "timm_drop": _number(0, 1),
-    "timm_drop_path": _number(0, 1),
+    **_each(_NAME, "timm_model_name", "timm_pool", "timm_proj"),
+    **_each(_FLAG, "no_ln_pre", "timm_model_pretrained", "timm_proj_bias"),
+    **_each(_number(0, 1), "patch_dropout", "timm_drop", "timm_drop_path"),
 }
 _TEXT: Schema = {
     **_BLOCKS,
     "context_length": _whole(1, 8_192),
     "vocab_size": _whole(1, 2_000_000),
-    "heads": _whole(1, 256),
-    "layers": _whole(1, 256),
-    "embed_cls": _FLAG,
-    "pad_id": _whole(0, 2_000_000),
-    "eos_id": _whole(0, 2_000_000),
-    "no_causal_mask": _FLAG,
+    **_each(_whole(1, 256), "heads", "layers"),
+    **_each(_whole(0, 2_000_000), "pad_id", "eos_id"),
+    **_each(_FLAG, "embed_cls", "no_causal_mask", "proj_bias", "hf_model_pretrained"),
     "pool_type": _one_of("argmax", "eos", "first", "last", "none"),
-    "proj_bias": _FLAG,
     "proj_type": _one_of("linear", "none"),
     # A tokenizer's files are always the folder's own; the name only says that there are some.
-    "hf_tokenizer_name": _REPOSITORY,
+    "hf_tokenizer_name": _spelt("a model's name on the hub", r"([\w.-]+/)?[\w.-]{1,100}"),
     "tokenizer_mode": _one_of("clips"),
     "tokenizer_kwargs": {
         "clean": _one_of("lower", "whitespace", "canonicalize"),
@@ -129,7 +110,6 @@ _TEXT: Schema = {
         "facebook/nllb-200-distilled-600M",
         "facebook/nllb-200-distilled-1.3B",
     ),
-    "hf_model_pretrained": _FLAG,
     "hf_proj_type": _one_of("linear", "mlp"),
     "hf_pooler_type": _one_of("mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
 }
@@ -144,17 +124,15 @@ _CONFIG: Schema = {
             "n_queries": _whole(1, 8_192),
             "attn_pooler_heads": _whole(1, 256),
         },
-        "quick_gelu": _FLAG,
-        "custom_text": _FLAG,
         "init_logit_scale": _number(-100, 100),
         "init_logit_bias": _number(-1_000, 1_000),
-        "nonscalar_logit_scale": _FLAG,
+        **_each(_FLAG, "quick_gelu", "custom_text", "nonscalar_logit_scale"),
     },
     "preprocess_cfg": {
-        "size": _listed(_whole(1, 4_096), lengths=(2,)),
+        "size": _listed(_whole(1, 4_096), 2),
         "mode": _one_of("RGB"),
-        "mean": _listed(_number(-1_000, 1_000), lengths=(3,), single=False),
-        "std": _listed(_number(1e-6, 1_000), lengths=(3,), single=False),
+        "mean": _listed(_number(-1_000, 1_000), 3, single=False),
+        "std": _listed(_number(1e-6, 1_000), 3, single=False),
         "interpolation": _one_of("bicubic", "bilinear", "random"),
         "resize_mode": _one_of("shortest", "longest", "squash"),
         "fill_color": _whole(0, 255),

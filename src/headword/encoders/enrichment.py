@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headword.aligners.pairs import Pairs
-from headword.encoders import TextEncoder
-from headword.encoders.prompts import DEFAULT_TEMPLATE, Prompts, check_templates, check_texts
-from headword.encoders.text import Progress
+from headword.encoders.prompts import DEFAULT_TEMPLATE, Prompts, check_templates
+from headword.encoders.text import Progress, TextEncoder, check_texts
 from headword.errors import HeadwordError
 from headword.head.names import ClassName
 from headword.head.wordnet import wordnet
@@ -102,34 +102,32 @@ def enriched_pairs(
         Pairs of the sources "head" (first, a row a class), "synonym", "definition", "kind" and "hypernym".
     """
     merged = len(classes) >= MERGE_FROM if merge is None else merge
-    said = _said(classes, enrichment, MERGED_WORDS if merged else None)
-    names = [c.name for c in classes]
+    further = _further_texts(classes, enrichment, MERGED_WORDS if merged else None)
+    names = tuple(c.name for c in classes)
     check_texts(names)
-    prompts = Prompts(tuple(names), check_templates(templates))
+    prompts = Prompts(names, check_templates(templates))
     ancestors = _ancestors(classes) if enrichment.hypernyms else {}
-    parts = [one.text for one in said], prompts.texts, list(ancestors)
+    parts = [one.text for one in further], prompts.texts, list(ancestors)
     # In one call, so that each different text is encoded once.
     everything = text.encode([one for part in parts for one in part], progress=progress)
     embedded, prompted, above = torch.split(everything, [len(part) for part in parts])
-    head = prompts.combine(prompted)
-    if merged:
-        owner = torch.tensor([one.row for one in said], dtype=torch.long)
-        weight = torch.tensor([one.weight for one in said])
-        head = head.index_add(0, owner, F.normalize(embedded, dim=1) * weight[:, None])
-        said = []
-    unit = F.normalize(rows.float(), dim=1)
-    pairs = Pairs(image=rows, text=head, names=tuple(names), source=("head",) * len(names))
-    if said:
+    head, owner = prompts.combine(prompted), [one.row for one in further]
+    weight = torch.tensor([one.weight for one in further])
+    if merged and further:
+        head = head.index_add(0, torch.tensor(owner), F.normalize(embedded, dim=1) * weight[:, None])
+    pairs = Pairs(image=rows, text=head, names=names, source=("head",) * len(names))
+    if further and not merged:
         pairs += Pairs(
-            image=rows[[one.row for one in said]],
+            image=rows[owner],
             text=embedded,
-            names=tuple(one.text for one in said),
-            source=tuple(one.source for one in said),
-            weight=torch.tensor([one.weight for one in said]),
+            names=tuple(one.text for one in further),
+            source=tuple(one.source for one in further),
+            weight=weight,
         )
     if ancestors:
+        unit = F.normalize(rows.float(), dim=1)
         pairs += Pairs(
-            image=torch.stack([unit[list(of)].mean(dim=0) for of in ancestors.values()]),
+            image=torch.stack([unit[below].mean(dim=0) for below in ancestors.values()]),
             text=above,
             names=tuple(ancestors),
             source=("hypernym",) * len(ancestors),
@@ -138,51 +136,47 @@ def enriched_pairs(
     return pairs
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
+class _Text(NamedTuple):
     row: int
     text: str
     source: str
     weight: float
 
 
-def _said(classes: Sequence[ClassName], enrichment: Enrichment, longest: int | None = None) -> list[_Text]:
-    """All further texts of the classes; of definitions the first `longest` words."""
-    found = []
+def _further_texts(classes: Sequence[ClassName], enrichment: Enrichment, longest: int | None) -> list[_Text]:
+    """What is said of the classes besides their names; of definitions the first `longest` words."""
+    texts = []
     nouns = wordnet() if enrichment.kinds else None
     for row, c in enumerate(classes):
         if enrichment.synonyms:
-            found += [_Text(row, word, "synonym", enrichment.synonyms) for word in c.synonyms]
+            texts += [_Text(row, word, "synonym", enrichment.synonyms) for word in c.synonyms]
         if enrichment.definitions and c.definition:
-            defined = c.definition if longest is None else " ".join(c.definition.split()[:longest])
-            found.append(_Text(row, f"{c.name}, {defined}", "definition", enrichment.definitions))
+            definition = c.definition if longest is None else " ".join(c.definition.split()[:longest])
+            texts.append(_Text(row, f"{c.name}, {definition}", "definition", enrichment.definitions))
         if nouns is not None and (wnid := _wnid(c)) and nouns[wnid].parents:
             kind = nouns[nouns[wnid].parents[0]].names[0]
-            found.append(_Text(row, f"{c.name}, a kind of {kind}", "kind", enrichment.kinds))
-    return found
+            texts.append(_Text(row, f"{c.name}, a kind of {kind}", "kind", enrichment.kinds))
+    return texts
 
 
-def _ancestors(classes: Sequence[ClassName]) -> dict[str, tuple[int, ...]]:
+def _ancestors(classes: Sequence[ClassName]) -> dict[str, list[int]]:
     """Names of ancestors → the rows of the classes that are kinds of them."""
     nouns = wordnet()
     by_id: dict[str, list[int]] = defaultdict(list)
     by_word: dict[str, list[int]] = defaultdict(list)
     for row, c in enumerate(classes):
         if wnid := _wnid(c):
-            for ancestor in sorted(nouns.ancestors(wnid)):
+            for ancestor in nouns.ancestors(wnid):
                 by_id[ancestor].append(row)
         elif len(words := c.name.split()) > 1:
             by_word[words[-1]].append(row)
-    most = WIDEST * len(classes)
-    found: dict[str, list[int]] = {}
-    for ancestor, rows in sorted(by_id.items()):
-        if len(rows) <= most:
-            for name in nouns[ancestor].names:
-                found.setdefault(name, []).extend(rows)
-    for word, rows in sorted(by_word.items()):
-        if 2 <= len(rows) <= most:
-            found.setdefault(word, []).extend(rows)
-    return {name: tuple(dict.fromkeys(rows)) for name, rows in found.items()}
+    named = [(name, rows) for wnid, rows in sorted(by_id.items()) for name in nouns[wnid].names]
+    named += [(word, rows) for word, rows in sorted(by_word.items()) if len(rows) > 1]
+    ancestors: dict[str, dict[int, None]] = defaultdict(dict)
+    for name, rows in named:
+        if len(rows) <= WIDEST * len(classes):
+            ancestors[name] |= dict.fromkeys(rows)
+    return {name: list(rows) for name, rows in ancestors.items()}
 
 
 def _wnid(c: ClassName) -> str | None:

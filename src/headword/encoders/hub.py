@@ -18,7 +18,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +44,7 @@ _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Settings, vocabularies and tokenizers; never Python."""
 _LAYERS = ("[1-9]*/model.safetensors", "[1-9]*/pytorch_model.bin")
 """What follows the encoder in a sentence-transformers model."""
-_OTHERS = ("onnx/*", "openvino/*")
+_OTHERS = ["onnx/*", "openvino/*"]
 """The same weights for engines that are not used here."""
 _WEIGHTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "timm": (("model.safetensors",), ("pytorch_model.bin",)),
@@ -62,60 +62,6 @@ _WEIGHTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Hub:
-    """A repository of the hub's."""
-
-    library: str
-    """That reads it: "timm", "transformers", "sentence-transformers" or "open_clip"."""
-    repo: str
-    revision: str | None = None
-    """A branch, a tag or a commit; None for the repository's main branch."""
-
-    @classmethod
-    def parse(cls, library: str, name: str) -> Hub:
-        """ "USER/NAME" or "USER/NAME@REVISION".
-
-        Raises:
-            HeadwordError: if it is neither.
-        """
-        parts = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
-        if parts is None:
-            raise HeadwordError(
-                f"{name!r} is no model's name on the hub; write USER/NAME, or USER/NAME@REVISION with a "
-                "branch, a tag or a commit"
-            )
-        return cls(library, parts[1], parts[2])
-
-    def __str__(self) -> str:
-        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
-
-    def fetch(self) -> Path:
-        """The folder with the commit's files, downloaded where need be; its name is the commit.
-
-        Raises:
-            HeadwordError: if the repository, the revision or its weights cannot be had, and why.
-        """
-        from huggingface_hub import snapshot_download
-
-        kinds, revision = _WEIGHTS[self.library], self.revision
-        with loading(str(self)):
-            for weights in kinds:
-                folder = Path(
-                    snapshot_download(
-                        self.repo,
-                        revision=revision,
-                        allow_patterns=[*_TEXTS, *_LAYERS, *weights],
-                        ignore_patterns=list(_OTHERS),
-                    )
-                )
-                if any(any(folder.glob(pattern)) for pattern in weights):
-                    return folder
-                revision = folder.name
-        files = " or ".join(patterns[0] for patterns in kinds)
-        raise HeadwordError(f"the hub's {self} has no weights that {self.library} reads: no {files}")
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where a model lies, and what to call it."""
 
@@ -130,7 +76,7 @@ def find(library: str, name: str, what: str) -> Place:
     """The folder that a user means: one on disk, else a repository of the hub's.
 
     Args:
-        library: the one that reads it, as in `Hub`.
+        library: the one that reads it: "timm", "transformers", "sentence-transformers" or "open_clip".
         name: a path, "USER/NAME" or "USER/NAME@REVISION"; "local-dir:PATH" and "hf-hub:NAME" say which.
         what: what it should be, for messages ("a classifier").
 
@@ -142,14 +88,55 @@ def find(library: str, name: str, what: str) -> Place:
         folder = expand(rest).resolve()
         return Place(folder, f"local-dir:{folder}")
     if scheme in ("hf-hub", "hf_hub"):
-        hub, prefix = Hub.parse(library, rest), "hf-hub:"
-    elif (folder := expand(name)).is_dir():
+        place = fetch(library, *parse_repository(rest))
+        return replace(place, id=f"hf-hub:{place.id}")
+    folder = expand(name)
+    if folder.is_dir():
         return Place(folder.resolve(), str(folder.resolve()))
-    else:
-        refuse_path(name, what)
-        hub, prefix = Hub.parse(library, name), ""
-    folder = hub.fetch()
-    return Place(folder, f"{prefix}{hub.repo}", folder.name)
+    refuse_path(name, what)
+    return fetch(library, *parse_repository(name))
+
+
+def parse_repository(name: str) -> tuple[str, str | None]:
+    """The repository and the branch, tag or commit that "USER/NAME" or "USER/NAME@REVISION" names.
+
+    Raises:
+        HeadwordError: if it is neither.
+    """
+    parts = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
+    if parts is None:
+        raise HeadwordError(
+            f"{name!r} is no model's name on the hub; write USER/NAME, or USER/NAME@REVISION with a branch, "
+            "a tag or a commit"
+        )
+    return parts[1], parts[2]
+
+
+def fetch(library: str, repo: str, revision: str | None = None) -> Place:
+    """A repository's folder, at one commit, downloaded where need be.
+
+    Args:
+        library: as in `find`.
+        repo: "USER/NAME".
+        revision: a branch, a tag or a commit; the main branch when not given.
+
+    Raises:
+        HeadwordError: if the repository, the revision or its weights cannot be had, and why.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, kinds = f"{repo}@{revision}" if revision else repo, _WEIGHTS[library]
+    with loading(name):
+        for weights in kinds:
+            allowed = [*_TEXTS, *_LAYERS, *weights]
+            folder = Path(
+                snapshot_download(repo, revision=revision, allow_patterns=allowed, ignore_patterns=_OTHERS)
+            )
+            revision = folder.name  # the commit
+            if any(any(folder.glob(pattern)) for pattern in weights):
+                return Place(folder, repo, revision)
+    files = " or ".join(patterns[0] for patterns in kinds)
+    raise HeadwordError(f"the hub's {name} has no weights that {library} reads: no {files}")
 
 
 def refuse_path(name: str, what: str) -> None:

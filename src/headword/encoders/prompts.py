@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from headword.encoders.text import TextEncoder
+from headword.encoders.text import TextEncoder, check_texts
 from headword.errors import HeadwordError
 from headword.head.wordnet import wordnet
 
@@ -36,19 +37,19 @@ class Prompts:
     @property
     def texts(self) -> list[str]:
         """What to encode: every name in each template, then what the names are kinds of."""
-        said = [one.replace("{}", name) for one in self.templates for name in self.names]
-        return said + [text for _, text in self._hypernyms()]
+        prompts = [template.replace("{}", name) for template in self.templates for name in self.names]
+        return prompts + [text for _, text in self._hypernyms()]
 
     def combine(self, embedded: Tensor) -> Tensor:
         """Embeddings of `texts` → one of unit norm for each name `[N, k]`."""
         embedded = F.normalize(embedded, dim=1)
-        said = len(self.templates) * len(self.names)
-        rows = embedded[:said].view(len(self.templates), len(self.names), -1)
+        n_prompts = len(self.templates) * len(self.names)
+        rows = embedded[:n_prompts].view(len(self.templates), len(self.names), -1)  # [templates, N, k]
         base = F.normalize(rows.mean(dim=0), dim=1) if len(rows) > 1 else rows[0]
-        if said == len(embedded):
+        if n_prompts == len(embedded):
             return base
         owner = embedded.new_tensor([row for row, _ in self._hypernyms()]).long()
-        kind = F.normalize(base.new_zeros(base.shape).index_add(0, owner, embedded[said:]), dim=1)
+        kind = F.normalize(base.new_zeros(base.shape).index_add(0, owner, embedded[n_prompts:]), dim=1)
         known = kind.any(dim=1, keepdim=True)
         return F.normalize(base + known * self.hypernym_weight * (kind - base), dim=1)
 
@@ -56,11 +57,8 @@ class Prompts:
         if not self.hypernym_weight:
             return []
         nouns = wordnet()
-        return [
-            (row, f"{name}, a kind of {kind}")
-            for row, name in enumerate(self.names)
-            for kind in nouns.hypernyms(name)
-        ]
+        kinds = ((row, name, kind) for row, name in enumerate(self.names) for kind in nouns.hypernyms(name))
+        return [(row, f"{name}, a kind of {kind}") for row, name, kind in kinds]
 
 
 def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
@@ -72,9 +70,11 @@ def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise HeadwordError('the list of templates is empty; "{}" is the name by itself')
-    for one in templates:
-        if one.count("{}") != 1 or one.replace("{}", "").count("{") or one.replace("{}", "").count("}"):
-            raise HeadwordError(f'the template {one!r} must have exactly one "{{}}", where the name goes')
+    for template in templates:
+        if not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
+            raise HeadwordError(
+                f'the template {template!r} must have exactly one "{{}}", where the name goes'
+            )
     return templates
 
 
@@ -90,25 +90,10 @@ def embed_names(
     Raises:
         HeadwordError: for a bad template, or names that are not a list of strings.
     """
-    checked = check_templates(templates)
+    templates = check_templates(templates)
     check_texts(names)
-    prompts = Prompts(tuple(names), checked, hypernym_weight)
+    prompts = Prompts(tuple(names), templates, hypernym_weight)
     return prompts.combine(text.encode(prompts.texts))
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Texts must be a list of strings.
-
-    Raises:
-        HeadwordError: for one string, or an entry that is none or cannot be written as UTF-8.
-    """
-    if isinstance(texts, str):
-        raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
-    for place, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise HeadwordError(f"text {place} of {len(texts)} is {type(text).__name__}, not a string")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise HeadwordError(f"text {place} of {len(texts)} has bytes that are not UTF-8")
 
 
 def tidy_labels(typed: Iterable[str]) -> list[str]:
@@ -129,16 +114,15 @@ def check_labels(labels: Sequence[str]) -> list[str]:
         raise HeadwordError("the list of labels is empty; give at least one word to choose from")
     check_texts(labels)
     for place, label in enumerate(labels, start=1):
-        control = next((c for c in label.strip() if unicodedata.category(c) == "Cc"), None)
-        if control is not None:
-            raise HeadwordError(f"label {place} of {len(labels)} has the control character {control!r} in it")
+        which = f"label {place} of {len(labels)}"
+        control = [c for c in label.strip() if unicodedata.category(c) == "Cc"]
+        if control:
+            raise HeadwordError(f"{which} has the control character {control[0]!r} in it")
         if not any(c.isprintable() and not c.isspace() for c in label):
-            raise HeadwordError(f"label {place} of {len(labels)} is empty")
+            raise HeadwordError(f"{which} is empty")
         if len(label) > MAX_LABEL:
-            raise HeadwordError(
-                f"label {place} of {len(labels)} has {len(label):,} characters, more than {MAX_LABEL}"
-            )
-    twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
-    if twice:
-        raise HeadwordError(f"the label {twice[0]!r} is given {labels.count(twice[0])} times; give each once")
+            raise HeadwordError(f"{which} has {len(label):,} characters, more than {MAX_LABEL}")
+    label, times = Counter(labels).most_common(1)[0]
+    if times > 1:
+        raise HeadwordError(f"the label {label!r} is given {times} times; give each once")
     return labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,8 +63,7 @@ class TextEncoder(Encoder):
         text is encoded once. Calls with `CACHE_FROM` texts and more are looked up in the cache and put into
         it. `progress` is called after every batch, with different texts counted.
         """
-        if isinstance(texts, str):
-            raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
+        check_texts(texts)
         if not texts:
             return torch.empty(0, self.dim)
         unique = list(dict.fromkeys(texts))
@@ -155,6 +155,21 @@ class TextEncoder(Encoder):
         """All that is needed to name, find and verify the encoder again, as JSON."""
         extra = {"tokenizer_sha256": self.source.extra_fingerprint, "dim": self.dim}
         return Encoder.provenance(self) | extra
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Texts must be a list of strings.
+
+    Raises:
+        HeadwordError: for one string, or an entry that is none or cannot be written as UTF-8.
+    """
+    if isinstance(texts, str):
+        raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
+    for place, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise HeadwordError(f"text {place} of {len(texts)} is {type(text).__name__}, not a string")
+        if re.search("[\ud800-\udfff]", text):
+            raise HeadwordError(f"text {place} of {len(texts)} has bytes that are not UTF-8")
 
 
 PROBES = (

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headword.encoders.clip_folder import vision_tower
-from headword.encoders.hub import Hub, check_folder, find, loading, refuse_new_weights, refuse_path, silent
+from headword.encoders.hub import check_folder, fetch, find, loading, refuse_new_weights, refuse_path, silent
 from headword.encoders.vision import Labels, Transform, VisionSource
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
@@ -83,11 +83,11 @@ def from_timm(name: str) -> VisionSource:
     if repo is None:  # its weights are on a page of somebody's
         with loading(name):
             return _timm_source("timm", name, timm.create_model(name, pretrained=True))
-    folder = Hub("timm", repo, revision or None).fetch()
-    weights = next(folder / file for file in _TIMM_WEIGHTS if (folder / file).is_file())
+    place = fetch("timm", repo, revision or None)
+    weights = next(place.folder / file for file in _TIMM_WEIGHTS if (place.folder / file).is_file())
     with loading(name, local=True):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
-    return _timm_source("timm", name, model, folder.name)
+    return _timm_source("timm", name, model, place.revision)
 
 
 def _check_timm_name(name: str) -> None:
