@@ -20,8 +20,8 @@ from headword.cache import VectorCache, cache_folder, clear, entries, evict, key
 from headword.cli import app
 from headword.encoders import TextEncoder, TextSource
 from headword.errors import HeadwordError
+from headword.extract import extract, image_features
 from headword.extract import features as features_module
-from headword.extract import image_features
 from support.extraction import draw, tiny_vision
 
 
@@ -209,9 +209,9 @@ def counting(monkeypatch):
     seen = []
     run = features_module.Job.run
 
-    def counted(self, items):
-        seen.append(len(items))
-        return run(self, items)
+    def counted(self, items, places):
+        seen.append(len(places))
+        return run(self, items, places)
 
     monkeypatch.setattr(features_module.Job, "run", counted)
     return vision, seen
@@ -266,11 +266,11 @@ def test_unreadable_and_changing_files_are_not_cached(counting, tmp_path):
     vision, seen = counting
     paths = [draw(tmp_path / "images" / f"{n}.jpg", n) for n in range(6)]
     paths[1].write_bytes(b"")
-    skipped: dict[int, str] = {}
-    image_features(vision, [*paths, tmp_path / "gone.jpg"], skipped=skipped, batch_size=2,
-                   progress=lambda done, _all: done == 2 and draw(paths[0], 50) and None)  # fmt: skip
-    assert len(skipped) == 2
-    assert len(image_features(vision, paths, skipped=skipped)) == 5
+    extracted = extract(vision, [*paths, tmp_path / "gone.jpg"], batch_size=2,
+                        progress=lambda done, _all: done == 2 and draw(paths[0], 50) and None)  # fmt: skip
+    assert list(extracted.errors) == [1, 6]
+    assert extracted.kept == (0, 2, 3, 4, 5)
+    assert len(extract(vision, paths).features) == 5
     assert seen[0] == 7
     with pytest.raises(HeadwordError, match="is empty"):
         image_features(vision, paths)

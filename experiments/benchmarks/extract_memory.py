@@ -19,9 +19,9 @@ from timm.data import create_transform
 from torch import nn
 
 from experiments.benchmarks.common import data_root, write
+from headword.data.items import file_item
 from headword.encoders import VisionEncoder, load_vision
 from headword.extract import extract_features
-from headword.extract.items import file_item
 
 
 def resident() -> float:

@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.benchmarks.common import data_root, write
 from headword.data.images import load_image
+from headword.data.items import Item, file_item
 from headword.encoders import VisionEncoder, load_vision
 from headword.extract import image_features
 from headword.extract.decode import Batch, Decoding, decoded
 from headword.extract.engines import open_engine
-from headword.extract.items import Item, file_item
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
 
@@ -126,7 +126,7 @@ def all_decoded(items: Sequence[Item], decoding: Decoding) -> list[Batch]:
 
 
 def all_features(job: Job, items: Sequence[Item]) -> Tensor:
-    return torch.cat([features for _, features in job.run(items)])
+    return torch.cat([computed.features for computed in job.run(items)])
 
 
 def large_photos(vision: VisionEncoder, paths: Sequence[Path], rounds: int, engine: str) -> dict[str, Any]:

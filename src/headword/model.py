@@ -18,7 +18,7 @@ from headword.classifier import Classifier
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, check_templates, embed_names
 from headword.errors import HeadwordError
-from headword.extract import Progress, image_features
+from headword.extract import Progress, extract, image_features
 from headword.extract.given import Pool
 from headword.head.names import ClassName
 from headword.scoring.centring import STRENGTH, RunningCentre
@@ -140,8 +140,12 @@ class DualEncoder:
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        features = self.image_features(images, batch_size=batch_size, skipped=skipped, progress=progress)
-        return self._image_side(features, centre)
+        extracted = extract(
+            self.vision, images, batch_size=batch_size, progress=progress, strict=skipped is None
+        )
+        if skipped is not None:
+            skipped |= extracted.errors
+        return self._image_side(extracted.features, centre)
 
     def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
@@ -341,17 +345,16 @@ class DualEncoder:
             HeadwordError: if the pool has fewer than two different readable images, or a feature is not
                 finite.
         """
-        pool, skipped = Pool.of(source), dict[int, str]()
-        features = image_features(
-            self.vision, pool.images, batch_size=batch_size, skipped=skipped, progress=progress
-        )
+        pool = Pool.of(source)
+        extracted = extract(self.vision, pool.images, batch_size=batch_size, progress=progress)
+        features = extracted.features
         if len(features) < 2 or bool((features == features[0]).all()):
             raise HeadwordError(
                 "centring needs at least two different images, better some dozens: centred on itself, a "
                 "picture says nothing"
             )
         self.aligner.centre_on(features.to(self._device))
-        self.centre = Centre("pool", len(features), pool.folder, len(skipped))
+        self.centre = Centre("pool", len(features), pool.folder, len(extracted.errors))
         return self
 
     def save(

@@ -14,6 +14,7 @@ from headword.errors import HeadwordError
 from headword.evaluation import Protocol, compare, evaluate
 from headword.evaluation.protocol import table
 from headword.evaluation.tasks import with_aligners
+from headword.extract import job
 from support.evaluation_helpers import Colours, paint, painted
 
 
@@ -82,6 +83,7 @@ def test_zero_shot_result_says_everything(tmp_path):
     json.dumps(said)
 
 
+@pytest.mark.usefixtures("short_calls_too")
 def test_unreadable_image_is_left_out_counted_and_named(tmp_path):
     root = painted(tmp_path / "data")
     (root / "green" / "1.png").write_bytes(b"no picture")
@@ -235,6 +237,14 @@ def test_metric_must_be_the_tasks(tmp_path):
 # ---- the cache
 
 
+@pytest.fixture
+def short_calls_too(monkeypatch):
+    """The cache is asked however few images or texts there are."""
+    monkeypatch.setattr("headword.extract.features.CACHE_FROM", 1)
+    monkeypatch.setattr("headword.encoders.text.CACHE_FROM", 1)
+
+
+@pytest.mark.usefixtures("short_calls_too")
 def test_features_are_computed_once(tmp_path):
     root = painted(tmp_path / "data")
     protocol = Protocol(task="classification", data=str(root))
@@ -244,13 +254,38 @@ def test_features_are_computed_once(tmp_path):
     assert (subject.seen, len(subject.read)) == ([9], 3)
     os.utime(root / "red" / "0.png", (0, 0))  # an image changed
     evaluate(subject, protocol)
-    assert subject.seen == [9, 9]
+    assert subject.seen == [9, 1]
     other = Colours("other weights")
     results = compare([subject, other], protocol)
-    assert (subject.seen, other.seen) == ([9, 9], [9])
+    assert (subject.seen, other.seen) == ([9, 1], [9])
     columns, rows = table(results)
     assert columns == ("model", "mean_per_class", "top1", "seconds")
     assert [row[0] for row in rows] == ["colours", "other weights"]
+
+
+@pytest.mark.usefixtures("short_calls_too")
+def test_features_of_another_engine_or_precision_are_never_served(tmp_path, monkeypatch):
+    """As after OpenVINO was installed, or on a machine that has bfloat16."""
+    protocol = Protocol(task="classification", data=str(painted(tmp_path / "data")))
+    subject = Colours()
+    evaluate(subject, protocol)
+    choose = job.choose
+    for engine, dtype in (("torch", "bfloat16"), ("openvino", "float32")):
+        monkeypatch.setattr(job, "choose", lambda *_, e=engine, d=dtype, **__: job.Choice(e, d))
+        monkeypatch.setattr(job, "open_engine", lambda _, choice, *__, **___: (_Other(choice), None))
+        assert evaluate(subject, protocol).metrics["top1"] == pytest.approx(100 / 3)
+    monkeypatch.setattr(job, "choose", choose)
+    assert evaluate(subject, protocol).metrics["top1"] == 100
+
+
+class _Other:
+    """An engine to which all pictures are red."""
+
+    def __init__(self, choice: job.Choice) -> None:
+        self.choice = choice
+
+    def features(self, batches):
+        return (torch.tensor([1.0, 0, 0]).expand(len(batch), 3) for batch in batches)
 
 
 # ---- a real model

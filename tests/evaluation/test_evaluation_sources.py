@@ -11,9 +11,9 @@ from PIL import Image
 
 from headword.errors import HeadwordError
 from headword.evaluation.data_sets import open_images
-from headword.evaluation.feature_cache import extract
 from headword.evaluation.named_sets import SETS
 from headword.evaluation.zero_shot import check_spoken
+from headword.extract import extract
 from headword.head.names import spoken
 from support.evaluation_helpers import Colours, paint, painted
 
@@ -25,7 +25,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def colours_of(data):
     """The class of each image, by its colour, through reading it."""
-    features = extract(Colours(), data.images, version=data.version).features
+    features = extract(Colours().vision, data.images).features
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue"}
     return [names[tuple(row.round().int().tolist())] for row in features]
 
@@ -151,9 +151,9 @@ def test_shards(tmp_path):
         assert data.labels == (0, 2, 1, 1)
         assert data.names == ("red", "green", "blue")
         assert data.templates == ("a photo of a {}",)
-    found = extract(Colours(), data.images, version=data.version)
+    found = extract(Colours().vision, data.images)
     assert found.kept == (0, 1, 2)
-    assert "1.tar::b.png" in found.skipped[0]
+    assert "1.tar::b.png" in found.errors[3]
     check(open_images(f"wds:{folder}/0.tar"), 2)
     assert open_images(f"wds:{tmp_path}/wds", split="test").split == "test"
     assert open_images(f"wds:{tmp_path}/wds").split == "test"
@@ -248,9 +248,9 @@ def test_torchvision_set(tmp_path, monkeypatch):
     data = open_images("torchvision:cifar10")
     assert data.names == ("Annual Crop", "red car indoor", "blue")
     assert (data.split, data.templates) == ("test", ("A photo of a {}",))
-    found = extract(Colours(), data.images, version=data.version)
+    found = extract(Colours().vision, data.images)
     assert found.kept == (0, 1)
-    assert "image 2 of Small cannot be read" in found.skipped[0]
+    assert "image 2 of Small cannot be read" in found.errors[2]
     with pytest.raises(HeadwordError, match="no split 'val'; it has test, train"):
         open_images("torchvision:cifar10", split="val")
     with pytest.raises(HeadwordError, match="RESISC45 is not torchvision's"):

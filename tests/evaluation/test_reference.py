@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from headword.data.images import load_image
 from headword.errors import HeadwordError
 from headword.evaluation import Protocol, evaluate, open_subject
+from headword.extract import image_features
 from support.evaluation_helpers import painted
 
 
@@ -91,15 +91,15 @@ def test_transformers_clip(tmp_path):
     subject = open_subject(f"transformers:{tmp_path}/clip")
     root = painted(tmp_path / "data")
     path = root / "red" / "0.png"
-    features = subject.image_features([path], skipped={})
+    features = image_features(subject.vision, [path])
     inputs = processor(text=["a cat", "reds"], images=load_image(path), return_tensors="pt", padding=True)
     with torch.inference_mode():
         out = model(**inputs)
     torch.testing.assert_close(subject.image_embeds(features), out.image_embeds)
-    torch.testing.assert_close(F.normalize(subject.text_features(["a cat", "reds"]), dim=1), out.text_embeds)
+    torch.testing.assert_close(subject.text_embeds(subject.text.encode(["a cat", "reds"])), out.text_embeds)
     result = evaluate(subject, Protocol(task="probe", data=str(root), shots=(1,), draws=1))
     assert result.metrics["mean_per_class_1"] > 50
-    assert open_subject(f"transformers:{tmp_path}/clip").image_key == subject.image_key
+    assert open_subject(f"transformers:{tmp_path}/clip").vision.fingerprint == subject.vision.fingerprint
 
 
 def test_a_text_encoder_is_no_reference(tmp_path):

@@ -14,12 +14,12 @@ from PIL import Image
 from timm.data import create_transform
 
 from headword.data.images import load_image, load_image_bytes
+from headword.data.items import file_item
 from headword.encoders import load_vision
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract import engines, extract_features, image_features, machine
 from headword.extract.decode import Decoding, decoded
 from headword.extract.engines import Choice, choose, open_engine
-from headword.extract.items import file_item
 from headword.extract.job import Job
 from headword.extract.pixels import TOLERANCE, plan_of
 from support.extraction import SIDE, TinyNet, draw, draw_many, tiny_vision
@@ -162,7 +162,7 @@ def test_processors_are_those_that_are_granted(monkeypatch):
 def cosine_to_float32(name: str, dtype: str, vision, paths) -> torch.Tensor:
     exact = image_features(vision, paths, cache=False)
     job = Job.of(vision, len(paths), engine=name, dtype=dtype, draft=False)
-    fast = torch.cat([features for _, features in job.run([file_item(path) for path in paths])])
+    fast = torch.cat([computed.features for computed in job.run([file_item(path) for path in paths])])
     assert job.choice == Choice(name, dtype)
     return torch.cosine_similarity(exact, fast)
 

@@ -14,7 +14,7 @@ from headword.cli import app
 from headword.data.images import load_image
 from headword.errors import HeadwordError
 from headword.extract import extract_features
-from headword.extract.items import items_of
+from headword.extract.sources import items_of
 from headword.extract.vectors import read_vectors
 from support.extraction import draw, draw_many, tiny_vision
 

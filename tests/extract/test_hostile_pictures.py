@@ -16,7 +16,7 @@ from headword.data.images import LONGEST_SHAPE, load_image, middle, transformed
 from headword.encoders import load_vision
 from headword.encoders.clip_folder import evaluation_transform
 from headword.errors import HeadwordError
-from headword.extract import extract_features, image_features
+from headword.extract import extract, extract_features, image_features
 from headword.extract.pixels import plan_of
 from headword.extract.store import read_status
 from headword.files import open_regular
@@ -37,17 +37,17 @@ def test_a_folder_of_them_all(tmp_path):
     with bounded(3_500_000_000, seconds=300):  # two of the largest at once, one a thread
         changes = build_index(model, folder, tmp_path / "index")
         store = extract_features(model.vision, folder, tmp_path / "store")
-        paths, skipped = sorted(path for path in folder.iterdir() if path.name not in LINKS), {}
-        features = image_features(model.vision, paths, skipped=skipped)
+        paths = sorted(path for path in folder.iterdir() if path.name not in LINKS)
+        extracted = extract(model.vision, paths)
     assert set(changes.unreadable) == NAMES
     assert (changes.images, changes.added) == (sound, sound)
     assert changes.outside == sorted(LINKS)
     failed = {place for place, _, status in read_status(tmp_path / "store") if status != "ok"}
     assert (failed, store.ok) == (NAMES, sound)
     assert store.notes == changes.notes
-    assert len(features) == sound
-    assert {paths[place].name for place in skipped} == {*REFUSED, "folder.jpg"}
-    lines = [*changes.unreadable.values(), *skipped.values(), *changes.notes]
+    assert len(extracted.features) == sound
+    assert {paths[place].name for place in extracted.errors} == {*REFUSED, "folder.jpg"}
+    lines = [*changes.unreadable.values(), *extracted.errors.values(), *changes.notes]
     assert not [line for line in lines if "\n" in line or "\x1b" in line]
     again = build_index(model, folder, tmp_path / "index")
     assert (again.images, again.unchanged, again.added, again.changed) == (sound, sound, 0, 0)
@@ -100,12 +100,13 @@ def test_a_transform_that_fails_on_one_picture_names_it(tmp_path):
         return usual(image)[:, :20] if image.width == 43 else usual(image)
 
     vision = load_vision(TinyNet(), names=list("abcde"), transform=transform, input_size=32, device="cpu")
-    skipped: dict[int, str] = {}
     paths = sorted(tmp_path.glob("*.png"))
-    assert len(image_features(vision, paths, skipped=skipped)) == 2
-    assert "1.png (41 by 40): the model's transform fails on it: ZeroDivisionError: of mine" in skipped[1]
-    assert "2.png (42 by 40) does not fit in the memory that is left" in skipped[2]
-    assert "3.png: the model's transform makes [3, 20, 32] of it, and [3, 32, 32] of others" in skipped[3]
+    extracted = extract(vision, paths)
+    assert extracted.kept == (0, 4)
+    errors = extracted.errors
+    assert "1.png (41 by 40): the model's transform fails on it: ZeroDivisionError: of mine" in errors[1]
+    assert "2.png (42 by 40) does not fit in the memory that is left" in errors[2]
+    assert "3.png: the model's transform makes [3, 20, 32] of it, and [3, 32, 32] of others" in errors[3]
     with pytest.raises(HeadwordError, match=r"1\.png .*ZeroDivisionError"):
         image_features(vision, paths)
 

@@ -16,6 +16,7 @@ from headword.aligners.pairs import Pairs
 from headword.data.captions import Captioned
 from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError
+from headword.extract import extract
 from headword.recycling import class_mean_pairs
 from headword.scoring.probabilities import fit_scores, prior_scores
 from support.own_classifier import Own, to_tensor
@@ -428,13 +429,10 @@ def test_first_unreadable_image_is_named(embedded, four, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0broken")
     with pytest.raises(HeadwordError, match=r"broken\.jpg"):
         embedded.encode_image([*four, tmp_path / "broken.jpg"])
-    skipped: dict[int, str] = {}
-    from headword.extract import image_features
-
-    features = image_features(embedded.vision, [tmp_path / "broken.jpg", *four], skipped=skipped)
-    assert (len(features), len(skipped)) == (4, 1)
+    extracted = extract(embedded.vision, [tmp_path / "broken.jpg", *four])
+    assert (extracted.kept, list(extracted.errors)) == ((1, 2, 3, 4), [0])
     with pytest.raises(HeadwordError, match=r"^\S*broken\.jpg looks like a JPEG file but is damaged"):
-        image_features(embedded.vision, [tmp_path / "broken.jpg"], skipped={})
+        extract(embedded.vision, [tmp_path / "broken.jpg"])
 
 
 def test_no_images(embedded):

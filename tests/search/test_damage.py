@@ -67,9 +67,12 @@ def embedded_files(monkeypatch) -> list[str]:
     """Names of the files that are embedded from now on."""
     names: list[str] = []
     run = Job.run
-    monkeypatch.setattr(
-        Job, "run", lambda self, items: names.extend(Path(i.path).name for i in items) or run(self, items)
-    )
+
+    def spy(self, items, places):
+        names.extend(Path(items[place].path).name for place in places)
+        return run(self, items, places)
+
+    monkeypatch.setattr(Job, "run", spy)
     return names
 
 

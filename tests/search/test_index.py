@@ -44,9 +44,9 @@ def embedded_files(monkeypatch) -> list[str]:
     names: list[str] = []
     run = Job.run
 
-    def spy(self, items):
-        names.extend(Path(item.path).name for item in items)
-        return run(self, items)
+    def spy(self, items, places):
+        names.extend(Path(items[place].path).name for place in places)
+        return run(self, items, places)
 
     monkeypatch.setattr(Job, "run", spy)
     return names
@@ -263,10 +263,10 @@ def test_an_index_in_the_folder_is_not_its_own_image(tiny, photos):
 def test_files_that_change_or_vanish_meanwhile(tiny, photos, tmp_path, monkeypatch):
     run = Job.run
 
-    def busy(self, items):
+    def busy(self, items, places):
         draw(photos / "0001.jpg", 999)
         (photos / "0002.jpg").unlink(missing_ok=True)
-        return run(self, items)
+        return run(self, items, places)
 
     with monkeypatch.context() as patch:
         patch.setattr(Job, "run", busy)

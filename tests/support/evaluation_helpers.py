@@ -7,40 +7,56 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
-from headword.data.images import load_image
-from headword.errors import HeadwordError
+from headword.encoders import TextSource, VisionSource, load_text, load_vision
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
 
+class _Mean(nn.Module):
+    """Pictures `[N, 3, H, W]` → their mean colours; counts how many it is given."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.seen.append(len(pixels))
+        return pixels.mean(dim=(2, 3))
+
+
+def _transform(image: Image.Image) -> Tensor:
+    pixel = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return (torch.tensor(pixel).float() / 255).view(3, 1, 1)
+
+
 class Colours:
-    """See `headword.evaluation.subjects.Subject`; counts what it is asked to compute."""
+    """See `headword.evaluation.subjects.Subject`; counts what its encoders are given."""
 
     def __init__(self, name: str = "colours") -> None:
         self.name = name
         self.templates = ("{}",)
         self.kinds = 0.0
         self.scale = 20.0
-        self.image_key = self.text_key = name
         self.seen: list[int] = []
         self.read: list[str] = []
         self.centre = torch.zeros(3)
+        source = VisionSource(
+            kind="own",
+            id=name,
+            model=_Mean(self.seen),
+            transform=_transform,
+            transform_settings={},
+            input_size=(1, 1),
+            tower=True,
+        )
+        self.vision = load_vision(source, device="cpu", dtype="float32")
+        self.text = load_text(TextSource(kind="own", id=name, model=nn.Identity(), embed=self._embed))
+        self.seen.clear()  # of what loading tries
+        self.read.clear()
 
-    def image_features(self, images, *, skipped, progress=None):  # noqa: ARG002
-        rows = []
-        for place, image in enumerate(images):
-            try:
-                pixel = load_image(image).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-                rows.append(torch.tensor(pixel).float() / 255)
-            except HeadwordError as error:
-                skipped[place] = str(error)
-        self.seen.append(len(images))
-        if not rows:
-            raise HeadwordError(f"none of {len(images)} images could be read")
-        return torch.stack(rows)
-
-    def text_features(self, texts):
+    def _embed(self, texts: list[str]) -> Tensor:
         self.read += texts
         words = [[torch.tensor(rgb) / 255 for name, rgb in COLOURS.items() if name in t] for t in texts]
         return torch.stack([torch.stack([*found, torch.full((3,), 1e-3)]).sum(dim=0) for found in words])

@@ -60,15 +60,15 @@ def text_tower(folder: str) -> TextSource:
         HeadwordError: if the folder is not whole.
     """
     root, model, tokenizer = _open(folder)
-    return _text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
+    return text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
 
 
 def open_clip_text(name: str) -> TextSource:
     """The text tower of one of open_clip's models; see `open_clip_model`."""
-    return _text_source("open_clip", open_clip_model(name))
+    return text_source("open_clip", open_clip_model(name))
 
 
-def _text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:
+def text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:
     """The text tower of a model, which has no other afterwards; its embeddings are unit norm."""
     model, tokenizer = clip.model, clip.tokenizer
     del model.visual  # only its memory would be left of it

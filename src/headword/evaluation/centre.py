@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from headword.data.folders import list_images
-from headword.evaluation.feature_cache import Extracted, extract
 from headword.evaluation.protocol import Protocol
 from headword.evaluation.subjects import Subject, arrival
-from headword.extract import Progress
+from headword.extract import Extracted, Progress, extract
 from headword.scoring.centring import STRENGTH
 
 
@@ -52,6 +51,6 @@ def centred(
         notes = (f"centred on the images of the split {protocol.hubness}",)
         return subject.centred_on(reference, f"split {protocol.hubness}"), notes
     images = list_images(protocol.centre_on)
-    pool = extract(subject, images, progress=progress)
-    unread = (f"{len(pool.skipped)} images of the pool could not be read",) if pool.skipped else ()
+    pool = extract(subject.vision, images, progress=progress)
+    unread = (f"{len(pool.errors)} images of the pool could not be read",) if pool.errors else ()
     return subject.centred_on(pool.features, protocol.centre_on), (*images.notes, *unread)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import class_folders
+from headword.data.items import Item
 from headword.data.splits import TESTED, TRAINED, chosen_split, parts, pooled
 from headword.data.tables import beside, text_rows
 from headword.errors import HeadwordError
-from headword.evaluation.feature_cache import Readable
 from headword.files import expand
 from headword.head.names import spoken
 
@@ -36,7 +36,7 @@ class LabelledImages:
     """Images and their classes."""
 
     source: str
-    images: tuple[Readable, ...]
+    images: tuple[Path | Item, ...]
     labels: tuple[int, ...]
     """For each image, the place of its class in `names`."""
     names: tuple[str, ...]
@@ -44,8 +44,6 @@ class LabelledImages:
     templates: tuple[str, ...] | None = None
     """The prompts that are usual for this set, where it has some."""
     split: str | None = None
-    version: str = ""
-    """Stands for the content of images that are not files."""
 
 
 def open_images(

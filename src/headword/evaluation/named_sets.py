@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from PIL import Image
+
 from headword.cache import cache_folder
-from headword.data.images import ImageSource, load_image, load_image_bytes
+from headword.data.images import load_image
+from headword.data.items import Item, RowReader
 from headword.data.splits import chosen_split
 from headword.encoders.hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
@@ -84,14 +87,18 @@ def torchvision_set(name: str, split: str | None, default: Sequence[str]) -> Lab
             f"torchvision:{name} is not in {root} and cannot be downloaded: {str(error).splitlines()[0]}"
         ) from error
     labels = _labels(data)
+    place = f"torchvision:{name}"
+    version = f"{place} {split} {len(data)} {root}"
     return LabelledImages(
-        f"torchvision:{name}",
-        tuple(partial(_item, data, row) for row in range(len(data))),
+        place,
+        tuple(
+            Item(str(row), f"{place}#{row}", partial(_read, data, row), version=version)
+            for row in range(len(data))
+        ),
         tuple(labels),
         tuple(map(_spoken, data.classes)),
         templates=(known.template,),
         split=split,
-        version=f"torchvision {name} {split} {len(data)} {root}",
     )
 
 
@@ -138,13 +145,16 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
         keys, labels = indexed([str(value) for value in said])
         names = spoken(keys)
     raw = found.cast_column(image, datasets.Image(decode=False))
+    version = f"hf {found._fingerprint}"
     return LabelledImages(
         f"hf:{name}",
-        tuple(partial(_row, raw, image, row, f"hf:{name}#{row}") for row in range(len(raw))),
+        tuple(
+            Item(str(row), place := f"hf:{name}#{row}", RowReader(raw, image, row, place), version=version)
+            for row in range(len(raw))
+        ),
         labels,
         names,
         split=split,
-        version=f"hf {found._fingerprint}",
     )
 
 
@@ -163,20 +173,11 @@ def _labels(data: Any) -> list[int]:
     return [int(label) for _, label in data.samples]
 
 
-def _item(data: Any, row: int) -> ImageSource:
+def _read(data: Any, row: int, shrink_to: int | None) -> Image.Image:
     try:
-        return load_image(data[row][0])
+        return load_image(data[row][0], shrink_to=shrink_to)
     except (OSError, ValueError, SyntaxError) as error:
         raise HeadwordError(f"image {row} of {type(data).__name__} cannot be read: {error}") from error
-
-
-def _row(data: Any, column: str, row: int, name: str) -> ImageSource:
-    cell = data[row][column]
-    if cell and cell.get("bytes") is not None:
-        return load_image_bytes(cell["bytes"], name)
-    if cell and cell.get("path"):
-        return load_image(cell["path"])
-    raise HeadwordError(f"{name} has no image")
 
 
 def _spoken(name: str) -> str:

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.centre import centred
 from headword.evaluation.data_sets import LabelledImages, open_images
-from headword.evaluation.feature_cache import Extracted, extract, name_features
 from headword.evaluation.protocol import Protocol, Result
 from headword.evaluation.subjects import Subject
 from headword.evaluation.zero_shot import check_spoken, counts, kept_labels, settled
-from headword.extract import Progress
+from headword.extract import Extracted, Progress, extract
 from headword.metrics import classification_metrics
 from headword.recycling import class_mean_pairs
 
@@ -81,7 +81,7 @@ def few_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None 
     task = _open(subject, protocol, progress)
     check_spoken(task.data)
     templates = protocol.templates or task.data.templates or subject.templates
-    names = name_features(subject, task.data.names, templates)
+    names = embed_names(subject.text, task.data.names, templates, kinds=subject.kinds)
     notes: tuple[str, ...] = ()
 
     def scored(fitted: Subject, tests: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def few_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None 
 
 def _open(subject: Subject, protocol: Protocol, progress: Progress | None) -> _Task:
     data = open_images(protocol.data, split=protocol.split, class_names=protocol.class_names)
-    found = extract(subject, data.images, version=data.version, progress=progress)
+    found = extract(subject.vision, data.images, progress=progress)
     labels = kept_labels(data, found)
     if protocol.train_split is None:
         return _Task(data, found, labels, found.features, labels, apart=False)
@@ -112,7 +112,7 @@ def _open(subject: Subject, protocol: Protocol, progress: Progress | None) -> _T
         raise HeadwordError(
             f"the splits {protocol.train_split!r} and {data.split!r} do not have the same classes"
         )
-    seen = extract(subject, train.images, version=train.version, progress=progress)
+    seen = extract(subject.vision, train.images, progress=progress)
     return _Task(data, found, labels, seen.features, kept_labels(train, seen), apart=True)
 
 

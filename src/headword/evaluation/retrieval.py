@@ -12,10 +12,9 @@ from headword.data.captions import CaptionList, read_captions
 from headword.data.splits import TESTED
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
-from headword.evaluation.feature_cache import extract, text_features
 from headword.evaluation.protocol import Protocol, Result
 from headword.evaluation.subjects import Subject
-from headword.extract import Progress
+from headword.extract import Progress, extract
 from headword.metrics import retrieval_metrics, retrieval_places
 from headword.scoring.transductive import Hubs
 
@@ -41,7 +40,7 @@ def _reference(
     if protocol.hubness is None:
         return None, []
     entries = captioned(replace(protocol, split=protocol.hubness))
-    found = extract(subject, [entry.image for entry in entries], progress=progress)
+    found = extract(subject.vision, [entry.image for entry in entries], progress=progress)
     return found.features, [entry.captions[0] for entry in entries]
 
 
@@ -55,7 +54,7 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
             skip), or a k is larger than the set.
     """
     entries = captioned(protocol)
-    found = extract(subject, [entry.image for entry in entries], progress=progress)
+    found = extract(subject.vision, [entry.image for entry in entries], progress=progress)
     kept = [entries[place] for place in found.kept]
     captions = [caption for entry in kept for caption in entry.captions]
     owner = torch.tensor([row for row, entry in enumerate(kept) for _ in entry.captions])
@@ -63,9 +62,9 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
     shown, said = _reference(subject, protocol, progress)
     subject, notes = centred(subject, protocol, found, reference=shown, progress=progress)
     embeds = subject.image_embeds(found.features)
-    words = subject.text_embeds(text_features(subject, captions))
+    words = subject.text_embeds(subject.text.encode(captions))
     if shown is not None:
-        hubs = Hubs.of(subject.image_embeds(shown), subject.text_embeds(text_features(subject, said)))
+        hubs = Hubs.of(subject.image_embeds(shown), subject.text_embeds(subject.text.encode(said)))
         embeds, words = hubs.sides(embeds, words)
         notes = (
             *notes,
@@ -83,7 +82,7 @@ def retrieval(subject: Subject, protocol: Protocol, *, progress: Progress | None
             "images": len(kept),
             "captions": len(captions),
             "missing": entries.missing,
-            "skipped": list(found.skipped),
+            "skipped": list(found.errors.values()),
         },
         notes=notes,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headword.data.folders import image_suffixes
-from headword.data.images import ImageSource, load_image_bytes
+from headword.data.items import Item, PlaceReader
 from headword.data.splits import chosen_split
-from headword.data.tars import expand_shards, members, read_member
+from headword.data.tars import expand_shards, members
 from headword.errors import HeadwordError
 from headword.evaluation.data_sets import LabelledImages, indexed
-from headword.evaluation.feature_cache import Readable
-from headword.files import expand, open_file, read_text
+from headword.files import expand, open_file, printable, read_text
 from headword.head.names import spoken
 
 _LABELS = (".cls", ".cls.txt", ".txt", ".label")
@@ -45,7 +45,7 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
             raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
         root = root / split
     files = list(map(Path, expand_shards(str(root))))
-    images: list[Readable] = []
+    images: list[Item] = []
     labels: list[str] = []
     for file in files:
         for image, label in _samples(file):
@@ -62,7 +62,6 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
         names = listed
         numbers = tuple(map(int, labels))
     templates = _beside(files[0], "zeroshot_classification_templates.txt")
-    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     return LabelledImages(
         f"wds:{root}",
         tuple(images),
@@ -70,15 +69,16 @@ def shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledI
         names,
         templates=tuple(t.replace("{c}", "{}") for t in templates) if templates else None,
         split=split,
-        version="\n".join(stamps),
     )
 
 
-def _samples(file: Path) -> Iterator[tuple[Readable, str]]:
+def _samples(file: Path) -> Iterator[tuple[Item, str]]:
     """The images of a shard and their labels; the members of one sample follow each other."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
     with open_file(file) as stream:
+        status = os.fstat(stream.fileno())
+        version = f"{status.st_size} {status.st_mtime_ns}"
         for member in members(stream, str(file)):
             folder, _, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
@@ -92,21 +92,9 @@ def _samples(file: Path) -> Iterator[tuple[Readable, str]]:
     for key, (name, start, size) in pictures.items():
         if not labels.get(key):
             raise HeadwordError(f"{file}: {name} has no label beside it ({', '.join(_LABELS)})")
-        yield _Member(file, name, start, size), labels[key]
-
-
-class _Member:
-    """An image in a shard."""
-
-    __slots__ = ("file", "name", "size", "start")
-
-    def __init__(self, file: Path, name: str, start: int, size: int) -> None:
-        self.file, self.name, self.start, self.size = file, name, start, size
-
-    def __call__(self) -> ImageSource:
-        with open_file(self.file) as stream:
-            name = f"{self.file}::{self.name}"
-            return load_image_bytes(read_member(stream, self.start, self.size, name), name)
+        place = printable(f"{file}::{name}")
+        reader = PlaceReader(str(file), place, start, size)
+        yield Item(place, place, reader, version=f"{version} {start}"), labels[key]
 
 
 def _beside(file: Path, name: str) -> tuple[str, ...] | None:

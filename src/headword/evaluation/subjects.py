@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,19 +11,26 @@ from typing_extensions import Self
 
 from headword.aligners import make_aligner
 from headword.aligners.pairs import Pairs
-from headword.data.images import ImageSource
+from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
-from headword.extract import Progress, image_features
 from headword.files import expand
 from headword.model import Centre, DualEncoder
 
 
 class Subject(Protocol):
-    """A model under evaluation. Features come first and are cached; embeddings are made of features."""
+    """A model under evaluation: its encoders make features, and it makes embeddings of these."""
 
     name: str
     """What tables call it."""
+
+    @property
+    def vision(self) -> VisionEncoder:
+        """What makes image features."""
+
+    @property
+    def text(self) -> TextEncoder:
+        """What makes text features."""
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -35,22 +39,6 @@ class Subject(Protocol):
     @property
     def kinds(self) -> float:
         """How much of a label is what it is a kind of; see `headword.encoders.prompts.Prompts`."""
-
-    @property
-    def image_key(self) -> str:
-        """A hash of all that image features depend on besides the images."""
-
-    @property
-    def text_key(self) -> str:
-        """Likewise for text features."""
-
-    def image_features(
-        self, images: Sequence[ImageSource], *, skipped: dict[int, str], progress: Progress | None = None
-    ) -> Tensor:
-        """Images → float32 `[N, d]`; `skipped` gets the line of an unreadable one, by its place."""
-
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts → float32 `[M, k]`."""
 
     def image_embeds(self, features: Tensor) -> Tensor:
         """Image features `[N, d]` → unit-norm `[N, D]`."""
@@ -93,6 +81,16 @@ class Recycled:
     """Of the order that images arrive in, where each is centred on the ones before it."""
 
     @property
+    def vision(self) -> VisionEncoder:
+        """The model's."""
+        return self.model.vision
+
+    @property
+    def text(self) -> TextEncoder:
+        """The model's."""
+        return self.model.text
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """The templates of the fit."""
         return self.model.template
@@ -101,35 +99,6 @@ class Recycled:
     def kinds(self) -> float:
         """The model's own."""
         return self.model.kinds
-
-    @property
-    def image_key(self) -> str:
-        """Of weights, transform, precision and the layer the features are read at."""
-        vision = self.model.vision
-        said = [
-            vision.fingerprint,
-            vision.source.transform_settings,
-            str(vision.dtype),
-            vision.device.type,
-            list(vision.read_at),
-        ]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def text_key(self) -> str:
-        """Of the text encoder's name and weights."""
-        said = f"{self.model.text.name} {self.model.text.fingerprint} {self.model.text.device.type}"
-        return hashlib.sha256(said.encode()).hexdigest()
-
-    def image_features(
-        self, images: Sequence[ImageSource], *, skipped: dict[int, str], progress: Progress | None = None
-    ) -> Tensor:
-        """The classifier's own features."""
-        return image_features(self.model.vision, list(images), skipped=skipped, progress=progress)
-
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """The text encoder's embeddings."""
-        return self.model.text.encode(texts)
 
     @torch.inference_mode()
     def image_embeds(self, features: Tensor) -> Tensor:

@@ -7,14 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headword.encoders.prompts import check_labels
+from headword.encoders.prompts import check_labels, embed_names
 from headword.errors import HeadwordError
 from headword.evaluation.centre import centred
 from headword.evaluation.data_sets import LabelledImages, open_images
-from headword.evaluation.feature_cache import Extracted, extract, name_features
 from headword.evaluation.protocol import Protocol, Result
 from headword.evaluation.subjects import Subject
-from headword.extract import Progress
+from headword.extract import Extracted, Progress, extract
 from headword.head.names import placeholders
 from headword.metrics import classification_metrics
 from headword.scoring.label_shares import read_prior
@@ -34,9 +33,9 @@ def zero_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None
     check_spoken(data)
     ks = protocol.k or tuple(k for k in TOP if k < len(data.names) or k == 1)
     templates = protocol.templates or data.templates or subject.templates
-    found = extract(subject, data.images, version=data.version, progress=progress)
+    found = extract(subject.vision, data.images, progress=progress)
     subject, note = centred(subject, protocol, found, progress=progress)
-    words = subject.text_embeds(name_features(subject, data.names, templates))
+    words = subject.text_embeds(embed_names(subject.text, data.names, templates, kinds=subject.kinds))
     embeds = subject.image_embeds(found.features)
     shares = None if protocol.prior is None else label_shares(read_prior(protocol.prior), data.names)
     scores = collective_scores(embeds, words, method=protocol.collection, scale=subject.scale, shares=shares)
@@ -95,5 +94,5 @@ def counts(data: LabelledImages, found: Extracted) -> dict[str, object]:
         "images": len(found.kept),
         "classes": len(data.names),
         "classes_without_images": [name for n, name in enumerate(data.names) if n not in there],
-        "skipped": list(found.skipped),
+        "skipped": list(found.errors.values()),
     }

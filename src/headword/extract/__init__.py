@@ -13,7 +13,15 @@ interrupted.
     run.py        → a feature store
 """
 
-from headword.extract.features import Progress, image_features
+from headword.extract.features import Extracted, Progress, extract, image_features
 from headword.extract.writing_store import Extraction, Shared, extract_features
 
-__all__ = ["Extraction", "Progress", "Shared", "extract_features", "image_features"]
+__all__ = [
+    "Extracted",
+    "Extraction",
+    "Progress",
+    "Shared",
+    "extract",
+    "extract_features",
+    "image_features",
+]

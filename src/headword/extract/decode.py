@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from headword.data.images import transformed
+from headword.data.items import Item
 from headword.encoders.vision import Transform
 from headword.errors import HeadwordError
-from headword.extract.items import Item
 from headword.extract.pixels import PixelPlan
 
 AHEAD = 3
@@ -58,11 +58,11 @@ class Decoding:
         try:
             image = item.read(self.plan.shrink_to if self.shrink and self.plan is not None else None)
             transform = self.transform if self.plan is None else self.plan.pixels
-            return transformed(transform, image, item.path or f"image {item.id}")
+            return transformed(transform, image, item.name)
         except HeadwordError as error:
             return " ".join(str(error).split())
         except MemoryError:
-            return f"{item.path or item.id} does not fit in the memory that is left"
+            return f"{item.name} does not fit in the memory that is left"
 
 
 def decoded(
@@ -111,7 +111,7 @@ def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
             errors[place] = outcome
         elif tuple(outcome.shape) != usual:
             made = f"{list(outcome.shape)} of it, and {list(usual)} of others"
-            errors[place] = f"{item.path or item.id}: the model's transform makes {made}"
+            errors[place] = f"{item.name}: the model's transform makes {made}"
         else:
             read.append(torch.as_tensor(outcome))
     return Batch(items, torch.stack(read) if read else torch.empty(0), errors)

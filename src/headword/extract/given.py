@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from headword.data.folders import ImageList, list_images, warn
-from headword.data.images import ImageSource, describe, is_image_tensor
+from headword.data.images import describe, is_image_tensor
+from headword.data.items import FileReader, Item, file_item
 from headword.errors import HeadwordError
 from headword.extract.vectors import read_vectors
 from headword.files import expand
@@ -35,12 +36,12 @@ ACCEPTED = (
 class Given:
     """Single images, of which none is opened yet."""
 
-    stretches: Iterable[list[ImageSource]]
+    stretches: Iterable[list[Item]]
     """Read once, one after the other; of an iterable's pictures a stretch has at most `HELD`."""
     total: int = 0
     """How many there are, as far as the source says."""
 
-    def __iter__(self) -> Iterator[list[ImageSource]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         return iter(self.stretches)
 
 
@@ -93,13 +94,12 @@ def given(images: Any) -> Tensor | Given:
     if isinstance(images, (str, os.PathLike)):
         named = named_images(images)
         warn(named.notes, images)
-        return Given([list(named)], len(named))
+        return Given([list(map(file_item, named))], len(named))
     if isinstance(images, (list, tuple)):
-        singles = [_single(item, f"item {place}") for place, item in enumerate(images)]
-        return Given([singles], len(singles))
+        return Given([[_item(image, place) for place, image in enumerate(images)]], len(images))
     if _is_iterable(images):
         return Given(_stretches(images), len(images) if hasattr(images, "__len__") else 0)
-    return Given([[_single(images)]], 1)
+    return Given([[_item(images)]], 1)
 
 
 def named_images(source: str | os.PathLike[str]) -> ImageList:
@@ -117,14 +117,14 @@ def named_images(source: str | os.PathLike[str]) -> ImageList:
     return ImageList([path])
 
 
-def _stretches(images: Iterable[object]) -> Iterator[list[ImageSource]]:
+def _stretches(images: Iterable[object]) -> Iterator[list[Item]]:
     """Files are names, and go together; pictures come out of the iterable in memory."""
-    part: list[ImageSource] = []
+    part: list[Item] = []
     held = 0
-    for place, item in enumerate(images):
-        image = _single(item, f"item {place}")
-        part.append(image)
-        held += not isinstance(image, (str, os.PathLike))
+    for place, image in enumerate(images):
+        item = _item(image, place)
+        part.append(item)
+        held += isinstance(item.read, FileReader) and item.file is None
         if held == HELD:
             yield part
             part, held = [], 0
@@ -132,21 +132,21 @@ def _stretches(images: Iterable[object]) -> Iterator[list[ImageSource]]:
         yield part
 
 
-def _single(item: Any, where: str = "") -> ImageSource:
-    if hasattr(item, "as_py"):  # of an Arrow array
-        item = item.as_py()
-    if isinstance(item, (str, os.PathLike, Image.Image, bytes)) or is_image_tensor(item):
-        return item
-    if isinstance(item, bytearray):
-        return bytes(item)
-    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3:
-        tensor = _array(item)
-        if is_image_tensor(tensor):
-            return tensor
-    if isinstance(item, Mapping) and (cell := item.get("bytes") or item.get("path")):  # datasets' own form
-        return _single(cell, where)
-    said = f"{where} is not an image: {describe(item)}" if where else f"not images: {describe(item)}"
-    raise HeadwordError(f"{said}; {_mend(item) or ACCEPTED}")
+def _item(image: Any, place: int | None = None) -> Item:
+    """A single image, as the item at a place in a list, or by itself."""
+    if isinstance(image, Item):
+        return image
+    if hasattr(image, "as_py"):  # of an Arrow array
+        image = image.as_py()
+    if isinstance(image, (str, os.PathLike)):
+        return file_item(image)
+    if isinstance(image, Mapping) and (cell := image.get("bytes") or image.get("path")):  # datasets' own form
+        return _item(cell, place)
+    held = _array(image) if isinstance(image, np.ndarray) and image.ndim == 3 else image
+    if isinstance(held, (Image.Image, bytes, bytearray)) or is_image_tensor(held):
+        return Item(str(place or 0), "", FileReader(bytes(held) if isinstance(held, bytearray) else held))
+    what = "not images" if place is None else f"item {place} is not an image"
+    raise HeadwordError(f"{what}: {describe(image)}; {_mend(image) or ACCEPTED}")
 
 
 def _array(array: np.ndarray[Any, Any]) -> Tensor | np.ndarray[Any, Any]:

@@ -5,21 +5,59 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
 from headword.extract.decode import Batch, Decoding, decoded
 from headword.extract.engines import LONG, Choice, Engine, choose, open_engine
-from headword.extract.items import Item, all_files
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan, plan_of
 
 PROCESSES_FROM = 4
 """Processors from which worker processes feed a GPU; with fewer, threads keep up."""
+
+
+class Computed(NamedTuple):
+    """What became of some of a job's images."""
+
+    places: list[int]
+    """Theirs in the list of images."""
+    features: Tensor
+    """`[M, d]` of those that could be read."""
+    errors: dict[int, str]
+    """For each that could not, by its place: why, in one line."""
+
+    @property
+    def read(self) -> list[int]:
+        """The M places of the features."""
+        return [place for place in self.places if place not in self.errors]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureKey:
+    """All that features depend on besides the picture: the key of a cache, a store and an index of them."""
+
+    encoder: str
+    weights: str
+    head: tuple[str, ...]
+    """The layers that are read."""
+    transform: dict[str, Any]
+    engine: str
+    precision: str
+    exact: bool
+    """Whether the transform is used as it is, on whole pictures."""
+    draft: bool
+    """Whether large photos may be decoded at a fraction of their size."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {**asdict(self), "head": list(self.head)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,13 +123,39 @@ class Job:
             may_fall_back=like is None and engine == "auto",
         )
 
-    def run(self, items: Sequence[Item]) -> Iterator[tuple[Batch, Tensor]]:
-        """Items → their batches in order, each with the features `[N, d]` of those that could be read.
+    @property
+    def key(self) -> FeatureKey:
+        """Of its features; a run may change the engine."""
+        vision = self.vision
+        return FeatureKey(
+            encoder=vision.name,
+            weights=vision.fingerprint,
+            head=vision.read_at,
+            transform=vision.source.transform_settings,
+            engine=self.choice.engine,
+            precision=self.choice.dtype,
+            exact=self.plan is None,
+            draft=self.draft,
+        )
+
+    def run(self, items: Sequence[Item], places: Sequence[int] | None = None) -> Iterator[Computed]:
+        """The items at some places of a list, in batches in their order.
+
+        Args:
+            items: the list.
+            places: those to compute; all of them when not given.
 
         Raises:
             HeadwordError: if the engine was asked for by name and does not do, or a worker process was
-            killed.
+                killed.
         """
+        left = iter(range(len(items)) if places is None else places)
+        for batch, features in self._run(items if places is None else [items[place] for place in places]):
+            here = list(islice(left, len(batch.items)))
+            yield Computed(here, features, {here[n]: why for n, why in batch.errors.items()})
+
+    def _run(self, items: Sequence[Item]) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches, each with the features `[N, d]` of those that could be read."""
         on_gpu = self.vision.device.type == "cuda"
         processes = on_gpu and self.workers >= PROCESSES_FROM and len(items) >= LONG
         batches = decoded(

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
-from headword.extract.decode import Batch
 from headword.extract.engines import Choice
-from headword.extract.items import Item, all_files
-from headword.extract.job import Job
+from headword.extract.job import Computed, Job
 
 BLOCK_BATCHES = 4
 """Batches in a block: what is computed again where a worker dies."""
@@ -55,13 +53,10 @@ class Worker:
         items = list(rows["item"])
         embeddings = np.zeros((len(items), self._job.vision.dim), np.float32)
         errors = [""] * len(items)
-        start = 0
-        for batch, features in self._job.run(items):
-            read = [start + place for place in range(len(batch.items)) if place not in batch.errors]
-            embeddings[read] = features.numpy()
-            for place, error in batch.errors.items():
-                errors[start + place] = error
-            start += len(batch.items)
+        for computed in self._job.run(items):
+            embeddings[computed.read] = computed.features.numpy()
+            for place, error in computed.errors.items():
+                errors[place] = error
         return {"row": rows["row"], "embedding": embeddings, "error": np.array(errors, dtype=object)}
 
 
@@ -95,8 +90,8 @@ class RayRun:
         # One processor stays free for what Ray Data itself runs, or a small cluster would stand still.
         self._cpus_each = max(1, (cpus - 1) // self._workers)
 
-    def __call__(self, items: Sequence[Item]) -> Iterator[tuple[Batch, Tensor]]:
-        """Items → batches with their features, in the order in which they are done."""
+    def __call__(self, items: Sequence[Item]) -> Iterator[Computed]:
+        """Items → their features, in the order in which they are done."""
         import ray
 
         if not items:
@@ -120,15 +115,14 @@ class RayRun:
             num_gpus=1 if self._on_gpu else None,
         )
         seen = np.zeros(len(items), dtype=bool)
-        nothing = torch.empty(0)
         for part in done.iter_batches(batch_size=None, batch_format="numpy"):
-            new = ~seen[part["row"]]
-            numbers = part["row"][new]
-            seen[numbers] = True
-            errors = {place: str(error) for place, error in enumerate(part["error"][new]) if error}
-            read = [place for place in range(len(numbers)) if place not in errors]
-            features = torch.from_numpy(np.stack(part["embedding"][new])[read]) if len(numbers) else nothing
-            yield Batch([items[number] for number in numbers], nothing, errors), features
+            new = np.flatnonzero(~seen[part["row"]])  # a block may be computed twice
+            places = part["row"][new].tolist()
+            seen[places] = True
+            errors = {place: str(why) for place, why in zip(places, part["error"][new], strict=True) if why}
+            vectors = [part["embedding"][row] for row in new if not part["error"][row]]
+            features = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, job.vision.dim)
+            yield Computed(places, features, errors)
         if not seen.all():
             raise HeadwordError(
                 f"Ray lost {int((~seen).sum()):,} of {len(items):,} images; run the same command again"

@@ -186,7 +186,7 @@ class StoreWriter:
             known = before.get("files", {path.name: sha256(path) for path in parts})  # format 1 has none
             # Those that are gone were never finished, or were damaged and removed.
             self._files = {path.name: known[path.name] for path in parts if path.name in known}
-        for left in self.folder.glob(".part-*.tmp"):  # of a writer that was killed
+        for left in self.folder.glob(".*.tmp"):  # of a writer that was killed
             left.unlink()
         ok = 0
         self.done: set[str] = set()

@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from headword import __version__
+from headword.data.items import Item
 from headword.encoders import VisionEncoder, load_vision
 from headword.errors import HeadwordError
-from headword.extract.decode import Batch
 from headword.extract.engines import Choice, choose
 from headword.extract.features import Progress
-from headword.extract.items import Item, items_of
-from headword.extract.job import Job
+from headword.extract.job import Computed, Job
+from headword.extract.sources import items_of
 from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
 from headword.files import expand
 
@@ -85,7 +85,7 @@ def extract_features(
     Args:
         vision: the encoder.
         source: a folder, glob, table of paths, WebDataset shards, Hugging Face data set, URL, or images: see
-            `headword.extract.items`.
+            `headword.extract.sources`.
         out: the store's folder. Rows that are there already are left alone and not computed again, also those
             of unreadable images.
         shared: store embeddings in the shared space, not features.
@@ -119,7 +119,7 @@ def extract_features(
         draft=draft,
         **_as_before(folder, vision, engine, dtype),
     )
-    run: Callable[[list[Item]], Iterator[tuple[Batch, Tensor]]] = job.run
+    run: Callable[[list[Item]], Iterator[Computed]] = job.run
     if engine == "ray":
         from headword.extract.ray_engine import RayRun
 
@@ -132,10 +132,16 @@ def extract_features(
         resumed = writer.counts.rows
         left = [item for item in items if item.id not in writer.done]
         done = 0
-        for batch, features in run(left):
+        for computed in run(left):
             writer.describe(engine=job.choice.engine, precision=job.choice.dtype, engine_note=job.note)
-            _add(writer, batch, features if shared is None else shared.project(features))
-            done += len(batch.items)
+            features = computed.features
+            writer.add(
+                [left[place].id for place in computed.places],
+                [left[place].path for place in computed.places],
+                [computed.errors.get(place, OK) for place in computed.places],
+                features if shared is None else shared.project(features),
+            )
+            done += len(computed.places)
             if progress is not None:
                 progress(done, len(left))
     seconds = time.perf_counter() - start
@@ -196,29 +202,12 @@ def _as_before(folder: Path, vision: VisionEncoder, engine: str, dtype: str) -> 
 
 
 def _header(job: Job, source: object, shared: Shared | None, store_dtype: str) -> dict[str, Any]:
-    vision = job.vision
     return {
         "headword": __version__,
         "space": "features" if shared is None else "shared",
-        "dim": vision.dim if shared is None else shared.dim,
+        "dim": job.vision.dim if shared is None else shared.dim,
         "dtype": store_dtype,
-        "encoder": vision.name,
-        "weights": vision.fingerprint,
-        "head": list(vision.read_at),
-        "transform": vision.source.transform_settings,
-        "engine": job.choice.engine,
-        "precision": job.choice.dtype,
-        "exact": job.plan is None,
-        "draft": job.draft,
+        **job.key.as_json(),
         "model": None if shared is None else shared.identity,
         "source": str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
     }
-
-
-def _add(writer: StoreWriter, batch: Batch, embeddings: Tensor) -> None:
-    writer.add(
-        [item.id for item in batch.items],
-        [item.path for item in batch.items],
-        [batch.errors.get(place, OK) for place in range(len(batch.items))],
-        embeddings,
-    )

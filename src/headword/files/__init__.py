@@ -8,7 +8,7 @@ Nothing here unpickles. Importing it stays light: torch and safetensors are impo
 """
 
 from headword.files.lock import locked
-from headword.files.reading import expand, is_file, memory, open_file, open_regular, parse_json
+from headword.files.reading import expand, is_file, memory, open_file, open_regular, parse_json, printable
 from headword.files.writing import (
     MARKER,
     check_new_folder,
@@ -38,6 +38,7 @@ __all__ = [
     "open_file",
     "open_regular",
     "parse_json",
+    "printable",
     "read_json",
     "read_metadata",
     "read_text",

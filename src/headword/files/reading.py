@@ -29,6 +29,14 @@ def expand(path: str | os.PathLike[str]) -> Path:
         raise HeadwordError(f"{os.fspath(path)}: there is no such user's home folder") from error
 
 
+def printable(path: str) -> str:
+    r"""A path as text that can be stored and sent: bytes that are no UTF-8 written as \xff."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which JSON can say and no file is called
+        return path.encode("utf-8", "backslashreplace").decode()
+
+
 def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) -> BinaryIO:
     """A regular file, open for reading: anything else (a pipe, a device) could keep a reader for ever.
 

@@ -18,10 +18,10 @@ from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import LONG, Choice, choose
 from headword.extract.job import Job
-from headword.files import expand
+from headword.files import expand, printable
 from headword.model import DualEncoder
 from headword.search.commit import Draft, commit, is_ours
-from headword.search.embedding import Embedder, how_of, shown
+from headword.search.embedding import Embedder, how_of
 from headword.search.identity import describe, encoder_identity, plain
 from headword.search.journal import Journal
 from headword.search.lock import writing
@@ -309,7 +309,7 @@ def _known(files: Scan, start: _Start) -> tuple[dict[str, Entry], list[Found]]:
     entries: dict[str, Entry] = {}
     fresh: dict[str, Found] = {}  # two names may read the same, where bytes are no UTF-8: the first counts
     for file in files.files:
-        path = shown(file.path)
+        path = printable(file.path)
         known = start.journal.entries.get(path) or start.old.get(path)
         if known is not None and (known.bytes, known.modified) == (file.bytes, file.modified):
             entries[path] = known
@@ -331,7 +331,7 @@ def _changes(files: Scan, entries: list[Entry], old: list[Entry], damaged: set[s
         removed=len(before) - len(kept),
         unchanged=same,
         unreadable={entry.path: entry.status for entry in entries if entry.slot < 0},
-        outside=[shown(path) for path in files.outside],
+        outside=[printable(path) for path in files.outside],
         mended=sum(path in now for path in damaged),
-        notes=tuple(shown(note) for note in files.notes),
+        notes=tuple(printable(note) for note in files.notes),
     )

@@ -12,16 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from headword.data.folders import Found
+from headword.data.items import file_item
 from headword.extract import Progress
-from headword.extract.decode import Batch
 from headword.extract.features import known_features
-from headword.extract.items import Item, file_item
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
-from headword.files import open_regular
+from headword.files import open_regular, printable
 from headword.search.journal import Journal
 from headword.search.rows import UNKNOWN, append_rows
 from headword.search.space import Floats
@@ -89,7 +87,7 @@ class Embedder:
         units: dict[int, Floats] = {}  # by place in the block
         fresh = []
         for n, (file, content) in enumerate(zip(files, contents, strict=True)):
-            before = self.old.get(shown(file.path))
+            before = self.old.get(printable(file.path))
             if before is not None and content is not None and before.content == content:
                 entries[n] = replace(before, bytes=file.bytes, modified=file.modified)
             elif content in by_content:
@@ -125,33 +123,21 @@ class Embedder:
         have = known_features(self.job, items, rows)
         missing = (~have).nonzero().flatten().tolist()
         failed: dict[int, str] = {}
-        start = 0
-        known = len(files) - len(missing)
-        to_embed = [items[place] for place in missing]
-        for batch, features in self._until_interrupted(to_embed, lambda done: tell(known + done)):
-            places = missing[start : start + len(batch.items)]
-            start += len(batch.items)
-            read = [place for n, place in enumerate(places) if n not in batch.errors]
-            rows[read] = features
-            broken = {place for place in read if not bool(rows[place].isfinite().all())}
-            failed |= {fresh[places[n]]: why for n, why in batch.errors.items()}
-            failed |= {fresh[place]: "its features are not finite" for place in broken}
-        unit = F.normalize(rows, dim=1).numpy()
-        left = set(missing[start:])  # where it was interrupted
-        units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed and place not in left}
-        return failed
-
-    def _until_interrupted(
-        self, items: list[Item], tell: Callable[[int], None]
-    ) -> Iterator[tuple[Batch, Tensor]]:
         done = 0
         try:
-            for batch, features in self.job.run(items):
-                yield batch, features
-                done += len(batch.items)
-                tell(done)
+            for computed in self.job.run(items, missing):
+                rows[computed.read] = computed.features
+                broken = [place for place in computed.read if not bool(rows[place].isfinite().all())]
+                failed |= {fresh[place]: why for place, why in computed.errors.items()}
+                failed |= {fresh[place]: "its features are not finite" for place in broken}
+                done += len(computed.places)
+                tell(len(files) - len(missing) + done)
         except KeyboardInterrupt:
             self.interrupted = True
+        unit = F.normalize(rows, dim=1).numpy()
+        left = set(missing[done:])  # where it was interrupted
+        units |= {n: unit[place] for place, n in enumerate(fresh) if n not in failed and place not in left}
+        return failed
 
 
 def how_of(job: Job) -> dict[str, object]:
@@ -164,13 +150,8 @@ def how_of(job: Job) -> dict[str, object]:
     }
 
 
-def shown(path: str) -> str:
-    r"""A path as text: bytes that are no UTF-8 as \xff."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _entry(file: Found, content: bytes | None, slot: int, status: str, checksum: int, root: Path) -> Entry:
-    name = shown(file.path)
+    name = printable(file.path)
     try:
         after = (root / file.path).stat()
         steady = (after.st_size, after.st_mtime_ns) == (file.bytes, file.modified)

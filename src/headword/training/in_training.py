@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,17 @@ from torch import Tensor
 
 from headword.data.captions import Captioned, read_captions
 from headword.data.images import load_image
+from headword.data.items import Item
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
+from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource
 from headword.encoders.clip_folder import evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE
 from headword.errors import HeadwordError
-from headword.evaluation.clip import Reference
 from headword.evaluation.data_sets import LabelledImages, open_images
-from headword.evaluation.feature_cache import Extracted, Readable, extract
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.evaluation.zero_shot import METRIC, check_spoken
+from headword.extract import Extracted, extract
 from headword.extract.features import none_read
 from headword.files import expand
 from headword.metrics import Places, classification_metrics, retrieval_metrics, retrieval_places
@@ -88,7 +90,7 @@ def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
 class _Pictures:
     """What a model under training is measured on, less what cannot be read."""
 
-    images: Sequence[Readable]
+    images: Sequence[Path | Item]
     source: object
     say: Callable[[str], None]
     left_out: int = 0
@@ -98,18 +100,18 @@ class _Pictures:
         skipped: dict[int, str] = {}
         for place, image in enumerate(self.images):
             try:
-                load_image(image() if callable(image) else image)
+                load_image(image) if isinstance(image, Path) else image.read(None)
                 return
             except HeadwordError as error:
                 skipped[place] = str(error)
         raise HeadwordError(none_read(skipped, len(self.images)))
 
-    def features(self, subject: Reference) -> Extracted:
+    def features(self, vision: VisionEncoder) -> Extracted:
         """Their features; how many are left out is said when it changes."""
-        found = extract(subject, self.images, cache=False)
-        if len(found.skipped) != self.left_out:
-            self.left_out = len(found.skipped)
-            first = f"; the first: {found.skipped[0]}" if found.skipped else ""
+        found = extract(vision, self.images, engine="torch", cache=False)
+        if len(found.errors) != self.left_out:
+            self.left_out = len(found.errors)
+            first = f"; the first: {next(iter(found.errors.values()))}" if found.errors else ""
             self.say(
                 f"{self.left_out:,} of {len(self.images):,} pictures of {self.source} cannot be read and are "
                 f"left out of the evaluation{first}"
@@ -117,20 +119,33 @@ class _Pictures:
         return found
 
 
-def _subject(model: SuperCLIP) -> Reference:
-    """A model that is trained, in evaluation mode, as one that is measured."""
+def _encoders(model: SuperCLIP) -> tuple[VisionEncoder, TextEncoder]:
+    """The two sides of a model that is trained, in evaluation mode; nothing of it is copied or changed."""
     device = model.clip.logit_scale.device
-    transform = evaluation_transform(model.clip.visual.preprocess_cfg)
-    return Reference(
-        name="the model",
-        revision=None,
+
+    def read(batch: Tensor) -> tuple[Tensor, Tensor]:
+        embedded = model.encode_image(batch)
+        return embedded, embedded
+
+    def embed(texts: list[str]) -> Tensor:
+        return model.encode_text(model.tokenize(texts).ids.to(device))
+
+    with torch.inference_mode():
+        dim = embed(["a photo"]).shape[1]
+    source = VisionSource(
+        kind="module",
+        id="the model",
         model=model,
-        transform=transform,
-        embed_images=model.encode_image,
-        embed_texts=lambda texts: model.encode_text(model.tokenize(texts).ids.to(device)),
-        transform_settings=str(transform),
-        device=device,
+        transform=evaluation_transform(model.clip.visual.preprocess_cfg),
+        transform_settings={},
+        input_size=model.clip.visual.image_size,
+        tower=True,
     )
+    vision = VisionEncoder(
+        source=source, head=None, labels=None, device=device, dtype=torch.float32, reader=read, dim=dim
+    )
+    words = TextSource(kind="module", id="the model", model=model, embed=embed)
+    return vision, TextEncoder(words, device, dim)
 
 
 def _retrieval(entries: Sequence[Captioned], pictures: _Pictures) -> Evaluator:
@@ -142,13 +157,13 @@ def _retrieval(entries: Sequence[Captioned], pictures: _Pictures) -> Evaluator:
         return dict(sorted(metrics.items(), key=lambda metric: metric[0] != f"t2i_r{max(ks)}"))
 
     def measure(model: SuperCLIP) -> dict[str, float]:
-        subject = _subject(model)
-        found = pictures.features(subject)
+        vision, text = _encoders(model)
+        found = pictures.features(vision)
         kept = [entries[place] for place in found.kept]
         captions = [caption for entry in kept for caption in entry.captions]
         owner = torch.tensor([row for row, entry in enumerate(kept) for _ in entry.captions])
-        words = subject.text_embeds(subject.text_features(captions))
-        return score(retrieval_places(subject.image_embeds(found.features), words, owner))
+        words = F.normalize(text.encode(captions, cache=False), dim=1)
+        return score(retrieval_places(F.normalize(found.features, dim=1), words, owner))
 
     ones, rows = torch.ones(max(ks), dtype=torch.int64), torch.arange(max(ks))
     return Evaluator(tuple(score(Places(caption=ones, image=ones, owner=rows, n_images=max(ks)))), measure)
@@ -165,11 +180,11 @@ def _zero_shot(data: LabelledImages, pictures: _Pictures) -> Evaluator:
         return {METRIC: metrics.pop(METRIC), **metrics}
 
     def measure(model: SuperCLIP) -> dict[str, float]:
-        subject = _subject(model)
-        found = pictures.features(subject)
-        said = subject.text_embeds(subject.text_features(prompts))
+        vision, text = _encoders(model)
+        found = pictures.features(vision)
+        said = F.normalize(text.encode(prompts, cache=False), dim=1)
         words = F.normalize(said.view(len(templates), len(data.names), -1).mean(dim=0), dim=1)
         labels = torch.tensor(data.labels)[list(found.kept)]
-        return score(subject.image_embeds(found.features) @ words.T, labels)
+        return score(F.normalize(found.features, dim=1) @ words.T, labels)
 
     return Evaluator(tuple(score(torch.zeros(1, len(data.names)), torch.tensor([0]))), measure)

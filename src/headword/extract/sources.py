@@ -18,99 +18,25 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from headword.data.captions import IMAGE_KEYS
 from headword.data.folders import ImageList, image_suffixes, list_images
-from headword.data.images import ImageSource, load_image, load_image_bytes
+from headword.data.items import Item, PlaceReader, RowReader, file_item, file_system, open_place
 from headword.data.tables import beside, text_rows
-from headword.data.tars import MAX_MEMBER, expand_shards, members, read_member
+from headword.data.tars import expand_shards, members
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract.given import given
-from headword.files import expand, open_file, read_text
+from headword.files import expand, open_file, printable, read_text
 
 MAX_ROWS = 100_000_000
 """Rows of a Parquet table of images; more are refused, since a few bytes can say any number."""
 
 _TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"}
-
-
-class Reader(Protocol):
-    """Reads one image; see `headword.data.images.load_image`."""
-
-    def __call__(self, shrink_to: int | None) -> Image.Image: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image of a source."""
-
-    id: str
-    """Unique in its source."""
-    path: str
-    """Where it is, for people and for the store."""
-    read: Reader
-    file: str | None = None
-    """The file, if the item is one: what the cache is keyed by."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileReader:
-    """An image that `load_image` reads: a file, or a picture that is in memory already."""
-
-    source: ImageSource
-    inside: Path | None = None
-
-    def __call__(self, shrink_to: int | None) -> Image.Image:
-        """See `load_image`."""
-        return load_image(self.source, shrink_to=shrink_to, inside=self.inside)
-
-
-@dataclass(frozen=True, slots=True)
-class UrlReader:
-    """An image at a URL that fsspec knows, or a stretch of a file there."""
-
-    url: str
-    name: str
-    start: int = 0
-    size: int | None = None
-
-    def __call__(self, shrink_to: int | None) -> Image.Image:
-        """See `load_image`."""
-        try:
-            with _open(self.url) as file:
-                if self.size is None:
-                    data = file.read(MAX_MEMBER)
-                else:
-                    data = read_member(file, self.start, self.size, self.name)
-        except (OSError, ValueError) as error:
-            raise HeadwordError(f"{self.name} cannot be read: {error}") from error
-        return load_image_bytes(data, self.name, shrink_to=shrink_to)
-
-
-@dataclass(frozen=True, slots=True)
-class RowReader:
-    """An image of a Hugging Face data set."""
-
-    data: Any
-    column: str
-    row: int
-
-    def __call__(self, shrink_to: int | None) -> Image.Image:
-        """See `load_image`."""
-        cell = self.data[self.row][self.column]
-        name = f"row {self.row}"
-        if isinstance(cell, dict) and cell.get("bytes") is not None:
-            return load_image_bytes(cell["bytes"], cell.get("path") or name, shrink_to=shrink_to)
-        if isinstance(cell, dict) and cell.get("path"):
-            return load_image(cell["path"], shrink_to=shrink_to)
-        raise HeadwordError(f"{name} has no image")
 
 
 class Items(list[Item]):
@@ -123,8 +49,7 @@ def items_of(source: object) -> Items:
     """The items of a source, in an order that is the same every time.
 
     Args:
-        source: one of the sources above; or images as `load_image` takes them, one or a list; or a list of
-            items, which comes back.
+        source: one of the sources above, or images as for `DualEncoder.encode_image`.
 
     Raises:
         HeadwordError: if the source is missing, empty, of no known kind, or names two images by one id.
@@ -133,35 +58,18 @@ def items_of(source: object) -> Items:
     if isinstance(source, (str, os.PathLike)):
         items = _named(os.fspath(source))
         notes = getattr(items, "notes", ())
-    elif isinstance(source, (list, tuple)) and source and isinstance(source[0], Item):
-        items = list(source)
     elif hasattr(source, "features") and hasattr(source, "column_names"):
         items = _data_set(source, "data set")
     else:
         images = given(source)
         if isinstance(images, Tensor):
             raise HeadwordError("these are no images but what was made of them; give image files or pictures")
-        items = given_items(image for stretch in images for image in stretch)
+        items = [item for stretch in images for item in stretch]
     if not items:
         raise HeadwordError(f"there are no images in {source}")
     once = Items(_once(items, source))
     once.notes = notes
     return once
-
-
-def file_item(path: str | os.PathLike[str], name: str | None = None, *, inside: Path | None = None) -> Item:
-    """The item of one image file; its id is the path as given, unless named otherwise."""
-    text = os.fspath(path)
-    full = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # a Path costs ten times as much
-    return Item(_storable(name or text), _storable(full), FileReader(full, inside), full)
-
-
-def given_items(images: Iterable[ImageSource]) -> list[Item]:
-    """The items of single images, in their order; one that is given twice is there twice."""
-    return [
-        file_item(image) if isinstance(image, (str, os.PathLike)) else Item(str(n), "", FileReader(image))
-        for n, image in enumerate(images)
-    ]
 
 
 def _named(text: str) -> list[Item]:
@@ -208,7 +116,7 @@ def _table(path: Path) -> list[Item]:
             continue
         images[name] = image
         if "://" in image:
-            item = Item(_storable(name), _storable(image), UrlReader(image, image))
+            item = Item(printable(name), printable(image), PlaceReader(image, image))
         else:
             item = file_item(beside(path, image), name)
         _once_more(items, item, path)
@@ -252,7 +160,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _remote(url: str) -> list[Item]:
     """A file, a folder or a pattern at a URL."""
-    fs, root = _file_system(url)
+    fs, root = file_system(url)
     scheme = url.partition("://")[0]
     try:
         pattern = glob.has_magic(root)
@@ -264,7 +172,7 @@ def _remote(url: str) -> list[Item]:
     for name in images:
         address = f"{scheme}://{name}" if scheme != "file" else f"file://{name}"
         short = name.removeprefix(root.rstrip("/") + "/")
-        items.append(Item(_storable(short), _storable(address), UrlReader(address, address)))
+        items.append(Item(printable(short), printable(address), PlaceReader(address, address)))
     return items
 
 
@@ -276,16 +184,16 @@ def _members(shard: str) -> list[Item]:
     """The images of a shard: where each begins, so that workers read them in any order."""
     items: list[Item] = []
     name = shard.rpartition("/")[2].removesuffix(".tar")
-    with _open(shard) as file:
+    with open_place(shard) as file:
         for member in members(file, shard):
             key, dot, kind = member.name.partition(".")
             if f".{kind.rpartition('.')[2].lower()}" not in image_suffixes():
                 continue
             place = f"{shard}::{member.name}"
-            read = UrlReader(shard, place, member.offset_data, member.size)
+            read = PlaceReader(shard, place, member.offset_data, member.size)
             # A sample may have several pictures, told apart by their endings.
             again = bool(items) and items[-1].id == f"{name}/{key}"
-            items.append(Item(_storable(f"{name}/{key}" + (dot + kind) * again), _storable(place), read))
+            items.append(Item(printable(f"{name}/{key}" + (dot + kind) * again), printable(place), read))
     return items
 
 
@@ -325,7 +233,7 @@ def _data_set(data: Any, name: str) -> list[Item]:
     # Bytes, not pictures: they are decoded in the workers, by the same rules as files.
     raw = data.cast_column(column, datasets.Image(decode=False))
     return [
-        Item(_storable(str(said)), f"{name}#{row}", RowReader(raw, column, row))
+        Item(printable(str(said)), f"{name}#{row}", RowReader(raw, column, row, f"{name}#{row}"))
         for row, said in enumerate(ids)
     ]
 
@@ -342,40 +250,3 @@ def _once_more(seen: dict[str, Item], item: Item, source: object) -> None:
     first = seen.setdefault(item.id, item)
     if first is not item and first.path != item.path:
         raise HeadwordError(f"{source}: the id {item.id!r} names both {first.path} and {item.path}")
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ModuleNotFoundError:
-        raise MissingExtraError("reading URLs", "scale") from None
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise HeadwordError(f"cannot open {url}: {error}") from error
-    return fs, str(root)
-
-
-def _open(place: str) -> Any:
-    if "://" not in place:
-        return open_file(place)
-    fs, root = _file_system(place)
-    if "file" in fs.protocol:
-        return open_file(root)
-    try:
-        return fs.open(root, "rb")
-    except (OSError, ValueError) as error:
-        raise HeadwordError(f"{place} cannot be read: {error}") from error
-
-
-def _storable(text: str) -> str:
-    r"""File names that are no Unicode, as Parquet can hold them: odd bytes written as \xff."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a character, which JSON can say and no file is called
-        return text.encode("utf-8", "backslashreplace").decode()
-
-
-def all_files(items: Iterable[Item]) -> bool:
-    """Whether every item can be read in another process without sending it a picture or a data set."""
-    return all(isinstance(item.read, UrlReader) or item.file is not None for item in items)
