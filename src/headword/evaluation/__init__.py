@@ -3,7 +3,6 @@
 protocol.py    what is measured and how, as data; results
 sources.py     labelled images: folders, tables; shards.py, named_sets.py
 subjects.py    what a protocol needs of a model; reference.py: CLIP models
-features.py    features, computed once and cached
 zero_shot.py   retrieval.py   probe.py: the tasks
 run.py         a protocol on a model, or on many
 """

@@ -35,7 +35,9 @@ def zero_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None
     templates = protocol.templates or data.templates or subject.templates
     found = extract(subject.vision, data.images, progress=progress)
     subject, note = centred(subject, protocol, found, progress=progress)
-    words = subject.text_embeds(embed_names(subject.text, data.names, templates, kinds=subject.kinds))
+    words = subject.text_embeds(
+        embed_names(subject.text, data.names, templates, hypernym_weight=subject.kinds)
+    )
     embeds = subject.image_embeds(found.features)
     shares = None if protocol.prior is None else label_shares(read_prior(protocol.prior), data.names)
     scores = collective_scores(embeds, words, method=protocol.collection, scale=subject.scale, shares=shares)
