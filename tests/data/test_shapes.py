@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -252,11 +251,3 @@ def test_guessing_gives_chance():
 def test_what_cannot_be_meant(options, said):
     with pytest.raises(HeadwordError, match=said):
         Shapes(**options)
-
-
-def test_documented_code_runs():
-    page = (Path(__file__).parents[2] / "docs" / "shapes.md").read_text(encoding="utf-8")
-    code = page.split("```python\n")[1].split("```")[0]
-    names: dict = {}
-    exec(code, names)
-    assert names["asked"][0].candidates[0] == names["example"].caption

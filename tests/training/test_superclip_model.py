@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -375,18 +374,3 @@ def test_flops_of_vit_b_16_by_hand() -> None:
     assert flops.image.linear == 2 * (197 * blocks + 768 * 512)
     assert flops.image.attention == 2 * 12 * 2 * 197 * 197 * 768
     assert flops.image.convolution == 2 * 196 * 768 * 3 * 16 * 16
-
-
-def test_the_example_in_the_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).parents[2] / "docs" / "superclip.md"
-    example = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
-    # A model of ViT-B-32's shapes outside and little inside.
-    tiny = {**VIT, "image_size": 224, "patch_size": 32}
-    text = {**TEXT, "context_length": 77}
-    monkeypatch.setattr(open_clip, "create_model", lambda _name: CLIP(16, tiny, text))
-    names: dict[str, Any] = {}
-    exec(compile(example, str(page), "exec"), names)
-    assert names["tokens"].n_truncated == 0
-    assert names["losses"].total > 0
-    model, plain, images = names["model"].eval(), names["plain"].eval(), names["images"]
-    assert torch.equal(model(images).image_features, plain.encode_image(images, normalize=True))
