@@ -1,50 +1,37 @@
 """Files that are whole or not there: atomic writing, and reading that says what is wrong with a file.
 
-    reading.py  paths and bytes from outside: never a device, never more than memory holds
-    writing.py  folders, text and tensors that appear whole
-    lock.py     one writer at a time
+    reading.py  paths, bytes and text from outside: never a device, never more than memory holds
+    writing.py  folders and text that appear whole, one writer at a time
+    tensors.py  safetensors files
 
 Nothing here unpickles. Importing it stays light: torch and safetensors are imported where used.
 """
 
-from headword.files.lock import locked
-from headword.files.reading import expand, is_file, memory, open_file, open_regular, parse_json, printable
+from headword.files.reading import (
+    expand,
+    is_file,
+    memory,
+    open_file,
+    open_regular,
+    parse_json,
+    printable,
+    read_json,
+    read_text,
+    sha256,
+)
+from headword.files.tensors import check_tensors, load_tensors, read_metadata, save_tensors
 from headword.files.writing import (
     MARKER,
     check_new_folder,
-    check_tensors,
-    load_tensors,
+    locked,
     new_folder,
-    read_json,
-    read_metadata,
-    read_text,
     remove_unfinished,
-    save_tensors,
     sealed,
-    sha256,
     write_text_atomic,
 )
 
 __all__ = [
-    "MARKER",
-    "check_new_folder",
-    "check_tensors",
-    "expand",
-    "is_file",
-    "load_tensors",
-    "locked",
-    "memory",
-    "new_folder",
-    "open_file",
-    "open_regular",
-    "parse_json",
-    "printable",
-    "read_json",
-    "read_metadata",
-    "read_text",
-    "remove_unfinished",
-    "save_tensors",
-    "sealed",
-    "sha256",
-    "write_text_atomic",
-]
+    "MARKER", "check_new_folder", "check_tensors", "expand", "is_file", "load_tensors", "locked", "memory",
+    "new_folder", "open_file", "open_regular", "parse_json", "printable", "read_json", "read_metadata",
+    "read_text", "remove_unfinished", "save_tensors", "sealed", "sha256", "write_text_atomic",
+]  # fmt: skip

@@ -1,8 +1,9 @@
-"""Opening files that anybody may have put there: regular ones alone, and JSON that says what is wrong."""
+"""Reading files that anybody may have put there: regular ones alone, and text that says what is wrong."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -136,3 +137,42 @@ def parse_json(text: str | bytes, where: str, line: int = 1) -> Any:
         raise HeadwordError(f"{where}:{line} is not valid JSON: {error}") from error
     except MemoryError:
         raise HeadwordError(f"{where}:{line} is not read: it does not fit in memory") from None
+
+
+def read_text(path: str | Path, *, limit: int | None = None) -> str:
+    """The text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        HeadwordError: if the file is missing, may not be read, has more than `limit` bytes, or is not UTF-8
+            (with the line).
+    """
+    path = expand(path)
+    try:
+        with open_file(path) as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            raise HeadwordError(f"{path} has more than {limit:,} bytes, so it is not what is asked for here")
+        return data.decode("utf-8-sig")
+    except MemoryError:
+        raise HeadwordError(f"{path} is not read: it does not fit in memory") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise HeadwordError(f"{path}:{line} is not UTF-8 text; save the file as UTF-8") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        HeadwordError: if the file is missing, is not UTF-8, or is not JSON (with the line).
+    """
+    return parse_json(read_text(path), str(expand(path)))
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

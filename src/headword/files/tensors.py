@@ -1,0 +1,128 @@
+"""Tensors in safetensors files, which hold nothing that could run. Nothing here unpickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headword.errors import HeadwordError
+from headword.files.reading import expand, open_file
+from headword.files.writing import new_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Safetensors keeps metadata in a hash map of random order; under one key, equal contents give equal bytes.
+_METADATA_KEY = "headword"
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors as one safetensors file, whole or not there; equal contents give equal bytes.
+
+    Args:
+        path: the file.
+        tensors: by name; they may be on any device, views of each other, and not contiguous.
+        metadata: what JSON can say; `read_metadata` gives it back.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    # Cloned because safetensors refuses tensors that share memory.
+    owned = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with new_file(path) as temporary:
+        temporary.touch()  # so that a missing permission is Python's error, not safetensors' own kind
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        save_file(owned, temporary, {_METADATA_KEY: json.dumps(dict(metadata or {}), sort_keys=True)})
+        temporary.chmod(mode)  # safetensors makes its files private
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name, on the CPU.
+
+    Raises:
+        HeadwordError: if the file is missing, is a pickle (which is never opened), is cut short, or is no
+            safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = check_tensors(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        if not path.exists():  # removed since it was checked; torch says that as a RuntimeError
+            raise HeadwordError(f"{path} is not there any more") from error
+        raise HeadwordError(f"{path} is damaged and cannot be read as safetensors: {error}") from error
+
+
+def check_tensors(path: str | Path) -> Path:
+    """A safetensors file that is whole, by its header; returns its path.
+
+    Raises:
+        HeadwordError: as `load_tensors`.
+    """
+    path = expand(path)
+    _safetensors_header(path)
+    return path
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata `save_tensors` wrote, else the file's own as strings; empty when there is none.
+
+    Raises:
+        HeadwordError: as `load_tensors`.
+    """
+    path = expand(path)
+    raw = _safetensors_header(path).get("__metadata__", {})
+    if _METADATA_KEY not in raw:
+        return dict(raw)
+    try:
+        metadata: dict[str, Any] = json.loads(raw[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise HeadwordError(f"{path} is damaged: its metadata is not valid JSON") from error
+    return metadata
+
+
+def _safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header. The file is: 8 bytes of its length (little-endian), the JSON, the tensors."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(64)
+        length = int.from_bytes(start[:8], "little")
+        # A header can begin with a pickle's or a zip's first bytes by chance, but then a brace follows.
+        if start[8:9] != b"{" or not 2 <= length <= 100_000_000:
+            raise HeadwordError(f"{path} {_what_instead(start)}")
+        if length + 8 > size:
+            raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+        file.seek(8)
+        raw = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise HeadwordError(f"{path} is damaged: its safetensors header cannot be read") from error
+    if 8 + length + max(ends, default=0) > size:
+        raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+    return header
+
+
+def _what_instead(start: bytes) -> str:
+    if not start:
+        return "is empty (0 bytes); copy or download it again"
+    if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1:2] in b"\x01\x02\x03\x04\x05"):
+        return (
+            "is a pickle (a PyTorch checkpoint), which can run code when opened, so it is not read; "
+            "convert it with safetensors.torch.save_file"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
+    return "is not a safetensors file"
