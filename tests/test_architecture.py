@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,30 @@ def test_the_order_of_the_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """As pyproject.toml has it."""
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == 0
+
+
+def private_imports(file: Path) -> Iterator[str]:
+    """The names with an underscore that a file of one room imports, or takes, from another's."""
+    room = file.relative_to(PACKAGE).parts[0]
+    rooms: dict[str, str] = {}  # of the modules that have a name in this file
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headword."):
+            _, other, *inner = str(node.module).split(".")
+            for name in node.names:
+                rooms[name.asname or name.name] = other
+                if other != Path(room).stem and any(part.startswith("_") for part in (*inner, name.name)):
+                    yield f"{file.relative_to(ROOT)}: {node.module}.{name.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            other = rooms.get(node.value.id, "")
+            module = importlib.util.find_spec(f"headword.{other}.{node.value.id}") if other else None
+            if module is not None and other != room and node.attr.startswith("_"):
+                yield f"{file.relative_to(ROOT)}: {node.value.id}.{node.attr}"
+
+
+def test_underscore_names_stay_in_their_room() -> None:
+    assert [name for file in SOURCES for name in private_imports(file)] == []
 
 
 def test_few_files_lie_loose() -> None:

@@ -122,7 +122,7 @@ class LoneCommand(_Errors, Command):
     """A program of one command."""
 
 
-class Group(_Errors, TyperGroup):
+class CommandGroup(_Errors, TyperGroup):
     """Commands in the order of the work."""
 
     context_class = _Context
@@ -148,7 +148,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 app = typer.Typer(
-    cls=Group,
+    cls=CommandGroup,
     name="headword",
     help="Turn a trained classifier's head into words: label and search images with any text, without "
     "captions.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import typer
 
 from headword.cli import options
-from headword.cli.app import Command, Group, app, shown_examples
+from headword.cli.app import Command, CommandGroup, app, shown_examples
 from headword.cli.common import Output
 
 commands = typer.Typer(
-    cls=Group,
+    cls=CommandGroup,
     help="Show or clear what was kept of earlier runs.\n\n"
     "HEADWORD_CACHE says where it is, HEADWORD_CACHE_LIMIT how large it may be (20GB, or 0 for none).",
     epilog=shown_examples("cache info", "cache clear"),
