@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import headword.cache as cache_module
-from headword.cache import VectorCache, cache_folder, clear, entries, evict, key_of
+from headword.cache import VectorCache, cache_folder, clear, entries, evict, key_of, once, place
 from headword.cli import app
 from headword.encoders import TextEncoder, TextSource
 from headword.errors import HeadwordError
@@ -93,6 +93,38 @@ def test_least_recently_used_goes_first(monkeypatch):
     monkeypatch.setenv("HEADWORD_CACHE_LIMIT", "34kB")
     caches[1].put(keys("new"), vectors(5))
     assert sum(entry.bytes for entry in entries()) <= 34_000
+
+
+def test_every_kind_is_listed_bounded_and_cleared(own_cache):
+    """Not vectors alone: mappings, tar indices, data sets, models."""
+    made: list[int] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return {"x": torch.zeros(1000)}
+
+    for kind in ("fits", "shards"):
+        assert torch.equal(once(kind, "name", make)["x"], once(kind, "name", make)["x"])
+    assert len(made) == 2
+    for kind, name in (("datasets", "cifar10"), ("openvino", "model")):
+        place(kind, name).mkdir(parents=True)
+        (place(kind, name) / "data").write_bytes(bytes(5000))
+    (own_cache / "mine").mkdir()  # nobody else's folder is touched
+    VectorCache({"kind": "text", "encoder": "e"}, 2).put(keys("a"), vectors(1))
+    assert {(entry.kind, entry.name) for entry in entries()} == {
+        ("fits", "name"), ("shards", "name"), ("datasets", "cifar10"), ("openvino", "model"), ("text", "e")
+    }  # fmt: skip
+    evict(0)
+    assert {entry.kind for entry in entries() if entry.bytes} == {"fits", "shards", "datasets", "openvino"}
+    cache_module._in_use.clear()  # as another process sees it
+    os.utime(own_cache / "datasets" / "cifar10", (1, 1))
+    evict(sum(entry.bytes for entry in entries()) - 1)
+    assert {entry.kind for entry in entries() if entry.bytes} == {"fits", "shards", "openvino"}
+    (own_cache / "fits" / "name.safetensors").write_bytes(b"damaged")
+    assert len(once("fits", "name", make)["x"]) == 1000
+    assert clear() > 8000
+    assert entries() == []
+    assert (own_cache / "mine").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -11,14 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor
 
 from headword.data.folders import ClassFolders, class_folders
 from headword.encoders import VisionEncoder
 from headword.extract import image_features
-from headword.files import load_tensors, save_tensors
 from headword.saved import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,24 +30,10 @@ def data_root() -> Path:
     return Path(root) / "data"
 
 
-def cache_folder() -> Path:
-    """Where fitted mappings and features are kept between runs."""
-    folder = Path(os.environ.get("HEADWORD_CACHE") or platformdirs.user_cache_dir("headword")) / "benchmarks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def features_of(vision: VisionEncoder, name: str) -> tuple[ClassFolders, Tensor]:
-    """A classification set and its image features `[N, d]`, computed once for these weights and files."""
+    """A classification set and its image features `[N, d]`."""
     data = class_folders(data_root() / name)
-    listing = "\n".join(f"{path} {path.stat().st_size}" for path in data.paths)
-    key = hashlib.sha256(
-        f"{vision.fingerprint} {vision.source.transform_settings} {vision.dtype} {listing}".encode()
-    )
-    file = cache_folder() / f"features-{key.hexdigest()[:32]}.safetensors"
-    if not file.exists():
-        save_tensors(file, {"features": image_features(vision, data.paths)})
-    return data, load_tensors(file)["features"]
+    return data, image_features(vision, data.paths)
 
 
 def write(name: str, result: dict[str, Any]) -> None:

@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from experiments.benchmarks.common import RESULTS, cache_folder, data_root, write
+from experiments.benchmarks.common import RESULTS, data_root, write
+from headword.cache import place
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.metrics import retrieval_metrics, retrieval_places
 from headword.training import SuperCLIP
@@ -78,13 +79,14 @@ class Scaled:
     def __init__(self, data: TrainingSet, side: int) -> None:
         key = hashlib.sha256(f"1 {data.fingerprint} {side}".encode()).hexdigest()[:32]
         self.fingerprint, self._data, self._side = key, data, side
-        self._file = cache_folder() / f"pixels-{key}.npy"
+        self._file = place("benchmarks", f"pixels-{key}.npy")
         if not self._file.exists():
             self._write()
         self._pixels = np.load(self._file, mmap_mode="r")
 
     def _write(self) -> None:
-        partial = self._file.with_name(f"{self._file.stem}.{os.getpid()}.partial.npy")
+        partial = self._file.with_name(f".{self._file.stem}.{os.getpid()}.npy")
+        partial.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(self._data), self._side, self._side, 3)
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         for index in range(len(self._data)):
@@ -155,7 +157,7 @@ def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any
         if finished(run) is not None:
             continue
         print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
-        out = cache_folder() / NAME / run.name
+        out = place("benchmarks", NAME) / run.name
         begun = time.process_time()
         result = train(run.config, out, dataset=data, evaluators=evaluators, resume="auto", watch=show)
         (RESULTS / NAME).mkdir(parents=True, exist_ok=True)

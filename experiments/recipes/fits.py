@@ -6,10 +6,11 @@ import json
 import time
 from typing import TypeVar
 
+import torch
+
 from headword.aligners import Aligner
 from headword.aligners.pairs import Pairs
-from headword.cache import cache_folder, key_of
-from headword.files import load_tensors, read_metadata, save_tensors
+from headword.cache import key_of, once
 
 A = TypeVar("A", bound=Aligner)
 
@@ -28,11 +29,13 @@ def fit_once(aligner: A, pairs: Pairs) -> tuple[A, float]:
         return aligner.fit(pairs), time.perf_counter() - start
     sides = [side.cpu().contiguous().numpy().tobytes() for side in (pairs.image, pairs.text, pairs.weight)]
     key = key_of(aligner.name, json.dumps(aligner.settings, sort_keys=True), *sides)
-    file = cache_folder() / "fits" / f"{aligner.name}-{key.hex()}.safetensors"
-    if not file.is_file():
+
+    def tensors() -> dict[str, torch.Tensor]:
         start = time.perf_counter()
         aligner.fit(pairs)
-        metadata = {"seconds": time.perf_counter() - start}
-        save_tensors(file, {name: tensor.cpu() for name, tensor in aligner.tensors.items()}, metadata)
-    fitted = type(aligner).restore(aligner.settings, load_tensors(file))
-    return fitted.to(pairs.image.device), float(read_metadata(file)["seconds"])
+        seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+        return {**{name: tensor.cpu() for name, tensor in aligner.tensors.items()}, "fit_seconds": seconds}
+
+    kept = dict(once("fits", f"{aligner.name}-{key.hex()}", tensors))
+    seconds = float(kept.pop("fit_seconds"))
+    return type(aligner).restore(aligner.settings, kept).to(pairs.image.device), seconds

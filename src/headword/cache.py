@@ -1,10 +1,12 @@
-"""Vectors that were computed before: features of image files, embeddings of texts, kept between runs.
+"""What is kept between runs: vectors of images and texts, and whatever else takes long to make again.
 
-The cache is a folder of *segments*: files of sorted 16-byte keys beside a matrix, one written by each call
-that computed something, merged when there are many. A segment appears whole or not at all and is never
-changed, so any number of processes may read and write at once. Where all of it is larger than the limit,
-the segments that were not used for longest go. A cache that cannot be written (a full disk, no permission)
-is as good as none, no error.
+All of it is listed, cleared and bounded by the same few lines here: where it is larger than the limit, what
+was not used for longest goes. A cache that cannot be written (a full disk, no permission) is as good as
+none, no error.
+
+Vectors lie in *segments*: files of sorted 16-byte keys beside a matrix, one written by each call that
+computed something, merged when there are many. A segment appears whole or not at all and is never changed,
+so any number of processes may read and write at once.
 
 A vector is found again only by the same *space* (encoder weights, transform, engine, precision, …) and key.
 """
@@ -17,9 +19,10 @@ import logging
 import os
 import re
 import shutil
+import sys
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +52,8 @@ def cache_folder() -> Path:
     """`$HEADWORD_CACHE`, else the platform's folder for caches; made when something is written."""
     import platformdirs
 
-    said = os.environ.get("HEADWORD_CACHE")
-    return expand(said) if said else Path(platformdirs.user_cache_dir("headword"))
+    chosen = os.environ.get("HEADWORD_CACHE")
+    return expand(chosen) if chosen else Path(platformdirs.user_cache_dir("headword"))
 
 
 def cache_limit() -> int:
@@ -59,13 +62,13 @@ def cache_limit() -> int:
     Raises:
         HeadwordError: if the variable is no size.
     """
-    said = os.environ.get("HEADWORD_CACHE_LIMIT")
-    if said is None:
+    limit = os.environ.get("HEADWORD_CACHE_LIMIT")
+    if limit is None:
         return DEFAULT_LIMIT
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", said, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", limit, re.IGNORECASE)
     if match is None:
         raise HeadwordError(
-            f"HEADWORD_CACHE_LIMIT={said!r} is no size; write it as 500MB or 20GB, or 0 for none"
+            f"HEADWORD_CACHE_LIMIT={limit!r} is no size; write it as 500MB or 20GB, or 0 for none"
         )
     return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
 
@@ -88,10 +91,9 @@ class VectorCache:
     """
 
     def __init__(self, space: Mapping[str, Any], dim: int) -> None:
-        said = json.dumps({**space, "dim": dim}, sort_keys=True)
-        self._about = said
+        self._about = json.dumps({**space, "dim": dim}, sort_keys=True)
         self._dim = dim
-        self.folder = cache_folder() / "vectors" / hashlib.sha256(said.encode()).hexdigest()[:32]
+        self.folder = cache_folder() / "vectors" / hashlib.sha256(self._about.encode()).hexdigest()[:32]
         self.on = cache_limit() > 0
 
     def get(self, keys: Sequence[bytes], out: Tensor) -> Tensor:
@@ -99,35 +101,44 @@ class VectorCache:
         import numpy as np
         import torch
 
-        found = np.zeros(len(keys), dtype=bool)
+        known = np.zeros(len(keys), dtype=bool)
         if not (self.on and keys and self.folder.is_dir()):
-            return torch.from_numpy(found)
-        wanted = _pack(keys)
+            return torch.from_numpy(known)
+        packed = _pack(keys)
         for _ in range(3):  # again if another process merged segments while they were being read
             gone = False
             for path in self._segments():
-                missing = np.flatnonzero(~found)
-                if not len(missing):
+                if known.all():
                     break
-                segment = self._open(path)
-                if segment is None:
-                    gone = True
-                    continue
-                known, vectors, sums = segment
-                place = np.searchsorted(known[:, 0], wanted[missing, 0]).clip(max=len(known) - 1)
-                hit = (known[place] == wanted[missing]).all(axis=1)
-                if hit.any():
-                    got = vectors[torch.from_numpy(place[hit])]
-                    if not np.array_equal(_sums(known[place[hit]], got), sums[place[hit]]):
-                        path.unlink(missing_ok=True)  # damaged: what it held is computed anew
-                        continue
-                    out[torch.from_numpy(missing[hit])] = got
-                    found[missing[hit]] = True
-                    with suppress(OSError):
-                        os.utime(path)  # used now: the last to go
+                gone |= not self._fill(path, packed, known, out)
             if not gone:
                 break
-        return torch.from_numpy(found)
+        return torch.from_numpy(known)
+
+    def _fill(
+        self, path: Path, packed: np.ndarray[Any, Any], known: np.ndarray[Any, Any], out: Tensor
+    ) -> bool:
+        """Take from a segment what is not known yet; False if it is gone. A damaged one is removed."""
+        import numpy as np
+        import torch
+
+        segment = self._open(path)
+        if segment is None:
+            return False
+        keys, vectors, sums = segment
+        missing = np.flatnonzero(~known)
+        places = np.searchsorted(keys[:, 0], packed[missing, 0]).clip(max=len(keys) - 1)
+        hit = (keys[places] == packed[missing]).all(axis=1)
+        if hit.any():
+            rows = vectors[torch.from_numpy(places[hit])]
+            if not np.array_equal(_sums(keys[places[hit]], rows), sums[places[hit]]):
+                path.unlink(missing_ok=True)  # damaged: what it held is computed anew
+                return True
+            out[torch.from_numpy(missing[hit])] = rows
+            known[missing[hit]] = True
+            with suppress(OSError):
+                os.utime(path)  # used now: the last to go
+        return True
 
     def put(self, keys: Sequence[bytes], vectors: Tensor) -> None:
         """Keep float32 vectors `[N, dim]` under their keys."""
@@ -138,7 +149,7 @@ class VectorCache:
                 write_text_atomic(self.folder / _ABOUT, self._about + "\n")
             self._write(_pack(keys), vectors)
             self._merge()
-            evict(cache_limit())
+            evict()
 
     def _segments(self) -> list[Path]:
         """The newest first."""
@@ -204,13 +215,46 @@ class VectorCache:
             return
 
 
+KINDS = ("vectors", "openvino", "shards", "fits", "datasets", "benchmarks", "evaluation")
+"""Folders of the cache: vectors, converted models, where samples lie in tar files, fitted mappings,
+downloaded data sets, what benchmarks keep, and features as an older headword kept them. What is not in one of
+them is not the cache's, and never removed.
+"""
+
+_in_use: set[Path] = set()  # by this process, which therefore does not remove it
+
+
+def place(kind: str, name: str) -> Path:
+    """Where something of a kind is, or shall be, kept; it counts as used now."""
+    path = cache_folder() / kind / name
+    _in_use.add(path)
+    with suppress(OSError):
+        os.utime(path)
+    return path
+
+
+def once(kind: str, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Tensors that are kept under a name, which stands for all they depend on; made where they are not."""
+    file = place(kind, f"{name}.safetensors")
+    if file.is_file() and cache_limit() > 0:
+        try:
+            return load_tensors(file)
+        except HeadwordError:  # damaged, or removed a moment ago
+            file.unlink(missing_ok=True)
+    tensors = make()
+    if cache_limit() > 0:
+        with _harmless():
+            save_tensors(file, tensors)
+            evict()
+    return tensors
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One part of the cache, as `headword cache info` shows it."""
 
     kind: str
-    """"image", "text", "openvino", "shards" (where samples lie in tar files), or "other" for what is not
-    understood."""
+    """"image" or "text" for vectors, "other" for ones that are not understood; else one of `KINDS`."""
     name: str
     """What it was computed with."""
     vectors: int
@@ -219,53 +263,62 @@ class Entry:
 
 def entries() -> list[Entry]:
     """What the cache holds, the largest first."""
-    found = []
-    for folder in _folders("vectors"):
-        with suppress(OSError, ValueError, HeadwordError):
-            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-            segments = list(folder.glob("*.safetensors"))
-            held = sum(map(_size, segments))
-            vectors = sum(int(read_metadata(segment).get("vectors", 0)) for segment in segments)
-            found.append(
-                Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, held)
-            )
-    for part in ("openvino", "shards"):
-        found += [Entry(part, folder.name, 0, _size(folder)) for folder in _folders(part)]
-    return sorted(found, key=lambda entry: -entry.bytes)
+    return sorted((_entry(kind, path) for kind, path in _held()), key=lambda entry: -entry.bytes)
 
 
 def clear() -> int:
     """Remove everything from the cache; returns how many bytes that freed."""
-    freed = 0
-    for part in ("vectors", "openvino", "shards"):
-        for folder in _folders(part):
-            freed += _size(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-    return freed
+    return sum(_remove(path) for _, path in list(_held()))
 
 
-def evict(limit: int) -> None:
-    """Remove what was not used for longest until at most `limit` bytes are left."""
-    parts = [path for folder in _folders("vectors") for path in folder.glob("*.safetensors")]
-    parts += _folders("openvino")
-    sizes = {path: _size(path) for path in parts}
+def evict(limit: int | None = None) -> None:
+    """Remove what was not used for longest, and is not in use here, until at most `limit` bytes are left.
+
+    Where none is given it is the cache's own; if that is 0, nothing is kept and nothing removed.
+    """
+    limit = cache_limit() or sys.maxsize if limit is None else limit
+    parts = [
+        part
+        for kind, path in _held()
+        for part in (path.glob("*.safetensors") if kind == "vectors" else [path])
+    ]
+    sizes = {part: _size(part) for part in parts}
     total = sum(sizes.values())
-    for path in sorted(parts, key=_last_used):
+    for part in sorted(sizes.keys() - _in_use, key=_last_used):
         if total <= limit:
             return
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):  # Windows keeps a file that is being read
-                path.unlink()
-        total -= sizes[path]
+        _remove(part)
+        total -= sizes[part]
 
 
-def _folders(part: str) -> list[Path]:
-    root = cache_folder() / part
-    if not root.is_dir():
-        return []
-    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+def _held() -> Iterator[tuple[str, Path]]:
+    """Each thing in the cache with its kind; hidden ones are being written."""
+    for kind in KINDS:
+        with suppress(OSError):
+            for path in (cache_folder() / kind).iterdir():
+                if not path.name.startswith("."):
+                    yield kind, path
+
+
+def _entry(kind: str, path: Path) -> Entry:
+    if kind != "vectors":
+        return Entry(kind, path.stem, 0, _size(path))
+    segments = list(path.glob("*.safetensors"))
+    size = sum(map(_size, segments))
+    try:
+        about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+        vectors = sum(int(read_metadata(segment).get("vectors", 0)) for segment in segments)
+        return Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, size)
+    except (OSError, ValueError, HeadwordError):
+        return Entry("other", "?", 0, size)
+
+
+def _remove(path: Path) -> int:
+    """Remove a file or folder; returns the bytes it had."""
+    size = _size(path)
+    with suppress(OSError):  # Windows keeps a file that is being read
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    return size
 
 
 def _size(path: Path) -> int:

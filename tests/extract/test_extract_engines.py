@@ -19,9 +19,10 @@ from headword.encoders import load_vision
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract import engines, extract_features, image_features, machine
 from headword.extract.decode import Decoding, decoded
-from headword.extract.engines import Choice, choose, open_engine
+from headword.extract.engines import choose, open_engine
 from headword.extract.job import Job
 from headword.extract.pixels import TOLERANCE, plan_of
+from headword.extract.torch_engine import Choice
 from support.extraction import SIDE, TinyNet, draw, draw_many, tiny_vision
 
 needs_openvino = pytest.mark.skipif(

@@ -188,7 +188,7 @@ def test_shard_is_scanned_once_until_it_changes(shard_files, monkeypatch):
     write_tar(path, {"1.png": picture(1), "1.txt": b"new"})
     assert open_training_set(str(path)).fingerprint != before
     assert len(scanned) == 2
-    kept = list((shard_files / "cache" / "shards").glob("*/index.safetensors"))
+    kept = list((shard_files / "cache" / "shards").glob("*.safetensors"))
     assert len(kept) == 2
     assert [(e.kind, e.bytes > 0) for e in cache.entries()] == [("shards", True)] * 2
     for file in kept:

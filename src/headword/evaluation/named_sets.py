@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from headword.cache import cache_folder
+from headword.cache import evict, place
 from headword.data.images import load_image
 from headword.data.items import Item, RowReader
 from headword.data.splits import chosen_split
@@ -56,7 +56,7 @@ SETS: dict[str, NamedSet] = {
 
 
 def torchvision_set(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
-    """One of `SETS`, downloaded into `$HEADWORD_CACHE/datasets` (else the user's cache folder) if need be.
+    """One of `SETS`, downloaded into the cache, `$HEADWORD_CACHE/datasets/NAME`, if need be.
 
     Raises:
         HeadwordError: for an unknown name or split, or if it is neither there nor to be downloaded.
@@ -77,22 +77,23 @@ def torchvision_set(name: str, split: str | None, default: Sequence[str]) -> Lab
         options["train"] = split == "train"
     elif known.splits != ("all",):
         options["split"] = split
-    root = cache_folder() / "datasets"
+    root = place("datasets", name)
     make = partial(getattr(torchvision.datasets, known.dataset), str(root), **options)
     root.mkdir(parents=True, exist_ok=True)
     try:
         data = _made(make)
+        evict()
     except (OSError, RuntimeError) as error:
         raise HeadwordError(
             f"torchvision:{name} is not in {root} and cannot be downloaded: {str(error).splitlines()[0]}"
         ) from error
     labels = _labels(data)
-    place = f"torchvision:{name}"
-    version = f"{place} {split} {len(data)} {root}"
+    source = f"torchvision:{name}"
+    version = f"{source} {split} {len(data)} {root}"
     return LabelledImages(
-        place,
+        source,
         tuple(
-            Item(str(row), f"{place}#{row}", partial(_read, data, row), version=version)
+            Item(str(row), f"{source}#{row}", partial(_read, data, row), version=version)
             for row in range(len(data))
         ),
         tuple(labels),
@@ -149,7 +150,7 @@ def hugging_face(name: str, split: str | None, default: Sequence[str]) -> Labell
     return LabelledImages(
         f"hf:{name}",
         tuple(
-            Item(str(row), place := f"hf:{name}#{row}", RowReader(raw, image, row, place), version=version)
+            Item(str(row), where := f"hf:{name}#{row}", RowReader(raw, image, row, where), version=version)
             for row in range(len(raw))
         ),
         labels,

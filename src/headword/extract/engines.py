@@ -8,9 +8,7 @@ pictures.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
@@ -22,6 +20,7 @@ from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract.machine import is_x86, native_bfloat16
 from headword.extract.pixels import PixelPlan
+from headword.extract.torch_engine import Choice, TorchEngine
 
 EngineName = Literal["auto", "torch", "openvino"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,19 +39,6 @@ _PROOF = 16  # images compared, of the first batch
 _proven: set[tuple[str, Choice, str]] = set()  # in this process: weights, engine and precision, plan
 
 _log = logging.getLogger("headword")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An engine and its precision: what features depend on besides model, transform and pictures."""
-
-    engine: str
-    """"torch" or "openvino"."""
-    dtype: str
-    """"float32" or "bfloat16"."""
-
-    def __str__(self) -> str:
-        return f"{self.engine} in {self.dtype}"
 
 
 class Engine(Protocol):
@@ -172,93 +158,8 @@ def _line(text: str) -> str:
 
 
 def _start(vision: VisionEncoder, choice: Choice, plan: PixelPlan | None) -> Engine:
-    if choice.engine == "openvino":
+    if choice.engine == "openvino":  # a library that takes a second to import
         from headword.extract.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(vision, choice.dtype, plan)
     return TorchEngine(vision, choice.dtype, plan)
-
-
-class TorchEngine:
-    """The encoder's own module: channels-last, under autocast for bfloat16; on CUDA two batches ahead.
-
-    Args:
-        vision: the encoder.
-        dtype: "float32" or "bfloat16".
-        plan: how uint8 pixels are normalised; not needed for float batches.
-    """
-
-    def __init__(self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> None:
-        self.choice = Choice("torch", dtype)
-        self._vision, self._plan = vision, plan
-
-    @torch.inference_mode()
-    def features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Engine`."""
-        if self._vision.device.type == "cuda":
-            yield from self._ahead(batches)
-        else:
-            for batch in batches:
-                yield self._run(batch.to(self._vision.device)).float().cpu()
-
-    def _ahead(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Copies and kernels are queued while earlier ones run: nobody waits for a batch but its reader."""
-        queued: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
-        for batch in batches:
-            pinned = batch.pin_memory()
-            result = self._run(pinned.to(self._vision.device, non_blocking=True)).float()
-            host = torch.empty(result.shape, pin_memory=True)
-            host.copy_(result, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
-            queued.append((done, host, pinned))  # pinned memory must outlive its copy
-            if len(queued) > 2:
-                done, host, _ = queued.popleft()
-                done.synchronize()
-                yield host
-        for done, host, _ in queued:
-            done.synchronize()
-            yield host
-
-    def _run(self, batch: Tensor) -> Tensor:
-        if batch.dtype == torch.uint8:
-            assert self._plan is not None
-            batch = self._plan.normalise(batch)
-        batch = batch.to(memory_format=torch.channels_last)
-        bfloat16 = self.choice.dtype == "bfloat16"
-        with torch.autocast(self._vision.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            return self._vision.reader(batch)[0]
-
-
-class FeatureModule(torch.nn.Module):
-    """A module that returns the features, for tools that take a module as a whole.
-
-    Its hooks stay on the model until `close`.
-    """
-
-    def __init__(self, vision: VisionEncoder) -> None:
-        super().__init__()
-        self.model = vision.source.model
-        self._names = vision.read_at
-        self._seen: dict[str, Tensor] = {}
-        self._hooks = [
-            self.model.get_submodule(name).register_forward_pre_hook(self._reader(name))
-            for name in self._names
-        ]
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """`[N, 3, H, W]` → `[N, d]`."""
-        output: Tensor = self.model(batch)
-        return torch.cat([self._seen.pop(name) for name in self._names], dim=1) if self._names else output
-
-    def close(self) -> None:
-        """Take the hooks off again."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _reader(self, name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
-        def read(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-            features = args[0]
-            self._seen[name] = features.mean(dim=(2, 3)) if features.ndim == 4 else features
-
-        return read

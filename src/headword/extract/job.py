@@ -15,9 +15,10 @@ from torch import Tensor
 from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
 from headword.extract.decode import Batch, Decoding, decoded
-from headword.extract.engines import LONG, Choice, Engine, choose, open_engine
+from headword.extract.engines import LONG, Engine, choose, open_engine
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan, plan_of
+from headword.extract.torch_engine import Choice
 
 PROCESSES_FROM = 4
 """Processors from which worker processes feed a GPU; with fewer, threads keep up."""

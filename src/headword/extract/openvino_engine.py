@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 import threading
-import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from headword.cache import cache_folder
+from headword.cache import evict, place
 from headword.encoders import VisionEncoder
-from headword.extract.engines import Choice, FeatureModule
+from headword.errors import HeadwordError
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan
+from headword.extract.torch_engine import Choice, FeatureModule
+from headword.files import new_folder
 
 if TYPE_CHECKING:
     import openvino
@@ -125,11 +123,13 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
     threads = available_cpus()
     with _compiling:
         if (key, dtype, threads) not in _compiled:
-            folder = cache_folder() / "openvino" / key
+            folder = place("openvino", key)
             core = openvino.Core()
             if not (folder / "model.xml").is_file():
-                _save(_convert(vision, plan, size), folder)
-            os.utime(folder)  # used now: the last to go when the cache is full
+                model = _convert(vision, plan, size)
+                with suppress(HeadwordError), new_folder(folder) as new:  # another process was first, perhaps
+                    openvino.save_model(model, new / "model.xml", compress_to_fp16=False)
+                evict()
             settings = {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
@@ -138,8 +138,9 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
                 "ENABLE_CPU_PINNING": False,
                 "CACHE_DIR": str(folder),
             }
-            model = core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
-            _compiled[key, dtype, threads] = model
+            _compiled[key, dtype, threads] = core.compile_model(
+                core.read_model(folder / "model.xml"), "CPU", settings
+            )
     return _compiled[key, dtype, threads]
 
 
@@ -175,17 +176,3 @@ def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int
     finally:
         features.close()
     return model
-
-
-def _save(model: openvino.Model, folder: Path) -> None:
-    """Whole or not there, whoever else is saving it."""
-    openvino = _openvino()
-
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.mkdir(parents=True)
-    try:
-        openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
-        with suppress(OSError):  # another process was first
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -17,8 +17,8 @@ import torch
 from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
-from headword.extract.engines import Choice
 from headword.extract.job import Computed, Job
+from headword.extract.torch_engine import Choice
 
 BLOCK_BATCHES = 4
 """Batches in a block: what is computed again where a worker dies."""

@@ -16,11 +16,12 @@ from headword import __version__
 from headword.data.items import Item
 from headword.encoders import VisionEncoder, load_vision
 from headword.errors import HeadwordError
-from headword.extract.engines import Choice, choose
+from headword.extract.engines import choose
 from headword.extract.features import Progress
 from headword.extract.job import Computed, Job
 from headword.extract.sources import items_of
 from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
+from headword.extract.torch_engine import Choice
 from headword.files import expand
 
 Project = Callable[[Tensor], Tensor]

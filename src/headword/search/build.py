@@ -16,8 +16,9 @@ from headword.data.folders import Found, Scan, scan
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
-from headword.extract.engines import LONG, Choice, choose
+from headword.extract.engines import LONG, choose
 from headword.extract.job import Job
+from headword.extract.torch_engine import Choice
 from headword.files import expand, printable
 from headword.model import DualEncoder
 from headword.search.commit import Draft, commit, is_ours

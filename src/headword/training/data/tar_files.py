@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headword.cache import cache_folder, cache_limit
+from headword.cache import once
 from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
 from headword.data.images import load_image_bytes
 from headword.data.tars import expand_shards, members, read_member
 from headword.errors import HeadwordError
-from headword.files import expand, load_tensors, open_file, open_regular, parse_json, save_tensors
+from headword.files import expand, open_file, open_regular, parse_json
 from headword.training.data.sources import Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -135,22 +135,14 @@ def index_of(file: str) -> Index:
         status = os.stat(file)  # noqa: PTH116
     except OSError as error:
         raise HeadwordError(f"there is no shard {file}") from error
-    said = f"{_FORMAT} {file} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogatepass")
-    kept = cache_folder() / "shards" / hashlib.sha256(said).hexdigest()[:32] / "index.safetensors"
-    if kept.is_file():
-        try:
-            tensors = load_tensors(kept)
-            return Index(tensors["places"], tensors["names"], int(tensors["incomplete"]))
-        except (HeadwordError, KeyError):
-            kept.unlink(missing_ok=True)
-    index = scan(file)
-    if cache_limit() > 0:
-        tensors = {"places": index.places, "names": index.names, "incomplete": torch.tensor(index.incomplete)}
-        try:
-            save_tensors(kept, tensors)
-        except HeadwordError as error:  # a cache that cannot be written is as good as none
-            _log.info("the index of %s was not kept: %s", file, error)
-    return index
+    version = f"{_FORMAT} {file} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogatepass")
+
+    def tensors() -> dict[str, torch.Tensor]:
+        index = scan(file)
+        return {"places": index.places, "names": index.names, "incomplete": torch.tensor(index.incomplete)}
+
+    kept = once("shards", hashlib.sha256(version).hexdigest()[:32], tensors)
+    return Index(kept["places"], kept["names"], int(kept["incomplete"]))
 
 
 def scan(file: str) -> Index:
