@@ -7,16 +7,20 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from headword.data.items import file_item
 from headword.errors import HeadwordError
 from headword.extract import Shared, extract_features
 from headword.extract import store as store_module
+from headword.extract.job import Job
 from headword.extract.store import HEADER, StoreWriter, read_header, read_status
+from headword.extract.stored_features import StoredFeatures
 from headword.extract.vectors import read_vectors
 from support.extraction import draw, draw_many, tiny_vision
 
@@ -306,3 +310,23 @@ def test_two_threads_into_two_stores(vision, pictures_200, tmp_path):
     for run in runs:
         run.join()
     assert rows_of(tmp_path / "0") == rows_of(tmp_path / "1")
+
+
+def test_an_index_takes_what_was_stored(tmp_path):
+    """All but files that changed since, and only features."""
+    vision, folder = tiny_vision(), draw_many(tmp_path / "images", 4)
+    (folder / "0002.jpg").write_bytes(b"no picture")
+    extract_features(vision, folder, tmp_path / "store")
+    time.sleep(0.05)
+    draw(folder / "0001.jpg", 99)
+    items = [file_item(folder / f"{n:04d}.jpg") for n in range(4)] + [file_item(tmp_path / "gone.jpg")]
+    stored, rows = StoredFeatures(tmp_path / "store"), torch.zeros(5, vision.dim)
+    assert stored(items, rows).tolist() == [True, False, False, True, False]
+    expected = dict(zip(*read_vectors(tmp_path / "store")[::-1], strict=True))
+    assert torch.equal(rows[3], expected["0003.jpg"])
+    assert not rows[1].any()
+    assert stored.key == Job.of(vision, 4).key.as_json()
+    shared = Shared(project=lambda x: x, dim=vision.dim, identity="x")
+    extract_features(vision, folder, tmp_path / "shared", shared=shared)
+    with pytest.raises(HeadwordError, match="not features"):
+        StoredFeatures(tmp_path / "shared")

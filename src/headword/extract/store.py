@@ -41,20 +41,11 @@ PART_ROWS = 8192
 PART_SECONDS = 30.0
 """Age at which a part is written though it is not full: the most work that a kill can cost."""
 
-# What must be equal for rows to belong into one store.
-_IDENTITY = (
-    "space",
-    "dim",
-    "dtype",
-    "weights",
-    "head",
-    "transform",
-    "engine",
-    "precision",
-    "exact",
-    "draft",
-    "model",
-)
+KEY = ("encoder", "weights", "head", "transform", "engine", "precision", "exact", "draft")
+"""The `FeatureKey` of the rows, by name."""
+
+_IDENTITY = ("space", "dim", "dtype", *KEY[1:], "model")
+"""What must be equal for rows to belong into one store; weights say more than the encoder's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +123,26 @@ def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
     Raises:
         HeadwordError: as `checked_parts`.
     """
+    for _, table in tables(folder, ["id", "path", "status"]):
+        yield from zip(*(table[name].to_pylist() for name in ("id", "path", "status")), strict=True)
+
+
+def tables(folder: str | Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+    """The parts of a store, each with these columns.
+
+    Raises:
+        HeadwordError: as `checked_parts`.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     for path in checked_parts(folder):
         try:
-            table = parquet.read_table(path, columns=["id", "path", "status"], use_threads=False)
+            yield path, parquet.read_table(path, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise HeadwordError(
                 f"{path} is damaged; remove it and run again: {error}".splitlines()[0]
             ) from error
-        yield from zip(*(table[name].to_pylist() for name in ("id", "path", "status")), strict=True)
 
 
 class StoreWriter:
