@@ -26,7 +26,7 @@ from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan
-from headword.extract.torch_engine import Choice, FeatureModule
+from headword.extract.torch_engine import Choice
 from headword.files import new_folder
 
 if TYPE_CHECKING:
@@ -144,35 +144,33 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
     return _compiled[key, dtype, threads]
 
 
-class _Normalised(torch.nn.Module):
-    """uint8 `[1, H, W, 3]` → features; the division by 255 is folded into the scale."""
+class _Features(torch.nn.Module):
+    """Batches of one picture → its features, as a module that can be traced.
+
+    Where there is a plan, pictures are uint8 `[1, H, W, 3]`; the division by 255 is folded into the scale.
+    """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, features: FeatureModule, plan: PixelPlan) -> None:
+    def __init__(self, vision: VisionEncoder, plan: PixelPlan | None) -> None:
         super().__init__()
-        self.features = features
-        mean, std = torch.tensor(plan.mean), torch.tensor(plan.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
-        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
+        self.model, self._read, self._plan = vision.source.model, vision.reader, plan
+        if plan is not None:
+            mean, std = torch.tensor(plan.mean), torch.tensor(plan.std)
+            self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
+            self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x: Tensor = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        out: Tensor = self.features(x)
-        return out
+        if self._plan is not None:
+            pixels = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return self._read(pixels)[0]
 
 
 def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int]) -> openvino.Model:
     openvino = _openvino()
-
-    features = FeatureModule(vision)
-    module = features if plan is None else _Normalised(features, plan)
     example = torch.zeros(1, 3, *size) if plan is None else torch.zeros(1, *size, 3, dtype=torch.uint8)
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
-            model = openvino.convert_model(module.eval(), example_input=example, input=[list(example.shape)])
-    finally:
-        features.close()
-    return model
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
+        module = _Features(vision, plan).eval()
+        return openvino.convert_model(module, example_input=example, input=[list(example.shape)])

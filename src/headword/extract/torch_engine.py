@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -75,37 +75,3 @@ class TorchEngine:
         bfloat16 = self.choice.dtype == "bfloat16"
         with torch.autocast(self._vision.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             return self._vision.reader(batch)[0]
-
-
-class FeatureModule(torch.nn.Module):
-    """A module that returns the features, for tools that take a module as a whole.
-
-    Its hooks stay on the model until `close`.
-    """
-
-    def __init__(self, vision: VisionEncoder) -> None:
-        super().__init__()
-        self.model = vision.source.model
-        self._names = vision.read_at
-        self._seen: dict[str, Tensor] = {}
-        self._hooks = [
-            self.model.get_submodule(name).register_forward_pre_hook(self._reader(name))
-            for name in self._names
-        ]
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """`[N, 3, H, W]` → `[N, d]`."""
-        output: Tensor = self.model(batch)
-        return torch.cat([self._seen.pop(name) for name in self._names], dim=1) if self._names else output
-
-    def close(self) -> None:
-        """Take the hooks off again."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _reader(self, name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
-        def read(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-            features = args[0]
-            self._seen[name] = features.mean(dim=(2, 3)) if features.ndim == 4 else features
-
-        return read
