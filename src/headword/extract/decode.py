@@ -13,7 +13,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -49,7 +50,8 @@ class Decoding:
 
     plan: PixelPlan | None
     """The uint8 half of the transform; without one the whole transform is used."""
-    transform: Transform
+    transform: Transform | None
+    """Not needed with a plan."""
     shrink: bool
     """Whether large JPEG files may be decoded at a fraction of their size."""
 
@@ -57,7 +59,8 @@ class Decoding:
         """One item's pixels, or why there are none: one picture never stops the others."""
         try:
             image = item.read(self.plan.shrink_to if self.shrink and self.plan is not None else None)
-            transform = self.transform if self.plan is None else self.plan.pixels
+            transform = self.plan.pixels if self.plan is not None else self.transform
+            assert transform is not None
             return transformed(transform, image, item.name)
         except HeadwordError as error:
             return " ".join(str(error).split())
@@ -82,13 +85,15 @@ def decoded(
     """
     source = iter(items)
     waiting: deque[tuple[list[Item], list[Future[list[Any]]]]] = deque()
-    with _pool(decoding, workers, processes) as pool:
-        task = _decode_in_process if processes else _Task(decoding)
+    decode = partial(_decode, decoding)
+    if processes:  # the plan does without the transform, which may not go to another process
+        decode = partial(_decode_to_arrays, replace(decoding, transform=None))
+    with _pool(workers, processes) as pool:
         try:
             while True:
                 while len(waiting) < AHEAD and (chunk := list(islice(source, batch_size))):
                     parts = [chunk[start : start + _TASK] for start in range(0, len(chunk), _TASK)]
-                    waiting.append((chunk, [pool.submit(task, part) for part in parts]))
+                    waiting.append((chunk, [pool.submit(decode, part) for part in parts]))
                 if not waiting:
                     return
                 chunk, futures = waiting.popleft()
@@ -117,35 +122,24 @@ def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
     return Batch(items, torch.stack(read) if read else torch.empty(0), errors)
 
 
-@dataclass(frozen=True)
-class _Task:
-    decoding: Decoding
-
-    def __call__(self, items: list[Item]) -> list[Any]:
-        return [self.decoding(item) for item in items]
+def _decode(decoding: Decoding, items: list[Item]) -> list[Any]:
+    return [decoding(item) for item in items]
 
 
-def _pool(decoding: Decoding, workers: int, processes: bool) -> Executor:
+def _decode_to_arrays(decoding: Decoding, items: list[Item]) -> list[Any]:
+    """As another process gives them back: tensors would each take a file of shared memory."""
+    outcomes = _decode(decoding, items)
+    return [outcome if isinstance(outcome, str) else outcome.numpy() for outcome in outcomes]
+
+
+def _pool(workers: int, processes: bool) -> Executor:
     if not processes:
         return ThreadPoolExecutor(workers, thread_name_prefix="headword-decode")
     # A forked copy of a process with CUDA or OpenMP threads may hang; a fresh one does not.
-    context = multiprocessing.get_context("spawn")
-    plain = Decoding(
-        decoding.plan, _no_transform, decoding.shrink
-    )  # a plan needs none, and it may not pickle
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(plain,))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_process)
 
 
-def _no_transform(_image: Any) -> Tensor:
-    raise AssertionError("processes decode by a plan")
-
-
-_decoding: Decoding
-
-
-def _start_process(decoding: Decoding) -> None:
-    global _decoding
-    _decoding = decoding
+def _start_process() -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -156,9 +150,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _decode_in_process(items: list[Item]) -> list[Any]:
-    # Arrays, not tensors: those would each take a file of shared memory.
-    outcomes = [_decoding(item) for item in items]
-    return [outcome if isinstance(outcome, str) else outcome.numpy() for outcome in outcomes]
