@@ -24,14 +24,14 @@ class Encoders(Protocol):
     """What a classifier asks of its model, as `DualEncoder` has it."""
 
     @property
-    def template(self) -> tuple[str, ...]:
+    def templates(self) -> tuple[str, ...]:
         """The templates for labels, where none are given."""
 
     @property
     def scores(self) -> Scores:
         """How sure to be of a cosine."""
 
-    def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str], *, templates: str | Sequence[str]) -> Tensor:
         """Texts → `[L, D]`, unit norm."""
 
     def encode_image(self, images: object, *, batch_size: int, centre: RunningCentre | None = None) -> Tensor:
@@ -90,7 +90,7 @@ class Classifier:
             )
         labels = check_labels(self.labels)
         return self.model.encode_text(
-            labels, template=self.model.template if self.templates is None else self.templates
+            labels, templates=self.model.templates if self.templates is None else self.templates
         )
 
     def encoded(self) -> Self:

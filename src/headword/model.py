@@ -23,7 +23,7 @@ from headword.extract.given import Pool
 from headword.head.names import ClassName
 from headword.scoring.centring import STRENGTH, RunningCentre
 from headword.scoring.explain import Explanation, explain
-from headword.scoring.familiarity import Coverage, Taught
+from headword.scoring.familiarity import Familiarity, Taught
 from headword.scoring.probabilities import Scores, names_taught, taught_rows
 from headword.scoring.transductive import OFF, Hubs
 
@@ -62,18 +62,18 @@ class DualEncoder:
     """What the aligner was fitted on; the classifier's rows have the source "head". None where the two
     encoders were trained in one space.
     """
-    template: tuple[str, ...]
+    templates: tuple[str, ...]
     """The templates of the fit, and the default of `classify`."""
     scores: Scores
     centre: Centre
-    kinds: float = 0.0
+    hypernym_weight: float = 0.0
     """How much of a label's embedding says what WordNet calls it a kind of; see `Prompts`."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds each step of making the model took; empty for a loaded one."""
     training: dict[str, Any] | None = None
     """What the encoders were trained on and how, as JSON, where headword trained them."""
-    coverage_fit: Coverage | None = None
-    """What `coverage` needs; None where the head has too few classes or an older headword saved the model."""
+    familiarity_fit: Familiarity | None = None
+    """What `familiarity` needs; None where the head has too few classes or an older headword saved it."""
     _taught: tuple[Pairs, Taught] | None = field(default=None, init=False)
 
     @property
@@ -147,23 +147,23 @@ class DualEncoder:
             skipped |= extracted.errors
         return self._image_side(extracted.features, centre)
 
-    def encode_text(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+    def encode_text(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
 
-        A text that is a noun WordNet knows is read with what it is a kind of, as far as `kinds` says.
+        A noun that WordNet knows is read with what it is a kind of, as far as `hypernym_weight` says.
         """
-        return self._text_side(embed_names(self.text, texts, template, hypernym_weight=self.kinds))
+        return self._text_side(embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight))
 
     def cosines(
         self,
         images: object,
         texts: Sequence[str],
         *,
-        template: str | Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> Tensor:
-        """Cosine `[N, L]` of each image with each text; `template` as in `classify`."""
-        words = self.encode_text(texts, template=self.template if template is None else template)
+        """Cosine `[N, L]` of each image with each text; `templates` as in `classify`."""
+        words = self.encode_text(texts, templates=self.templates if templates is None else templates)
         return self.encode_image(images, batch_size=batch_size) @ words.T
 
     def classifier(
@@ -178,7 +178,7 @@ class DualEncoder:
 
         Args:
             labels: what to choose from, any words; need not be classes of the head.
-            templates: one or several with a "{}" for the label; the model's own (`self.template`) when not
+            templates: one or several with a "{}" for the label; the model's own (`self.templates`) when not
                 given.
             none_of_these: adds a last class for images that no label fits.
             multi_label: an independent probability for each label.
@@ -186,7 +186,7 @@ class DualEncoder:
         Raises:
             HeadwordError: for no labels, an empty or repeated one, or a bad template.
         """
-        chosen = check_templates(self.template if templates is None else templates)
+        chosen = check_templates(self.templates if templates is None else templates)
         return Classifier(
             self, check_labels(labels), templates=chosen, none_of_these=none_of_these, multi_label=multi_label
         ).encoded()
@@ -196,7 +196,7 @@ class DualEncoder:
         images: object,
         labels: Sequence[str],
         *,
-        template: str | Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
         multi_label: bool = False,
         none_of_these: bool = False,
         collection: str = OFF,
@@ -208,8 +208,8 @@ class DualEncoder:
 
         Args:
             images: as for `encode_image`.
-            labels: as for `classifier`, as are `template`, `multi_label` and `none_of_these`.
-            template: see there.
+            labels: as for `classifier`, as are `templates`, `multi_label` and `none_of_these`.
+            templates: see there.
             multi_label: see there.
             none_of_these: see there.
             collection: label all the images at once; see `Classifier.logits`.
@@ -221,7 +221,7 @@ class DualEncoder:
             HeadwordError: for a bad label, template or option, or an unreadable image.
         """
         classifier = self.classifier(
-            labels, templates=template, none_of_these=none_of_these, multi_label=multi_label
+            labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
         )
         return torch.from_numpy(
             classifier.predict_proba(
@@ -235,7 +235,7 @@ class DualEncoder:
         queries: Sequence[str],
         *,
         k: int = 10,
-        template: str | Sequence[str] = "{}",
+        templates: str | Sequence[str] = "{}",
         hubs: Hubs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`).
@@ -243,7 +243,7 @@ class DualEncoder:
         The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty. For
         more images than fit in memory at once, or again and again, build an index.
         """
-        embeds, words = self.encode_image(images), self.encode_text(queries, template=template)
+        embeds, words = self.encode_image(images), self.encode_text(queries, templates=templates)
         if hubs is None:
             scores = words @ embeds.T
         else:
@@ -272,55 +272,55 @@ class DualEncoder:
         """
         return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
-    def out_of_depth(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> list[str]:
-        """Those of the texts to take with care: all where there is a `doubt`, else those of low coverage."""
+    def out_of_depth(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> list[str]:
+        """Those of the texts to take with care: all where there is a `doubt`, else the unfamiliar."""
         if self.doubt is not None:
             return list(texts)
-        if self.coverage_fit is None:
+        if self.familiarity_fit is None:
             return []
-        known = self.coverage(texts, template=template).tolist()
-        return [text for text, value in zip(texts, known, strict=True) if value < self.coverage_fit.low]
+        known = self.familiarity(texts, templates=templates).tolist()
+        return [text for text, value in zip(texts, known, strict=True) if value < self.familiarity_fit.low]
 
     @torch.inference_mode()
-    def coverage(self, texts: Sequence[str], *, template: str | Sequence[str] = "{}") -> Tensor:
+    def familiarity(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
         """How well what the head was taught covers texts, `[N]` between 0 and 1.
 
-        Below `self.coverage_fit.low` words are out of the head's depth.
+        Below `self.familiarity_fit.low` words are out of the head's depth.
 
         Args:
             texts: any words.
-            template: one or several with a "{}" for the text, as it will be used.
+            templates: one or several with a "{}" for the text, as it will be used.
 
         Raises:
-            HeadwordError: if the model has no `coverage_fit`.
+            HeadwordError: if the model has no `familiarity_fit`.
         """
-        if self.coverage_fit is None:
+        if self.familiarity_fit is None:
             raise HeadwordError(
-                "this model cannot tell its coverage: its head has fewer than 50 classes, or an older "
+                "this model cannot tell its familiarity: its head has fewer than 50 classes, or an older "
                 "headword made it; recycle again"
             )
         pairs = self._recycled_pairs()
         if self._taught is None or self._taught[0] is not pairs:
             self._taught = (pairs, Taught(taught_rows(pairs.to(device=self._device))))
-        embedded = embed_names(self.text, texts, template).to(self._device)
-        return self.coverage_fit.of(self._taught[1].evidence(embedded)).float().cpu()
+        embedded = embed_names(self.text, texts, templates).to(self._device)
+        return self.familiarity_fit.of(self._taught[1].evidence(embedded)).float().cpu()
 
     @torch.inference_mode()
     def explain(
-        self, texts: Sequence[str], *, k: int = 10, template: str | Sequence[str] = "{}"
+        self, texts: Sequence[str], *, k: int = 10, templates: str | Sequence[str] = "{}"
     ) -> list[Explanation]:
         """Which of the pairs' prototypes make up each text's vector, the heaviest `k` of them.
 
         Args:
             texts: any words.
             k: how many prototypes of each.
-            template: as in `encode_text`.
+            templates: as in `encode_text`.
 
         Raises:
             HeadwordError: if k is not positive, or a text is none.
         """
         pairs = self._recycled_pairs().to(device=self._device)
-        said = embed_names(self.text, texts, template, hypernym_weight=self.kinds).to(self._device)
+        said = embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight).to(self._device)
         return explain(self.aligner, pairs, said, k=k)
 
     def _recycled_pairs(self) -> Pairs:
@@ -382,8 +382,8 @@ class DualEncoder:
         said = {
             "vision": self.vision.provenance(),
             "text": self.text.provenance(),
-            "template": list(self.template),
-            "kinds": self.kinds,
+            "templates": list(self.templates),
+            "hypernym_weight": self.hypernym_weight,
             "aligner": {"name": self.aligner.name, "settings": self.aligner.settings},
             "pairs": pairs,
             "centre": asdict(self.centre),

@@ -28,7 +28,7 @@ from headword.extract.given import Pool
 from headword.head.names import ClassName
 from headword.head.names import class_names as read_names
 from headword.model import Centre, DualEncoder
-from headword.scoring.familiarity import fit_coverage
+from headword.scoring.familiarity import fit_familiarity
 from headword.scoring.probabilities import leave_classes_out, names_taught, prior_scores, scores_from
 
 CAPTIONS_FROM = 50
@@ -59,7 +59,7 @@ def recycle(
     pairs: Pairs | None = None,
     centre_on: object = None,
     words: str | Enrichment | None = None,
-    template: str | Sequence[str] | None = None,
+    templates: str | Sequence[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str = "auto",
     seed: int = 0,
@@ -83,12 +83,12 @@ def recycle(
         words: what the rows are paired with: "plain" for the class names alone, as in the paper; "rich" for
             synonyms, definitions, kinds and hypernyms too; or an `Enrichment`. Rich when not given, but
             plain for the paper's mappings that gradient descent learns.
-        template: one or several, with "{}" for the class name, for the fit and for the model's `classify`.
+        templates: one or several, with "{}" for the class name, for the fit and for the model's `classify`.
             When not given the fit takes bare names, and the labels of a rich model are read in four
             templates.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
-        seed: of the split that scale, threshold and coverage are fitted with.
+        seed: of the split that scale, threshold and familiarity are fitted with.
         watch: called with what is about to be embedded, "texts", "images" or "captions"; gives a context
             whose value is called with (done, all) meanwhile.
         **vision_options: `head`, `transform`, `input_size` of a module of your own, as in `load_vision`.
@@ -108,8 +108,8 @@ def recycle(
     if words is None:
         words = "plain" if mapping.iterative else "rich"
     enrichment = make_enrichment(words)
-    templates = check_templates(DEFAULT_TEMPLATE if template is None else template)
-    rich_use = template is None and enrichment.hypernym_weight > 0
+    rich_use = templates is None and enrichment.hypernym_weight > 0
+    templates = check_templates(DEFAULT_TEMPLATE if templates is None else templates)
     names = None if class_names is None else read_names(class_names)
     pool = None if centre_on is None else Pool.of(centre_on)
     timings: dict[str, float] = {}
@@ -141,19 +141,19 @@ def recycle(
     with step("fit scores"):
         left_out = leave_classes_out(mapping, learnt_from, seed=seed)
         scores = scores_from(left_out, prior_scores(names_taught(learnt_from)))
-    with step("fit coverage"):
-        coverage_fit = fit_coverage(mapping, left_out)
+    with step("fit familiarity"):
+        familiarity_fit = fit_familiarity(mapping, left_out)
     model = DualEncoder(
         vision=eyes,
         text=speech,
         aligner=mapping,
         pairs=learnt_from,
-        template=FOUR_TEMPLATES if rich_use else templates,
-        kinds=enrichment.hypernym_weight,
+        templates=FOUR_TEMPLATES if rich_use else templates,
+        hypernym_weight=enrichment.hypernym_weight,
         scores=scores,
         centre=_centre(mapping, captioned),
         timings=timings,
-        coverage_fit=coverage_fit,
+        familiarity_fit=familiarity_fit,
     )
     if pool is not None:
         with step("centre_on"), watch("images") as told:
@@ -169,7 +169,7 @@ def _centre(mapping: Aligner, captioned: Sequence[Captioned] | None) -> Centre:
 
 
 def head_pairs(
-    vision: VisionEncoder, text: TextEncoder, template: str | Sequence[str] = DEFAULT_TEMPLATE
+    vision: VisionEncoder, text: TextEncoder, templates: str | Sequence[str] = DEFAULT_TEMPLATE
 ) -> Pairs:
     """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of
     the paper.
@@ -178,7 +178,7 @@ def head_pairs(
         HeadwordError: for an image tower, which has no head.
     """
     head, labels = vision.named_head()
-    return enriched_pairs(head.weight.float().cpu(), labels.classes, text, template, PLAIN)
+    return enriched_pairs(head.weight.float().cpu(), labels.classes, text, templates, PLAIN)
 
 
 def caption_pairs(

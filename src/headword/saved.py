@@ -1,6 +1,6 @@
-"""A dual encoder as a folder, format 1.
+"""A dual encoder as a folder, format 2.
 
-`headword.json`          all by name: encoders, templates, aligner, centre, scores, coverage, versions, hashes
+`headword.json`          by name: encoders, templates, aligner, centre, scores, familiarity, versions, hashes
 `aligner.safetensors`    what the aligner learnt
 `prototypes.safetensors` the pairs it learnt from
 `classes.jsonl`          the head's classes, a line each
@@ -39,16 +39,18 @@ from headword.extract.vectors import load_pairs, save_pairs
 from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.head.names import ClassName, class_names
 from headword.model import Centre, DualEncoder
-from headword.scoring.familiarity import Coverage
+from headword.scoring.familiarity import Familiarity
 from headword.scoring.probabilities import Scores
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, ALIGNER, PAIRS, CLASSES = (
     "headword.json",
     "aligner.safetensors",
     "prototypes.safetensors",
     "classes.jsonl",
 )
+_RENAMED = {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}
+"""Entries that the first format calls otherwise; the oldest models have no weight of hypernyms."""
 SIDES = ("vision", "text")
 COPIES = (*SIDES, "clip")
 """Folders of copied encoders: named as their sides are, or one for both."""
@@ -70,8 +72,8 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         config = {"format": FORMAT, "versions": versions(), **model.provenance()}
         config["vision"]["input_size"] = list(model.vision.source.input_size)
         config["vision"]["transform_sha256"] = transform_sha256(model.vision.source)
-        if model.coverage_fit is not None:
-            config["coverage"] = model.coverage_fit.as_json()
+        if model.familiarity_fit is not None:
+            config["familiarity"] = model.familiarity_fit.as_json()
         if with_encoders or model.vision.source.kind == "trained":  # which are nowhere else
             for side in SIDES:
                 source = getattr(model, side).source
@@ -153,7 +155,7 @@ def load(
         raise HeadwordError(f"{root / min(added)} was not saved with the model; move it away")
     with _restoring(root, config):
         scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
-        coverage = Coverage(**config["coverage"]) if "coverage" in config else None
+        familiarity = Familiarity(**config["familiarity"]) if "familiarity" in config else None
         aligner = _restore_aligner(config["aligner"], root)
     classes = class_names(root / CLASSES) if CLASSES in config["files"] else ()
     record = config["vision"]
@@ -165,13 +167,13 @@ def load(
         text=words,
         aligner=aligner.to(eyes.device),
         pairs=load_pairs(root / PAIRS) if PAIRS in config["files"] else None,
-        template=tuple(config["template"]),
-        kinds=float(config.get("kinds", 0.0)),  # models saved before there was one
+        templates=tuple(config["templates"]),
+        hypernym_weight=float(config["hypernym_weight"]),
         scores=scores,
         centre=centre,
         timings={},
         training=config.get("training"),
-        coverage_fit=coverage,
+        familiarity_fit=familiarity,
     )
 
 
@@ -197,8 +199,9 @@ def read_config(root: Path) -> dict[str, Any]:
             f"{FORMAT}); "
             "upgrade: pip install --upgrade headword"
         )
-    needed = {"versions", "vision", "text", "template", "aligner", "pairs", "centre", "scores", "files"}
-    missing = needed - set(config)
+    migrated = {_RENAMED.get(name, name): value for name, value in config.items()}
+    needed = {"versions", "vision", "text", "templates", "aligner", "pairs", "centre", "scores", "files"}
+    missing = needed - set(migrated)
     if missing:
         raise HeadwordError(f"{root / CONFIG} was edited: the entry {min(missing)!r} is missing")
     if config.get("sha256") != sealed(config)["sha256"]:
@@ -211,7 +214,7 @@ def read_config(root: Path) -> dict[str, Any]:
         raise HeadwordError(
             f"{root / CONFIG} was edited: its file list must name {', '.join(_own_files(config))}"
         )
-    return config
+    return {"hypernym_weight": 0.0, **migrated, "format": FORMAT}
 
 
 def check_files(root: Path, config: Mapping[str, Any], names: Iterable[str]) -> None:

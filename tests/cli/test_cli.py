@@ -79,7 +79,7 @@ def test_recycle_options(photos, tmp_path):
     assert "caption" in shown
     model = headword.load(tmp_path / "m")
     assert (model.aligner.name, model.aligner.settings["penalty"]) == ("ridge", 2.5)
-    assert model.template == ("{}", "a photo of a {}")
+    assert model.templates == ("{}", "a photo of a {}")
 
 
 def test_quiet_prints_nothing(saved, photos):

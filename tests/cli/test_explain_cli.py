@@ -1,4 +1,4 @@
-"""Coverage and explanations of a real model: in Python, saved, and on the command line."""
+"""Familiarity and explanations of a real model: in Python, saved, and on the command line."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from support.commands import check_result, run
 TAUGHT, NEAR, FAR = "tench", "a poodle", "quarterly revenue growth"
 
 
-def without_coverage(folder) -> None:
-    """The saved model as a headword without coverage wrote it."""
+def without_familiarity(folder) -> None:
+    """The saved model as a headword without familiarity wrote it."""
     config = json.loads((folder / "headword.json").read_text())
-    del config["coverage"]
+    del config["familiarity"]
     (folder / "headword.json").write_text(json.dumps(sealed(config)))
 
 
 @pytest.fixture
 def old(embedded, tmp_path):
     folder = embedded.save(tmp_path / "old")
-    without_coverage(folder)
+    without_familiarity(folder)
     return folder
 
 
 def test_known_words_are_covered_and_far_ones_are_not(embedded) -> None:
-    taught, near, far = embedded.coverage([TAUGHT, NEAR, FAR]).tolist()
+    taught, near, far = embedded.familiarity([TAUGHT, NEAR, FAR]).tolist()
     assert taught > 0.9
     assert near > 0.8
-    assert far < embedded.coverage_fit.low
-    assert embedded.coverage_fit.fitted_on == 1000
-    assert embedded.coverage([NEAR, FAR])[1] == pytest.approx(far, abs=1e-6)
+    assert far < embedded.familiarity_fit.low
+    assert embedded.familiarity_fit.fitted_on == 1000
+    assert embedded.familiarity([NEAR, FAR])[1] == pytest.approx(far, abs=1e-6)
 
 
-def test_coverage_follows_the_pairs(model) -> None:
-    before = model.coverage([TAUGHT])
+def test_familiarity_follows_the_pairs(model) -> None:
+    before = model.familiarity([TAUGHT])
     model.pairs = model.pairs[100:]
-    assert model.coverage([TAUGHT]) < before
+    assert model.familiarity([TAUGHT]) < before
 
 
-def test_loaded_model_has_the_same_coverage(embedded, saved) -> None:
+def test_loaded_model_has_the_same_familiarity(embedded, saved) -> None:
     loaded = headword.load(saved)
-    assert loaded.coverage_fit == embedded.coverage_fit
-    assert torch.equal(loaded.coverage([TAUGHT, FAR]), embedded.coverage([TAUGHT, FAR]))
+    assert loaded.familiarity_fit == embedded.familiarity_fit
+    assert torch.equal(loaded.familiarity([TAUGHT, FAR]), embedded.familiarity([TAUGHT, FAR]))
     (said,), (was,) = loaded.explain([NEAR], k=2), embedded.explain([NEAR], k=2)
     assert [part.name for part in said.prototypes] == [part.name for part in was.prototypes]
     assert said.others_share == pytest.approx(was.others_share, abs=1e-5)
@@ -67,7 +67,7 @@ def test_explain_names_the_prototypes(saved, tmp_path) -> None:
         1, abs=1e-3
     )
     assert (near["out_of_depth"], far["out_of_depth"]) == (False, True)
-    assert far["coverage"] < result["protocol"]["coverage"]["low"] < near["coverage"]
+    assert far["familiarity"] < result["protocol"]["familiarity"]["low"] < near["familiarity"]
 
 
 def test_explain_takes_templates_and_prints_nothing_when_quiet(saved) -> None:
@@ -82,20 +82,21 @@ def test_classify_marks_labels_out_of_depth(saved, pictures) -> None:
     assert f"{FAR} *" in shown
     assert f"{NEAR} *" not in shown
     assert f"take with care: {FAR}" in " ".join(shown.split())
-    said = json.loads(run(*arguments, "--json", "-"))["coverage"]
+    said = json.loads(run(*arguments, "--json", "-"))["familiarity"]
     assert said["out_of_depth"] == [FAR]
     assert said["labels"][FAR] < said["low"] < said["labels"][NEAR]
 
 
-def test_older_models_load_and_say_nothing_of_coverage(old, pictures) -> None:
+def test_older_models_load_and_say_nothing_of_familiarity(old, pictures) -> None:
     loaded = headword.load(old)
-    with pytest.raises(HeadwordError, match=r"cannot tell its coverage: .* recycle again"):
-        loaded.coverage([TAUGHT])
+    with pytest.raises(HeadwordError, match=r"cannot tell its familiarity: .* recycle again"):
+        loaded.familiarity([TAUGHT])
     said = json.loads(run("explain", old, NEAR, "--json", "-"))["results"][0]
-    assert said["coverage"] is None
+    assert said["familiarity"] is None
     assert said["out_of_depth"] is None
     assert (
-        json.loads(run("classify", old, pictures["cat"], "--labels", FAR, "--json", "-"))["coverage"] is None
+        json.loads(run("classify", old, pictures["cat"], "--labels", FAR, "--json", "-"))["familiarity"]
+        is None
     )
 
 

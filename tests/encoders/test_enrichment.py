@@ -193,24 +193,24 @@ def test_bad_settings_are_one_line():
 
 
 def test_the_default_is_rich_and_says_so(embedded):
-    assert embedded.kinds == RICH.hypernym_weight
-    assert embedded.template == FOUR_TEMPLATES
+    assert embedded.hypernym_weight == RICH.hypernym_weight
+    assert embedded.templates == FOUR_TEMPLATES
     assert embedded.pairs.sources["head"] == 1000
     assert {"synonym", "definition", "kind", "hypernym"} <= set(embedded.pairs.sources)
-    assert embedded.provenance()["kinds"] == RICH.hypernym_weight
+    assert embedded.provenance()["hypernym_weight"] == RICH.hypernym_weight
 
 
 def test_kinds_survive_saving(embedded, saved):
     loaded = headword.load(saved)
-    assert loaded.kinds == embedded.kinds
+    assert loaded.hypernym_weight == embedded.hypernym_weight
     assert loaded.encode_text(["cat"]).equal(embedded.encode_text(["cat"]))
     plain = embedded.aligner.text(embed_names(embedded.text, ["cat"]))
     assert not torch.allclose(loaded.encode_text(["cat"]), plain, atol=1e-3)
 
 
 def test_a_template_of_ones_own_is_for_fit_and_use(embedded):
-    model = headword.recycle(embedded.vision, embedded.text, words="plain", template="a {}")
-    assert model.template == ("a {}",)
-    assert model.kinds == 0
+    model = headword.recycle(embedded.vision, embedded.text, words="plain", templates="a {}")
+    assert model.templates == ("a {}",)
+    assert model.hypernym_weight == 0
     expected = embed_names(embedded.text, [c.name for c in model.classes[:2]], "a {}")
     torch.testing.assert_close(model.pairs.text[:2], expected)

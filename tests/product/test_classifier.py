@@ -77,7 +77,7 @@ def test_probabilities_are_of_the_model_s_scale_and_threshold(embedded, features
 class Stub:
     """A model whose pictures and labels are what they are embedded to."""
 
-    template = ("{}",)
+    templates = ("{}",)
     scores = Scores(scale=1.0, sigmoid_scale=1.0, threshold=0.2)
 
     def encode_text(self, texts, **_options):
@@ -96,7 +96,7 @@ def test_none_of_these_needs_no_scale():
 
 def test_templates_and_the_whole_collection(embedded, features):
     classifier = embedded.classifier(LABELS, templates="a painting of {}")
-    words = embedded.encode_text(LABELS, template="a painting of {}")
+    words = embedded.encode_text(LABELS, templates="a painting of {}")
     torch.testing.assert_close(classifier.label_vectors, words)
     chances = embedded.classifier(LABELS).predict_proba(features, collection="sinkhorn", prior="uniform")
     np.testing.assert_allclose(chances.mean(axis=0), 0.25, atol=1e-4)

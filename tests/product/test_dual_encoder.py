@@ -61,7 +61,7 @@ def test_equations_of_the_default(embedded, four):
     mean = (weight[:, None] * X).sum(dim=0) / weight.sum()
     kernel = ((T @ T.T - 1) / 0.15).exp()
     alpha = torch.linalg.solve(kernel + torch.diag(0.3 / weight), X - mean)
-    t = embed_names(embedded.text, LABELS, hypernym_weight=embedded.kinds).double()
+    t = embed_names(embedded.text, LABELS, hypernym_weight=embedded.hypernym_weight).double()
     expected = normalize(((t @ T.T - 1) / 0.15).exp() @ alpha, dim=1)
     torch.testing.assert_close(embedded.encode_text(LABELS).double(), expected, rtol=0, atol=1e-5)
     features = embedded.image_features(four)
@@ -109,13 +109,13 @@ def test_probabilities(embedded, four):
 
 
 def test_templates_default_to_the_models_own(model, four):
-    model.template = ("A photo of {}",)
+    model.templates = ("A photo of {}",)
     features = model.image_features(four)
     torch.testing.assert_close(
-        model.classify(features, LABELS), model.classify(features, LABELS, template="A photo of {}")
+        model.classify(features, LABELS), model.classify(features, LABELS, templates="A photo of {}")
     )
     assert not torch.allclose(
-        model.classify(features, LABELS), model.classify(features, LABELS, template="{}")
+        model.classify(features, LABELS), model.classify(features, LABELS, templates="{}")
     )
 
 
@@ -179,7 +179,7 @@ def test_two_models_do_not_share_an_aligner(embedded):
     options = {"class_names": ["cat", "dog", "car"], "transform": to_tensor}
     mapping = make_aligner("ridge")
     one = headword.recycle(Own(), embedded.text, aligner=mapping, **options)
-    other = headword.recycle(Own(), embedded.text, aligner=mapping, template="a photo of {}", **options)
+    other = headword.recycle(Own(), embedded.text, aligner=mapping, templates="a photo of {}", **options)
     assert one.aligner is not other.aligner
     assert not mapping.fitted
 
@@ -276,7 +276,7 @@ def test_folder_holds_or_names_everything(saved):
         "classes.jsonl",
     }
     config = json.loads((saved / "headword.json").read_text())
-    assert config["format"] == 1
+    assert config["format"] == 2
     assert (config["vision"]["kind"], config["vision"]["id"]) == ("embedded", "lite0")
     assert len(config["vision"]["weights_sha256"]) == len(config["text"]["weights_sha256"]) == 64
     assert config["vision"]["transform"]["interpolation"] == "bicubic"
@@ -379,7 +379,7 @@ def test_pickle_in_place_of_safetensors(copied, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "format 2, newer than this headword"),
+        ({"format": 3}, "format 3, newer than this headword"),
         ({"format": None}, "does not say its format"),
         ({"scores": None}, "was edited: the entry 'scores' is missing"),
         ({"files": {}}, "its file list must name"),

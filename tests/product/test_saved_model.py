@@ -28,7 +28,7 @@ def copied(saved, tmp_path):
         ("vision", {}),
         ("vision", []),
         ("vision", "head", {}),
-        ("template", 5),
+        ("templates", 5),
         ("files", None),
         ("aligner", {}),
         ("aligner", "name", ["ridge"]),
@@ -63,6 +63,30 @@ def change(folder, edit) -> None:
     config = json.loads((folder / "headword.json").read_text())
     edit(config)
     (folder / "headword.json").write_text(json.dumps(sealed(config)))
+
+
+def first_format(config, *without) -> None:
+    """The same, as format 1 names it; `without` what the oldest models have not."""
+    for old, new in {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}.items():
+        value = config.pop(new)
+        if old not in without:
+            config[old] = value
+    config["format"] = 1
+
+
+def test_the_first_format_is_migrated(copied, embedded):
+    change(copied, first_format)
+    loaded = headword.load(copied)
+    assert loaded.provenance() == embedded.provenance()
+    assert loaded.familiarity_fit == embedded.familiarity_fit
+    assert headword.load(loaded.save(copied.parent / "again")).provenance() == embedded.provenance()
+
+
+def test_the_oldest_models_lack_what_is_younger(copied):
+    change(copied, lambda config: first_format(config, "kinds", "coverage"))
+    loaded = headword.load(copied)
+    assert loaded.hypernym_weight == 0
+    assert loaded.familiarity_fit is None
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_all_labels_are_marked_and_modest(small, pictures) -> None:
     assert said["doubt"].startswith("it learnt from 5")
     assert said["model"]["scores"]["scale"] == pytest.approx(24 * 5 / 19)
     explained = json.loads(run("explain", folder, "a bird", "--json", "-"))["results"][0]
-    assert (explained["coverage"], explained["out_of_depth"]) == (None, True)
+    assert (explained["familiarity"], explained["out_of_depth"]) == (None, True)
 
 
 def test_a_model_remembers_and_an_older_one_loads(small, pictures, tmp_path) -> None:
@@ -106,12 +106,12 @@ def test_index_tags_search_and_the_api_say_so(small, pictures, tmp_path) -> None
         shutil.copy(pictures[name], tmp_path / "in" / pictures[name].name)
     build_index(small[1], tmp_path / "in", tmp_path / "index")
     said = json.loads(run("search", tmp_path / "index", "a bird", "--json", "-"))
-    assert (said["coverage"], said["out_of_depth"]) == (None, True)
+    assert (said["familiarity"], said["out_of_depth"]) == (None, True)
     assert "Out of the head's depth, take with care" in run("search", tmp_path / "index", "a bird")
     assert "Take these with care: it learnt from 5" in run("tag", tmp_path / "index", "--labels", "x,y")
     with served(Index.open(tmp_path / "index")) as live:
         reply = live.post("/search", {"text": "a bird"}).json
-        assert (reply["coverage"], reply["out_of_depth"]) == (None, True)
+        assert (reply["familiarity"], reply["out_of_depth"]) == (None, True)
         picture = reply["hits"][0]["path"]
         for where, more in (("/classify", {"pictures": [picture]}), ("/tag", {})):
             assert live.post(where, {"labels": LABELS, **more}).json["doubt"].startswith("it learnt from 5")
@@ -121,7 +121,7 @@ def test_index_tags_search_and_the_api_say_so(small, pictures, tmp_path) -> None
 def test_own_modules_of_every_size(embedded, pictures, rows) -> None:
     model = of_rows(embedded, rows)
     assert (model.doubt is None) == (rows >= FEW)
-    assert (model.coverage_fit is None) == (rows < FEW)
+    assert (model.familiarity_fit is None) == (rows < FEW)
     assert model.scores.fitted_on == (rows if rows >= 10 else 0)
     if rows <= 10:
         assert model.scores.scale < 12

@@ -36,7 +36,7 @@ def test_classify_a_collection(model, features, method):
     chances = model.classify(features, LABELS, collection=method, prior=prior)
     scores = collective_scores(
         model.encode_image(features),
-        model.encode_text(LABELS, template=model.template),
+        model.encode_text(LABELS, templates=model.templates),
         method=method,
         scale=model.scores.scale,
         shares=None if prior is None else label_shares(prior, LABELS),

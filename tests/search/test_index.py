@@ -96,7 +96,7 @@ def test_centre_on_none_takes_the_models_centre(tiny, photos, tmp_path):
     index = open_index(tmp_path / "ix", tiny)
     assert index.about()["centre"] == {"kind": "none", "images": 21}
     hits = index.search(QUERIES[0], k=100)
-    cosines = tiny.cosines([index.file(hit.path) for hit in hits], [QUERIES[0].text], template="{}")
+    cosines = tiny.cosines([index.file(hit.path) for hit in hits], [QUERIES[0].text], templates="{}")
     np.testing.assert_allclose([hit.score for hit in hits], cosines[:, 0].numpy(), atol=1e-5)
     draw(photos / "new.jpg", 7)
     build_index(tiny, photos, tmp_path / "ix")  # goes on as it began

@@ -16,7 +16,7 @@ LABELS = ["an ant", "a bee", "an elk in the snow", "cat"]
 
 @pytest.fixture(scope="module")
 def tiny():
-    return tiny_model(template=("{}", "a photo of {}"))
+    return tiny_model(templates=("{}", "a photo of {}"))
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def classified(tiny, index: Index, labels, **options):
 
 
 @pytest.mark.parametrize("none", [False, True])
-@pytest.mark.parametrize("template", [None, "a drawing of {}"])
-def test_tags_are_what_classify_says(tiny, index, none, template, monkeypatch):
+@pytest.mark.parametrize("templates", [None, "a drawing of {}"])
+def test_tags_are_what_classify_says(tiny, index, none, templates, monkeypatch):
     monkeypatch.setattr(tagging, "_ROWS", 7)
-    counts = index.tag(LABELS, template=template, none_of_these=none)
-    chances = classified(tiny, index, LABELS, template=template, none_of_these=none)
+    counts = index.tag(LABELS, templates=templates, none_of_these=none)
+    chances = classified(tiny, index, LABELS, templates=templates, none_of_these=none)
     hits = index.browse(k=1000)
     names = [*LABELS, None]
     best = chances.max(dim=1)
@@ -99,7 +99,7 @@ def test_progress_counts_images(index):
         (["a", "a"], {}, "give each once"),
         (["a", " "], {}, "is empty"),
         ("a,b", {}, "must be a list"),
-        (["a"], {"template": "no place"}, "exactly one"),
+        (["a"], {"templates": "no place"}, "exactly one"),
     ],
 )
 def test_mistakes_change_nothing(index, labels, options, match):

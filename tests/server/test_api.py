@@ -35,10 +35,10 @@ def test_words_find_their_picture_first(live: Live):
     scores = [hit["score"] for hit in reply.json["hits"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
-    assert reply.json["coverage"] == pytest.approx(live.index.coverage("a cup of coffee")[0], abs=1e-5)
+    assert reply.json["familiarity"] == pytest.approx(live.index.familiarity("a cup of coffee")[0], abs=1e-5)
     assert reply.json["out_of_depth"] is False
     assert live.post("/search", {"text": "quarterly accounting regulations"}).json["out_of_depth"] is True
-    assert live.post("/search", {"like": "cat.png"}).json["coverage"] is None
+    assert live.post("/search", {"like": "cat.png"}).json["familiarity"] is None
     assert reply.json["index_version"] == live.index.version
     assert paths(live.get("/search?q=a+cup+of+coffee&k=3")) == paths(reply)
 
@@ -139,7 +139,7 @@ def test_texts_are_encoded_once(live: Live, embedded):
 
 def test_tagging_and_filtering(live: Live):
     labels = ["a cat's face", "a cup of coffee", "a rocket launch", "a building"]
-    reply = live.post("/tag", {"labels": labels, "template": ["a photo of {}"]})
+    reply = live.post("/tag", {"labels": labels, "templates": ["a photo of {}"]})
     assert reply.status == 200
     counts = {row["tag"]: row["count"] for row in reply.json["tags"]}
     assert sum(counts.values()) == 14
@@ -156,7 +156,7 @@ def test_tagging_and_filtering(live: Live):
     assert len(paths(cats)) == counts["a cat's face"]
     tag_score = next(hit["tag_score"] for hit in cats.json["hits"] if hit["path"] == "cat.png")
     single = live.post(
-        "/classify", {"pictures": ["cat.png"], "labels": labels, "template": ["a photo of {}"]}
+        "/classify", {"pictures": ["cat.png"], "labels": labels, "templates": ["a photo of {}"]}
     )
     assert single.json["results"][0][0]["label"] == "a cat's face"
     assert single.json["results"][0][0]["probability"] == pytest.approx(tag_score, abs=1e-6)
@@ -180,9 +180,9 @@ def test_embed_is_the_model_own(live: Live, pictures, embedded):
     texts = [f"a thing of kind {n}" for n in range(40)]  # more than one piece
     reply = live.post(
         "/embed",
-        {"texts": texts, "images": [base64_of(pictures["cat"])], "template": ["a {}", "the {}"]},
+        {"texts": texts, "images": [base64_of(pictures["cat"])], "templates": ["a {}", "the {}"]},
     ).json
-    wanted = embedded.encode_text(texts, template=["a {}", "the {}"])
+    wanted = embedded.encode_text(texts, templates=["a {}", "the {}"])
     torch.testing.assert_close(torch.tensor(reply["texts"]), wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(
         torch.tensor(reply["images"]), embedded.encode_image([pictures["cat"]]), rtol=0, atol=1e-6
@@ -272,7 +272,7 @@ def test_a_changed_picture_gets_a_new_thumbnail(live: Live, pictures):
         ("/search", b"{", 422, "JSON"),
         ("/search", [1], 422, "dictionary"),
         ("/embed", {"texts": ["x"] * 257}, 422, "at most 256"),
-        ("/embed", {"texts": ["x"], "template": ["no place"]}, 400, 'exactly one "{}"'),
+        ("/embed", {"texts": ["x"], "templates": ["no place"]}, 400, 'exactly one "{}"'),
         ("/classify", {"labels": []}, 422, "labels: "),
         ("/classify", {"labels": ["a", "a"], "pictures": ["cat.png"]}, 400, "'a' is given 2 times"),
         ("/classify", {"labels": ["a"], "pictures": ["nope"]}, 404, "nope"),

@@ -264,7 +264,7 @@ def test_json_of_many_values(live: Live, body):
         *[(path, {"labels": ["a", "\0"]}) for path in ("/tag", "/classify")],
         ("/tag", {"labels": [f"label {n}" for n in range(100_000)]}),
         ("/tag", b'{"labels": ["\\udc80"]}'),
-        ("/tag", b'{"labels": ["a"], "template": ["\\ud800{}"]}'),
+        ("/tag", b'{"labels": ["a"], "templates": ["\\ud800{}"]}'),
         ("/classify", b'{"labels": ["a"], "pictures": ["\\ud800"]}'),
         ("/embed", b'{"texts": ["\\ud800"]}'),
         ("/search", b'{"like": "\\ud800"}'),
@@ -276,7 +276,7 @@ def test_json_of_many_values(live: Live, body):
         ("/search", b""),
         ("/search", b"1" * 100_000),
         ("/search", b'{"text": "a", "text": 7}'),
-        *[("/tag", {"labels": ["a"], "template": [t]}) for t in ("{", "{0}", "{{}}", "{x}", "{}{}", "%s")],
+        *[("/tag", {"labels": ["a"], "templates": [t]}) for t in ("{", "{0}", "{{}}", "{x}", "{}{}", "%s")],
     ],
 )  # fmt: skip
 def test_odd_bodies(live: Live, path, body):

@@ -152,7 +152,7 @@ def test_search_asks_the_server(live: Live, monkeypatch, tmp_path):
     monkeypatch.setattr(Index, "open", lambda *_, **__: live.index)
     cold = json.loads(run(*asked))
     for said in (warm, cold):
-        said["coverage"] = pytest.approx(said["coverage"], abs=1e-5)
+        said["familiarity"] = pytest.approx(said["familiarity"], abs=1e-5)
         for result in said["results"]:
             result["score"] = pytest.approx(result["score"], abs=1e-5)
     assert warm == cold

@@ -390,12 +390,12 @@ def test_what_the_server_cannot_do(page):
 
     def little(route):
         answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "coverage": 0.2})
+        route.fulfill(response=answer, json={**answer.json(), "familiarity": 0.2})
 
     page.route("**/search", little)
     page.fill("#words", "the mood of a Tuesday")
     page.wait_for_selector("#mark:visible")
-    assert "coverage 20 %" in page.locator("#mark").text_content()
+    assert "familiarity 20 %" in page.locator("#mark").text_content()
     page.unroute("**/search")
     page.route("**/search", lambda route: route.abort())
     page.fill("#words", "hello")

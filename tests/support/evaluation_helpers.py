@@ -37,7 +37,7 @@ class Colours:
     def __init__(self, name: str = "colours") -> None:
         self.name = name
         self.templates = ("{}",)
-        self.kinds = 0.0
+        self.hypernym_weight = 0.0
         self.scale = 20.0
         self.seen: list[int] = []
         self.read: list[str] = []

@@ -91,9 +91,9 @@ def classify(
     )
     cosines = classifier.cosines(embeds)
     chances = classifier.probabilities(classifier.logits(embeds, collection=collection, prior=stated))
-    fit, doubt, covered = encoder.coverage_fit, encoder.doubt, dict[str, float]()
+    fit, doubt, covered = encoder.familiarity_fit, encoder.doubt, dict[str, float]()
     if fit is not None:
-        covered = dict(zip(words, encoder.coverage(words).tolist(), strict=True))
+        covered = dict(zip(words, encoder.familiarity(words).tolist(), strict=True))
     far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
     words = classifier.classes_.tolist()
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
@@ -144,7 +144,7 @@ def classify(
         model=encoder.provenance(),
         protocol={
             "labels": words,
-            "templates": list(template or encoder.template),
+            "templates": list(template or encoder.templates),
             "multi_label": multi_label,
             "none_of_these": none_of_these,
             "collection": collection,
@@ -156,5 +156,5 @@ def classify(
         doubt=doubt,
         out_of_depth=far,
         unreadable=unreadable,
-        coverage=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
+        familiarity=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
     )

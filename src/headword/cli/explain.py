@@ -40,15 +40,17 @@ def explain(
 
     encoder = load(model, vision=vision, device=device, defer_vision=True)
     templates = template or ["{}"]
-    explained = encoder.explain(words, k=k, template=templates)
-    fit, doubt = encoder.coverage_fit, encoder.doubt
-    covered = None if fit is None else encoder.coverage(words, template=templates).tolist()
+    explained = encoder.explain(words, k=k, templates=templates)
+    fit, doubt = encoder.familiarity_fit, encoder.doubt
+    covered = None if fit is None else encoder.familiarity(words, templates=templates).tolist()
     results = []
     for n, (text, explanation) in enumerate(zip(words, explained, strict=True)):
-        coverage = None if covered is None else covered[n]
-        far = True if doubt else None if fit is None or coverage is None else coverage < fit.low
-        output.table(title(text, coverage, bool(far)), *cells(explanation))
-        results.append({"text": text, "coverage": coverage, "out_of_depth": far, **explanation.as_json()})
+        familiarity = None if covered is None else covered[n]
+        far = True if doubt else None if fit is None or familiarity is None else familiarity < fit.low
+        output.table(title(text, familiarity, bool(far)), *cells(explanation))
+        results.append(
+            {"text": text, "familiarity": familiarity, "out_of_depth": far, **explanation.as_json()}
+        )
     if doubt:
         output.say(f"Take all with care: {doubt}.")
     labels = quoted(",".join(words))
@@ -56,14 +58,14 @@ def explain(
     output.result(
         "explain",
         model=encoder.provenance(),
-        protocol={"templates": templates, "k": k, "coverage": None if fit is None else fit.as_json()},
+        protocol={"templates": templates, "k": k, "familiarity": None if fit is None else fit.as_json()},
         results=results,
     )
 
 
-def title(text: str, coverage: float | None, far: bool) -> str:
-    """The words, their coverage, and whether they are out of the head's depth."""
-    said = [*([] if coverage is None else [f"coverage {coverage:.2f}"]), *["out of its depth"] * far]
+def title(text: str, familiarity: float | None, far: bool) -> str:
+    """The words, their familiarity, and whether they are out of the head's depth."""
+    said = [*([] if familiarity is None else [f"familiarity {familiarity:.2f}"]), *["out of its depth"] * far]
     return f"{text} ({': '.join(said)})" if said else text
 
 

@@ -137,7 +137,7 @@ def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("text encoder", f"{text['kind']}:{text['id']} ({text['dim']} wide)"),
         ("text licence", text["licence"] or (_YOURS if trained else _UNKNOWN)),
         ("pairs", f"{pairs['number']:,} ({sources})" if pairs["number"] else "none: trained in one space"),
-        ("template", " | ".join(said["template"])),
+        ("templates", " | ".join(said["templates"])),
         ("aligner", f"{aligner['name']} ({settings})" if settings else aligner["name"]),
         ("image centre", str(Centre(**said["centre"]))),
         ("score scale", f"{scores['scale']:.1f}, {'learnt in training' if trained else _fit(scores)}"),

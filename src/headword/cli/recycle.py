@@ -99,7 +99,7 @@ def recycle(
         captions=captions,
         centre_on=None if centre_on == "none" else centre_on,
         words=words,
-        template=template,
+        templates=template,
         device=device,
         dtype=dtype,
         seed=seed,

@@ -80,10 +80,10 @@ def search(
         opened = Index.open(index, model=model, vision=vision, device=device)
         hits = opened.browse(k=k, where=where) if listing else opened.search(query, k=k, where=where)
         about, environment = opened.about(), None
-        known = None if text is None else opened.coverage(text)
+        known = None if text is None else opened.familiarity(text)
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
-        known = answer.coverage
+        known = answer.familiarity
     if paths:
         for path in absolute(index, hits):
             typer.echo(os.fsencode(path))
@@ -125,7 +125,7 @@ def search(
             }
             for hit in hits
         ],
-        coverage=None if known is None else known[0],
+        familiarity=None if known is None else known[0],
         out_of_depth=known is not None and known[1],
         **({} if environment is None else {"environment": environment}),
     )
@@ -149,7 +149,7 @@ def show_hits(
     output: Output,
     index: Path,
     hits: Sequence[Hit],
-    coverage: tuple[float | None, bool] | None = None,
+    familiarity: tuple[float | None, bool] | None = None,
     *,
     scored: bool = True,
 ) -> None:
@@ -164,6 +164,6 @@ def show_hits(
         output.table(f"Found in {index}", columns, rows, whole="image")
     else:
         output.say("No image satisfies the condition.")
-    if coverage is not None and coverage[1]:
-        known = "" if coverage[0] is None else f" (coverage {coverage[0]:.2f})"
+    if familiarity is not None and familiarity[1]:
+        known = "" if familiarity[0] is None else f" (familiarity {familiarity[0]:.2f})"
         output.say(f"Out of the head's depth{known}, take with care; headword explain MODEL WORDS says why.")

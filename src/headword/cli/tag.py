@@ -40,7 +40,7 @@ def tag(
 
     opened = Index.open(index, model=model, vision=vision, device=device)
     with output.progress("images") as progress:
-        counts = opened.tag(words, template=template, none_of_these=none_of_these, progress=progress)
+        counts = opened.tag(words, templates=template, none_of_these=none_of_these, progress=progress)
     untagged = len(opened) - sum(counts.values())
     rows = [
         (label, f"{counts.get(label, 0):,}") for label in [*counts, *(w for w in words if w not in counts)]

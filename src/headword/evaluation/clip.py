@@ -34,7 +34,7 @@ class Reference:
         return ("a photo of a {}",)
 
     @property
-    def kinds(self) -> float:
+    def hypernym_weight(self) -> float:
         """None: CLIP models read labels as they are."""
         return 0.0
 
@@ -70,7 +70,7 @@ class Reference:
             "weights_sha256": self.vision.fingerprint,
             "text_weights_sha256": self.text.fingerprint,
             "transform": self.vision.source.transform_settings,
-            "template": list(self.templates),
+            "templates": list(self.templates),
             "centre": {"kind": "default", "images": 0, "source": None},
         }
 

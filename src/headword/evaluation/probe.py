@@ -81,7 +81,7 @@ def few_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None 
     task = _open(subject, protocol, progress)
     check_spoken(task.data)
     templates = protocol.templates or task.data.templates or subject.templates
-    names = embed_names(subject.text, task.data.names, templates, hypernym_weight=subject.kinds)
+    names = embed_names(subject.text, task.data.names, templates, hypernym_weight=subject.hypernym_weight)
     notes: tuple[str, ...] = ()
 
     def scored(fitted: Subject, tests: Tensor) -> Tensor:

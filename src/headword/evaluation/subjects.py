@@ -37,7 +37,7 @@ class Subject(Protocol):
         """The model's own prompt templates."""
 
     @property
-    def kinds(self) -> float:
+    def hypernym_weight(self) -> float:
         """How much of a label is what it is a kind of; see `headword.encoders.prompts.Prompts`."""
 
     def image_embeds(self, features: Tensor) -> Tensor:
@@ -93,12 +93,12 @@ class Recycled:
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates of the fit."""
-        return self.model.template
+        return self.model.templates
 
     @property
-    def kinds(self) -> float:
+    def hypernym_weight(self) -> float:
         """The model's own."""
-        return self.model.kinds
+        return self.model.hypernym_weight
 
     @torch.inference_mode()
     def image_embeds(self, features: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def zero_shot(subject: Subject, protocol: Protocol, *, progress: Progress | None
     found = extract(subject.vision, data.images, progress=progress)
     subject, note = centred(subject, protocol, found, progress=progress)
     words = subject.text_embeds(
-        embed_names(subject.text, data.names, templates, hypernym_weight=subject.kinds)
+        embed_names(subject.text, data.names, templates, hypernym_weight=subject.hypernym_weight)
     )
     embeds = subject.image_embeds(found.features)
     shares = None if protocol.prior is None else label_shares(read_prior(protocol.prior), data.names)

@@ -24,17 +24,17 @@ NEIGHBOURS = 64
 AMONG = 100
 """How many names the right one is to come first among."""
 LOW_QUANTILE = 0.25
-"""Coverage below this quantile of the left-out classes' counts as out of the head's depth."""
+"""Familiarity below this quantile of the left-out classes' counts as out of the head's depth."""
 
 _FEWEST_NAMES = 50
 _RIDGE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class Familiarity:
     """From what a head was taught to a chance, for any text.
 
-    coverage = sigmoid(offset + agreement · a + knowledge · v), with a and v the `Taught.evidence` of the
+    familiarity = sigmoid(offset + agreement · a + knowledge · v), with a and v the `Taught.evidence` of the
     text: the estimated chance that a head row of that meaning finds the text first among `among` names. It
     says nothing of how hard the pictures are, nor of how alike the labels are that it competes with.
     """
@@ -50,7 +50,7 @@ class Coverage:
     """Number of left-out rows."""
 
     def of(self, evidence: Tensor) -> Tensor:
-        """`Taught.evidence` `[M, 2]` → coverage `[M]` between 0 and 1."""
+        """`Taught.evidence` `[M, 2]` → familiarity `[M]` between 0 and 1."""
         weights = evidence.new_tensor([self.agreement, self.knowledge])
         return torch.sigmoid(evidence @ weights + self.offset)
 
@@ -116,8 +116,8 @@ class Taught:
         return torch.stack([ratio.log(), explained], dim=1)
 
 
-def fit_coverage(aligner: Aligner, left_out: LeftOut | None) -> Coverage | None:
-    """Fit `Coverage` on what the mapping said of left-out classes, and says of those it was taught.
+def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity | None:
+    """Fit `Familiarity` on what the mapping said of left-out classes, and says of those it was taught.
 
     A logistic regression of the chance to be found on the evidence. Left-out rows tell how success falls
     with distance from the rest; the rows the mapping was fitted on, at their own names, tell what holds for
@@ -152,7 +152,7 @@ def fit_coverage(aligner: Aligner, left_out: LeftOut | None) -> Coverage | None:
     weight = torch.cat([torch.full_like(part, 0.5 / len(part)) for part in (out, taught)])
     X = torch.cat(evidence)
     offset, agreement, knowledge = _logistic(X, torch.cat([out, taught]).to(X), weight.to(X))
-    fit = Coverage(offset, agreement, knowledge, low=0.0, among=among, fitted_on=len(out))
+    fit = Familiarity(offset, agreement, knowledge, low=0.0, among=among, fitted_on=len(out))
     return replace(fit, low=float(fit.of(X[: len(out)]).quantile(LOW_QUANTILE)))
 
 

@@ -16,11 +16,11 @@ from headword.model import DualEncoder
 def fingerprint_of(model: DualEncoder) -> str:
     """sha256 over all that images, words and tags depend on: encoders, templates, aligner, scores."""
     said = model.provenance()
-    kept = {
+    kept = {  # by the names of the first format, so that old indexes keep their models
         "vision": encoder_identity(model.vision),
         "text": [said["text"]["weights_sha256"], said["text"]["tokenizer_sha256"]],
-        "template": said["template"],
-        "kinds": said["kinds"],
+        "template": said["templates"],
+        "kinds": said["hypernym_weight"],
         "aligner": said["aligner"],
         "scores": said["scores"],
     }

@@ -166,13 +166,13 @@ class Index:
         """
         return self.nearest(self.encode([query]), k=k, where=where)[0]
 
-    def coverage(self, text: str) -> tuple[float | None, bool] | None:
+    def familiarity(self, text: str) -> tuple[float | None, bool] | None:
         """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
 
         None for a model that cannot tell. Of one that there is a `doubt` about, all texts are out of its
         depth, by no number.
         """
-        return coverage(self.model, [text])[0]
+        return familiarity(self.model, [text])[0]
 
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
@@ -299,7 +299,7 @@ class Index:
         self,
         labels: Sequence[str] | Classifier,
         *,
-        template: str | Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
         none_of_these: bool = False,
         progress: Progress | None = None,
     ) -> dict[str, int]:
@@ -314,7 +314,7 @@ class Index:
 
         self.reload()
         if not isinstance(labels, Classifier):
-            labels = self.model.classifier(labels, templates=template, none_of_these=none_of_these)
+            labels = self.model.classifier(labels, templates=templates, none_of_these=none_of_these)
         tag_index(self.path, self.model, labels, progress=progress)
         self.reload()
         return self.tags()
@@ -336,11 +336,11 @@ class Index:
         return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
 
 
-def coverage(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float | None, bool] | None]:
-    """`Index.coverage` of each of some texts."""
-    fit = model.coverage_fit
+def familiarity(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float | None, bool] | None]:
+    """`Index.familiarity` of each of some texts."""
+    fit = model.familiarity_fit
     if model.doubt is not None:
         return [(None, True)] * len(texts)
     if fit is None or not texts:
         return [None] * len(texts)
-    return [(known, known < fit.low) for known in model.coverage(texts).tolist()]
+    return [(known, known < fit.low) for known in model.familiarity(texts).tolist()]

@@ -54,7 +54,7 @@ def tag_index(
     """
     from headword.search.commit import publish, version_of
 
-    templates = check_templates(classifier.templates or model.template)
+    templates = check_templates(classifier.templates or model.templates)
     tags = Labels(list(classifier.labels), list(templates), classifier.none_of_these)
     with writing(folder):
         before = Manifest.read(folder)

@@ -135,12 +135,12 @@ async def search(service: Served, request: schemas.SearchRequest) -> schemas.Sea
         query = replace(query, image=await service.pixels(model, request.image))
     query.check()
     result = await service.search(Search(query, request.k, where, model))
-    coverage, out_of_depth = result.coverage or (None, False)
+    familiarity, out_of_depth = result.familiarity or (None, False)
     return schemas.SearchResponse(
         text=query.text,
         negative=list(query.negative),
         hits=[schemas.Picture.model_validate(hit) for hit in result.hits],
-        coverage=coverage,
+        familiarity=familiarity,
         out_of_depth=out_of_depth,
         seconds=time.perf_counter() - start,
         index_version=result.version,
@@ -177,7 +177,7 @@ def _condition(tag: str | None, where: str | None) -> Condition | None:
 async def embed(service: Served, request: schemas.EmbedRequest) -> schemas.EmbedResponse:
     """Bring texts and images into the shared space."""
     model = (await service.newest()).model
-    texts = await service.encode_text(model, request.texts, check_templates(request.template))
+    texts = await service.encode_text(model, request.texts, check_templates(request.templates))
     pixels = service.each_pixels(model, request.images)
     images = [(await service.run(model.encode_image, picture))[0].tolist() async for picture in pixels]
     return schemas.EmbedResponse(dim=model.dim, texts=texts.tolist(), images=images)
@@ -244,8 +244,8 @@ async def tags(service: Served) -> schemas.TagsResponse:
 
 def _checked(model: DualEncoder, request: schemas.Labelling) -> tuple[list[str], tuple[str, ...]]:
     """Labels and templates that are good; the model's own templates where none are given."""
-    template = model.template if request.template is None else request.template
-    return check_labels(tidy_labels(request.labels)), check_templates(template)
+    templates = model.templates if request.templates is None else request.templates
+    return check_labels(tidy_labels(request.labels)), check_templates(templates)
 
 
 # ---- pictures

@@ -86,8 +86,8 @@ class ServerAnswer:
     """The `model` and the `engine` of the index, read from its folder: a server says no paths."""
     environment: dict[str, Any]
     """The server's; empty unless it was asked for."""
-    coverage: tuple[float | None, bool] | None
-    """As `Index.coverage`."""
+    familiarity: tuple[float | None, bool] | None
+    """As `Index.familiarity`."""
 
 
 def ask_server(
@@ -121,7 +121,7 @@ def ask_server(
         result = _ask(running, "POST", "/search", json.dumps(body).encode())
         if result["index_version"] != manifest.version:
             return None
-        known, far = result["coverage"], bool(result["out_of_depth"])
+        known, far = result["familiarity"], bool(result["out_of_depth"])
         return ServerAnswer(
             running.url,
             [Hit(**hit) for hit in result["hits"]],

@@ -86,7 +86,7 @@ class TextVectors:
 
 
 def remembering(model: DualEncoder) -> DualEncoder:
-    """The same model, which reads a text once for all that is asked of it: a query, its coverage, a label."""
+    """The same model, which reads a text once for all that is asked of it: queries, familiarity, labels."""
     source = model.text.source
     fresh = copy.copy(model)
     fresh.text = replace(model.text, source=replace(source, embed=TextVectors(source.embed)))

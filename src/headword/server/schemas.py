@@ -122,7 +122,7 @@ class SearchResponse(BaseModel):
     text: str | None
     negative: list[str]
     hits: list[Picture]
-    coverage: float | None = Field(
+    familiarity: float | None = Field(
         default=None,
         description="How well the head knows the words, 0 … 1; null if not judged.",
     )
@@ -144,7 +144,7 @@ class EmbedRequest(_Closed):
 
     texts: list[Text] = Field(default=[], max_length=MAX_TEXTS)
     images: list[Upload] = Field(default=[], max_length=MAX_IMAGES)
-    template: Templates = Field(default=["{}"], description='Each with one "{}" for the text; averaged.')
+    templates: Templates = Field(default=["{}"], description='Each with one "{}" for the text; averaged.')
 
 
 class EmbedResponse(BaseModel):
@@ -159,7 +159,7 @@ class Labelling(_Closed):
     """Labels to choose from."""
 
     labels: Labels
-    template: Templates | None = Field(default=None, description="The model's own where not given.")
+    templates: Templates | None = Field(default=None, description="The model's own where not given.")
     none_of_these: bool = Field(default=False, description="Pictures that no label fits get none.")
 
 

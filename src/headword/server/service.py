@@ -25,7 +25,7 @@ from headword.errors import HeadwordError
 from headword.model import DualEncoder
 from headword.results import environment
 from headword.search.filter import Condition
-from headword.search.index import Index, coverage
+from headword.search.index import Index, familiarity
 from headword.search.manifest import NAME as MANIFEST
 from headword.search.query import Hit, Query
 from headword.server.guard import outward
@@ -77,8 +77,8 @@ class SearchResult:
     """What a search found, all of it in one version of the index."""
 
     hits: list[Hit]
-    coverage: tuple[float | None, bool] | None
-    """See `Index.coverage`; None without a text."""
+    familiarity: tuple[float | None, bool] | None
+    """See `Index.familiarity`; None without a text."""
     version: str
 
 
@@ -146,11 +146,11 @@ class Service:
         return await self.read(read)
 
     async def encode_text(
-        self, model: DualEncoder, texts: Sequence[str], template: tuple[str, ...]
+        self, model: DualEncoder, texts: Sequence[str], templates: tuple[str, ...]
     ) -> Tensor:
         """N texts → unit vectors `[N, D]`, in pieces between searches."""
         parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-        vectors = [await self.run(model.encode_text, part, template=template) for part in parts]
+        vectors = [await self.run(model.encode_text, part, templates=templates) for part in parts]
         return torch.cat([torch.empty(0, model.dim), *vectors])
 
     async def classifier(
@@ -236,7 +236,7 @@ class Service:
             most = max(batch[place].k for place in places)
             hits |= zip(places, index.nearest(vectors[places], k=most, where=where), strict=True)
         texts = list(dict.fromkeys(search.query.text for search in batch if search.query.text is not None))
-        known = dict(zip(texts, coverage(model, texts), strict=True))
+        known = dict(zip(texts, familiarity(model, texts), strict=True))
         return [
             SearchResult(hits[place][: search.k], known.get(search.query.text or ""), index.version)
             for place, search in enumerate(batch)

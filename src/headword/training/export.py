@@ -39,7 +39,7 @@ def save_trained(
     folder: str | os.PathLike[str],
     *,
     provenance: Mapping[str, Any],
-    template: str | Sequence[str] = DEFAULT_TEMPLATE,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
     overwrite: bool = False,
 ) -> Path:
     """Save a trained model, without its token head, as a folder that `headword.load` reads.
@@ -51,14 +51,14 @@ def save_trained(
         blueprint: its architecture and preprocessing.
         folder: must not hold anything yet, unless `overwrite` and it is a saved model.
         provenance: what it was trained on and how, as JSON.
-        template: the default of the model's `classify`.
+        templates: the default of the model's `classify`.
         overwrite: replace a saved model that is there.
 
     Raises:
         HeadwordError: if the folder cannot be written; nothing is left half-written.
     """
     target = Path(folder)
-    templates = check_templates(template)
+    templates = check_templates(templates)
     check_new_folder(target, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="headword-") as temporary:
         clip = Path(temporary) / COPY
@@ -72,7 +72,7 @@ def save_trained(
             text=text,
             aligner=Identity.of(vision.dim),
             pairs=None,
-            template=templates,
+            templates=templates,
             scores=scores_of(model),
             centre=Centre("default"),
             timings={},

@@ -72,9 +72,9 @@ function draw(said, milliseconds) {
   $("mark").hidden = covered;
   if (!covered)
     $("mark").textContent =
-      said.coverage === null
+      said.familiarity === null
         ? "The head knows too little to be relied on: take these with care."
-        : `Far from what the head knows (coverage ${Math.round(100 * said.coverage)} %): take these with care.`;
+        : `Far from what the head knows (familiarity ${Math.round(100 * said.familiarity)} %): take these with care.`;
 }
 
 function sentence(said, total, milliseconds) {

@@ -1,4 +1,4 @@
-"""Coverage: its formulas against naive ones, and what it says of planted and of real heads."""
+"""Familiarity: its formulas against naive ones, and what it says of planted and of real heads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from headword.aligners import KernelRidge
 from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.pairs import Pairs
-from headword.scoring import familiarity as coverage
-from headword.scoring.familiarity import PENALTY, TAU, Taught, chance_first, fit_coverage
+from headword.scoring import familiarity
+from headword.scoring.familiarity import PENALTY, TAU, Taught, chance_first, fit_familiarity
 from headword.scoring.probabilities import leave_classes_out
 
 
@@ -56,7 +56,7 @@ def test_own_process_of_the_nearest_names_is_the_whole_where_there_are_no_more(m
     pairs, asked = planted(60), torch.randn(5, 19, generator=torch.Generator().manual_seed(1))
     whole = Taught(pairs, local=False).evidence(asked)
     torch.testing.assert_close(Taught(pairs, local=True).evidence(asked), whole, atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr(coverage, "NEIGHBOURS", 7)
+    monkeypatch.setattr(familiarity, "NEIGHBOURS", 7)
     for text, said in zip(asked, Taught(pairs, local=True).evidence(asked), strict=True):
         near = (pairs.text @ F.normalize(text, dim=0)).topk(7).indices
         own = prepared(pairs)[1][near].double()
@@ -67,10 +67,10 @@ def test_own_process_of_the_nearest_names_is_the_whole_where_there_are_no_more(m
 
 def test_many_pairs_use_the_nearest_names(monkeypatch) -> None:
     pairs, asked = planted(60), torch.randn(5, 19)
-    monkeypatch.setattr(coverage, "NEIGHBOURS", 7)
-    monkeypatch.setattr(coverage, "MOST_EXACT", 59)
+    monkeypatch.setattr(familiarity, "NEIGHBOURS", 7)
+    monkeypatch.setattr(familiarity, "MOST_EXACT", 59)
     assert torch.equal(Taught(pairs).evidence(asked), Taught(pairs, local=True).evidence(asked))
-    monkeypatch.setattr(coverage, "MOST_EXACT", 60)
+    monkeypatch.setattr(familiarity, "MOST_EXACT", 60)
     assert torch.equal(Taught(pairs).evidence(asked), Taught(pairs, local=False).evidence(asked))
 
 
@@ -99,7 +99,7 @@ def test_chance_first_by_counting_all_draws(scores: list[int], data: st.DataObje
 def test_words_near_rows_that_agree_are_covered_and_words_near_noise_are_not() -> None:
     pairs = half_noise()
     aligner = KernelRidge().fit(pairs)
-    fit = fit_coverage(aligner, leave_classes_out(aligner, pairs))
+    fit = fit_familiarity(aligner, leave_classes_out(aligner, pairs))
     assert fit is not None
     assert (fit.fitted_on, fit.among) == (300, 60)
     fresh = planted(200, seed=5).text
@@ -113,7 +113,7 @@ def test_a_quarter_of_left_out_classes_is_out_of_depth() -> None:
     pairs = half_noise()
     aligner = KernelRidge().fit(pairs)
     left_out = leave_classes_out(aligner, pairs)
-    fit = fit_coverage(aligner, left_out)
+    fit = fit_familiarity(aligner, left_out)
     assert fit is not None
     below = 0
     for rows in left_out.rows:
@@ -122,8 +122,8 @@ def test_a_quarter_of_left_out_classes_is_out_of_depth() -> None:
     assert below == 75
 
 
-def test_too_few_classes_have_no_coverage() -> None:
+def test_too_few_classes_have_no_familiarity() -> None:
     pairs = planted(49)
     aligner = KernelRidge().fit(pairs)
-    assert fit_coverage(aligner, leave_classes_out(aligner, pairs)) is None
-    assert fit_coverage(aligner, leave_classes_out(aligner, pairs[:5])) is None
+    assert fit_familiarity(aligner, leave_classes_out(aligner, pairs)) is None
+    assert fit_familiarity(aligner, leave_classes_out(aligner, pairs[:5])) is None

@@ -1,11 +1,11 @@
-"""Does coverage, learnt from the head alone, tell which labels a model will get right?
+"""Does familiarity, learnt from the head alone, tell which labels a model will get right?
 
 Protocol: the embedded default, each set centred on its own images, bare names. For every class of four sets:
-its coverage, and the share of its images that get its name (per-class accuracy). Spearman's rank correlation
-of the two, within each set and over the classes of all sets, with 95 % intervals of a bootstrap over classes,
-beside two baselines: the largest cosine of the class's name to a name of the head, and the norm of the text's
-vector before it is normalised. The difference to the cosine is bootstrapped on the same resamples. Folds of
-another seed say how well coverage is calibrated on the head's own classes.
+its familiarity, and the share of its images that get its name (per-class accuracy). Spearman's rank
+correlation of the two, within each set and over the classes of all sets, with 95 % intervals of a bootstrap
+over classes, beside two baselines: the largest cosine of the class's name to a name of the head, and the norm
+of the text's vector before it is normalised. The difference to the cosine is bootstrapped on the same
+resamples. Folds of another seed say how well familiarity is calibrated on the head's own classes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from headword.scoring.familiarity import Taught, chance_first
 from headword.scoring.probabilities import leave_classes_out, taught_rows
 
 RESAMPLES = 2_000
-SCORES = ("coverage", "cosine_to_nearest_name", "norm")
+SCORES = ("familiarity", "cosine_to_nearest_name", "norm")
 
 
 def main() -> None:
     model = headword.recycle()
-    assert model.coverage_fit is not None
+    assert model.familiarity_fit is not None
     columns: dict[str, dict[str, Tensor]] = {name: per_class(model, name) for name in CLASSIFICATION}
     pooled = {key: torch.cat([c[key] for c in columns.values()]) for key in (*SCORES, "accuracy")}
-    low = pooled["coverage"] < model.coverage_fit.low
+    low = pooled["familiarity"] < model.familiarity_fit.low
     farthest = pooled["cosine_to_nearest_name"].argsort()[: int(low.sum())]
     untaught = pooled["cosine_to_nearest_name"] < 0.9999
     groups = {**columns, "all sets": pooled, "all sets, names not in the head": rows_of(pooled, untaught)}
@@ -43,17 +43,17 @@ def main() -> None:
             "mean_accuracy_of_as_many_farthest_by_cosine": 100 * float(pooled["accuracy"][farthest].mean()),
             "mean_accuracy_of_the_others": 100 * float(pooled["accuracy"][~low].mean()),
             "by_set": {
-                name: [len(c["coverage"]), int((c["coverage"] < model.coverage_fit.low).sum())]
+                name: [len(c["familiarity"]), int((c["familiarity"] < model.familiarity_fit.low).sum())]
                 for name, c in columns.items()
             },
         },
         "left_out_classes_of_the_head": reliability(model),
     }
     write(
-        "coverage",
+        "familiarity",
         {
             "metrics": metrics,
-            "fit": model.coverage_fit.as_json(),
+            "fit": model.familiarity_fit.as_json(),
             "protocol": {
                 "sets": CLASSIFICATION,
                 "centre": "each set's own images",
@@ -82,7 +82,7 @@ def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
     taught = F.normalize(taught_rows(model.pairs).text, dim=1)
     assert isinstance(model.aligner, KernelRidge)
     return {
-        "coverage": model.coverage(names),
+        "familiarity": model.familiarity(names),
         "cosine_to_nearest_name": (texts @ taught.T).max(dim=1).values,
         "norm": model.aligner._map_text(texts).norm(dim=1),
         "accuracy": torch.tensor([float((said[labels == c] == c).float().mean()) for c in there]),
@@ -90,7 +90,7 @@ def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
 
 
 def correlations(columns: dict[str, Tensor]) -> dict[str, object]:
-    """Each score's rank correlation with accuracy, and by how much coverage's is above the cosine's."""
+    """Each score's rank correlation with accuracy, and by how much familiarity's is above the cosine's."""
     n, drawn = len(columns["accuracy"]), torch.Generator().manual_seed(0)
     picks = [torch.randint(n, (n,), generator=drawn) for _ in range(RESAMPLES)]
     runs = {
@@ -101,7 +101,9 @@ def correlations(columns: dict[str, Tensor]) -> dict[str, object]:
     for score in SCORES:
         value = spearman(columns[score], columns["accuracy"])
         found[score] = {"rho": value, "interval": interval(runs[score])}
-    found["coverage_above_cosine_interval"] = interval(runs["coverage"] - runs["cosine_to_nearest_name"])
+    found["familiarity_above_cosine_interval"] = interval(
+        runs["familiarity"] - runs["cosine_to_nearest_name"]
+    )
     return found
 
 
@@ -126,8 +128,8 @@ def interval(values: Tensor) -> list[float]:
 
 
 def reliability(model: DualEncoder, seed: int = 1) -> dict[str, object]:
-    """Coverage of left-out classes against the chance they turned out to have, by quarters of coverage."""
-    fit = model.coverage_fit
+    """Familiarity of left-out classes against the chance they turned out to have, by its quarters."""
+    fit = model.familiarity_fit
     assert fit is not None
     assert model.pairs is not None
     left_out = leave_classes_out(model.aligner, model.pairs, seed=seed)
@@ -140,13 +142,13 @@ def reliability(model: DualEncoder, seed: int = 1) -> dict[str, object]:
         said.append(fit.of(Taught(rest).evidence(asked)))
         cosine.append((F.normalize(asked, dim=1) @ F.normalize(rest.text, dim=1).T).max(dim=1).values)
         was.append(chance_first(cosines, right, fit.among))
-    coverage, chance = torch.cat(said), torch.cat(was)
-    quarters = torch.tensor_split(coverage.argsort(), 4)
+    familiarity, chance = torch.cat(said), torch.cat(was)
+    quarters = torch.tensor_split(familiarity.argsort(), 4)
     return {
         "seed_of_the_folds": seed,
-        "spearman": spearman(coverage, chance),
+        "spearman": spearman(familiarity, chance),
         "spearman_of_cosine_to_nearest_name": spearman(torch.cat(cosine), chance),
-        "mean_coverage_by_quarter": [100 * float(coverage[q].mean()) for q in quarters],
+        "mean_familiarity_by_quarter": [100 * float(familiarity[q].mean()) for q in quarters],
         "found_first_by_quarter": [100 * float(chance[q].mean()) for q in quarters],
     }
 
