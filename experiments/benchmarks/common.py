@@ -16,7 +16,7 @@ from torch import Tensor
 from headword.data.folders import ClassFolders, class_folders
 from headword.encoders import VisionEncoder
 from headword.extract import image_features
-from headword.saved import versions
+from headword.results import versions
 
 RESULTS = Path(__file__).parent / "results"
 CLASSIFICATION = ("cifar10", "caltech101", "tiny_imagenet", "tf_flowers")

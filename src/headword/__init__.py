@@ -15,7 +15,7 @@ _HOMES = {
     "HeadwordError": "headword.errors",
     "Pairs": "headword.aligners.pairs",
     "list_images": "headword.data.folders",
-    "load": "headword.saved",
+    "load": "headword.model",
     "load_text": "headword.encoders",
     "load_vision": "headword.encoders",
     "make_aligner": "headword.aligners",
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from headword.encoders import load_vision as load_vision
     from headword.errors import HeadwordError as HeadwordError
     from headword.model import DualEncoder as DualEncoder
+    from headword.model import load as load
     from headword.recycling import recycle as recycle
-    from headword.saved import load as load
 
 
 def __getattr__(name: str) -> Any:

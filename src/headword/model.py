@@ -17,36 +17,18 @@ from headword.aligners.pairs import Pairs
 from headword.classifier import Classifier
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.prompts import check_labels, check_templates, embed_names
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress, extract, image_features
 from headword.extract.given import Pool
+from headword.files import expand
 from headword.head.names import ClassName
-from headword.scoring.centring import STRENGTH, RunningCentre
+from headword.saved import read_model, write_model
+from headword.scoring.centring import STRENGTH, Centre, RunningCentre
 from headword.scoring.explain import Explanation, explain
-from headword.scoring.familiarity import Familiarity, Taught
+from headword.scoring.familiarity import Depth, Familiarity, Taught
 from headword.scoring.probabilities import Scores, names_taught, taught_rows
 from headword.scoring.transductive import OFF, Hubs
-
-
-@dataclass(frozen=True, slots=True)
-class Centre:
-    """What the image side is centred on, and where that came from."""
-
-    kind: str
-    """"default" (the aligner's own: see its docs) or "pool" (the mean of unlabelled images)."""
-    images: int = 0
-    """How many images the pool had."""
-    source: str | None = None
-    """The pool's folder, where it was one."""
-    unreadable: int = 0
-    """How many further images of the pool could not be read."""
-
-    def __str__(self) -> str:
-        if self.kind == "default":
-            return "not centred (the aligner's default centre)"
-        where = f" from {self.source}" if self.source else ""
-        left_out = f" ({self.unreadable:,} unreadable left out)" if self.unreadable else ""
-        return f"mean of {self.images:,} images{where}{left_out}"
 
 
 @dataclass(slots=True, repr=False)
@@ -83,9 +65,7 @@ class DualEncoder:
 
     @property
     def one_space(self) -> bool:
-        """Whether the encoders were trained in one space: it is as it should be, and never centred unless
-        asked. A recycled model is centred on what it labels and searches where nobody says otherwise.
-        """
+        """Whether the encoders were trained in one space; such a model is never centred unless asked."""
         return self.pairs is None
 
     @property
@@ -98,7 +78,7 @@ class DualEncoder:
     @property
     def dim(self) -> int:
         """Width D of the shared space."""
-        return int(self.aligner.text(torch.zeros(1, self.text.dim, device=self._device)).shape[1])
+        return self.aligner.shared_dim
 
     def image_features(self, images: object, **options: Any) -> Tensor:
         """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
@@ -140,19 +120,29 @@ class DualEncoder:
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        extracted = extract(
-            self.vision, images, batch_size=batch_size, progress=progress, strict=skipped is None
-        )
+        strict = skipped is None
+        extracted = extract(self.vision, images, batch_size=batch_size, progress=progress, strict=strict)
         if skipped is not None:
             skipped |= extracted.errors
-        return self._image_side(extracted.features, centre)
+        features = extracted.features
+        broken = (~torch.isfinite(features).all(dim=1)).nonzero()
+        if len(broken):
+            raise HeadwordError(
+                f"the features of {len(broken)} of {len(features)} images are not finite, the first in row "
+                f"{int(broken[0])}"
+            )
+        centres = None if centre is None else centre.centres(features).to(self.aligner.centre_)
+        with torch.inference_mode():
+            return self.aligner.image(features.to(self._device), centres).float().cpu()
 
     def encode_text(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
         """Texts → float32 `[N, D]`, unit norm; with several templates, of their average.
 
         A noun that WordNet knows is read with what it is a kind of, as far as `hypernym_weight` says.
         """
-        return self._text_side(embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight))
+        embedded = embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight)
+        with torch.inference_mode():
+            return self.aligner.text(embedded.to(self._device)).float().cpu()
 
     def cosines(
         self,
@@ -207,15 +197,9 @@ class DualEncoder:
         """Probabilities `[N, L]` of labels, any words: `classifier(labels).predict_proba(images)`.
 
         Args:
-            images: as for `encode_image`.
+            images: as for `encode_image`, as are `centre` and `batch_size`.
             labels: as for `classifier`, as are `templates`, `multi_label` and `none_of_these`.
-            templates: see there.
-            multi_label: see there.
-            none_of_these: see there.
-            collection: label all the images at once; see `Classifier.logits`.
-            prior: for "sinkhorn"; see there.
-            centre: as for `encode_image`.
-            batch_size: images that go through the model together.
+            collection: label all the images at once; see `Classifier.logits`, also for `prior`.
 
         Raises:
             HeadwordError: for a bad label, template or option, or an unreadable image.
@@ -223,11 +207,10 @@ class DualEncoder:
         classifier = self.classifier(
             labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
         )
-        return torch.from_numpy(
-            classifier.predict_proba(
-                images, collection=collection, prior=prior, centre=centre, batch_size=batch_size
-            )
+        chances = classifier.predict_proba(
+            images, collection=collection, prior=prior, centre=centre, batch_size=batch_size
         )
+        return torch.from_numpy(chances)
 
     def search(
         self,
@@ -244,10 +227,9 @@ class DualEncoder:
         more images than fit in memory at once, or again and again, build an index.
         """
         embeds, words = self.encode_image(images), self.encode_text(queries, templates=templates)
-        if hubs is None:
-            scores = words @ embeds.T
-        else:
-            scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
+        if hubs is not None:
+            words = hubs.centred(words)
+        scores = words @ embeds.T - (0 if hubs is None else hubs.image_penalty(embeds))
         best = scores.topk(min(k, len(embeds)), dim=1)
         return best.indices, best.values
 
@@ -262,24 +244,20 @@ class DualEncoder:
         return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
 
     def running_centre(self, strength: float = STRENGTH) -> RunningCentre:
-        """A centre for images that arrive one after the other; starts from the one the model has.
-
-        Args:
-            strength: how many images the model's own centre counts as.
-
-        Raises:
-            HeadwordError: if it is not positive.
+        """A centre for images that arrive one after the other; starts from the model's own, which counts as
+        `strength` images, more than 0.
         """
         return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
-    def out_of_depth(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> list[str]:
-        """Those of the texts to take with care: all where there is a `doubt`, else the unfamiliar."""
-        if self.doubt is not None:
-            return list(texts)
-        if self.familiarity_fit is None:
-            return []
-        known = self.familiarity(texts, templates=templates).tolist()
-        return [text for text, value in zip(texts, known, strict=True) if value < self.familiarity_fit.low]
+    def depths(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> list[Depth]:
+        """How familiar each text is and whether it is out of the head's depth, as all are if there is a
+        `doubt`; both None where the model cannot tell.
+        """
+        fit, doubted = self.familiarity_fit, self.doubt is not None
+        if fit is None or not texts:
+            return [Depth(None, doubted or None)] * len(texts)
+        values = self.familiarity(texts, templates=templates).tolist()
+        return [Depth(value, doubted or value < fit.low) for value in values]
 
     @torch.inference_mode()
     def familiarity(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
@@ -294,14 +272,13 @@ class DualEncoder:
         Raises:
             HeadwordError: if the model has no `familiarity_fit`.
         """
-        if self.familiarity_fit is None:
+        if self.familiarity_fit is None or self.pairs is None:
             raise HeadwordError(
                 "this model cannot tell its familiarity: its head has fewer than 50 classes, or an older "
                 "headword made it; recycle again"
             )
-        pairs = self._recycled_pairs()
-        if self._taught is None or self._taught[0] is not pairs:
-            self._taught = (pairs, Taught(taught_rows(pairs.to(device=self._device))))
+        if self._taught is None or self._taught[0] is not self.pairs:
+            self._taught = (self.pairs, Taught(taught_rows(self.pairs.to(device=self._device))))
         embedded = embed_names(self.text, texts, templates).to(self._device)
         return self.familiarity_fit.of(self._taught[1].evidence(embedded)).float().cpu()
 
@@ -309,27 +286,19 @@ class DualEncoder:
     def explain(
         self, texts: Sequence[str], *, k: int = 10, templates: str | Sequence[str] = "{}"
     ) -> list[Explanation]:
-        """Which of the pairs' prototypes make up each text's vector, the heaviest `k` of them.
-
-        Args:
-            texts: any words.
-            k: how many prototypes of each.
-            templates: as in `encode_text`.
+        """Which of the pairs' prototypes make up the vector that `encode_text` gives a text: the heaviest k.
 
         Raises:
             HeadwordError: if k is not positive, or a text is none.
         """
-        pairs = self._recycled_pairs().to(device=self._device)
-        said = embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight).to(self._device)
-        return explain(self.aligner, pairs, said, k=k)
-
-    def _recycled_pairs(self) -> Pairs:
         if self.pairs is None:
             raise HeadwordError(
                 "this model was trained on captions and has no head's rows to explain words by; "
                 "give one that headword recycle made"
             )
-        return self.pairs
+        embedded = embed_names(self.text, texts, templates, hypernym_weight=self.hypernym_weight)
+        pairs = self.pairs.to(device=self._device)
+        return explain(self.aligner, pairs, embedded.to(self._device), k=k)
 
     def centre_on(self, source: object, *, batch_size: int = 32, progress: Progress | None = None) -> Self:
         """Centre the image side on an unlabelled pool, in place; returns the model.
@@ -370,51 +339,60 @@ class DualEncoder:
         Raises:
             HeadwordError: if the folder cannot be written; nothing is left half-written.
         """
-        from headword.saved import save
-
-        return save(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+        return write_model(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 
     def provenance(self) -> dict[str, Any]:
         """Where every part came from, as JSON: what results carry and `headword.json` holds."""
-        pairs = {"number": 0, "sources": {}}
-        if self.pairs is not None:
-            pairs = {"number": len(self.pairs), "sources": self.pairs.sources}
-        said = {
+        sources = {} if self.pairs is None else self.pairs.sources
+        parts = {
             "vision": self.vision.provenance(),
             "text": self.text.provenance(),
             "templates": list(self.templates),
             "hypernym_weight": self.hypernym_weight,
             "aligner": {"name": self.aligner.name, "settings": self.aligner.settings},
-            "pairs": pairs,
+            "pairs": {"number": sum(sources.values()), "sources": sources},
             "centre": asdict(self.centre),
             "scores": self.scores.as_json(),
+            "training": self.training,
+            "doubt": self.doubt,
         }
-        more = {"training": self.training, "doubt": self.doubt}
-        return said | {name: value for name, value in more.items() if value is not None}
+        return {name: value for name, value in parts.items() if value is not None}
 
     @property
     def _device(self) -> torch.device:
         return self.aligner.centre_.device
 
     def __repr__(self) -> str:
-        doubt = f", take with care: {self.doubt}" * (self.doubt is not None)
-        return (
-            f"DualEncoder({self.vision!r}, {self.text!r}, aligner={self.aligner.name}, "
-            f"centre={self.centre}{doubt})"
-        )
+        parts = f"{self.vision!r}, {self.text!r}, aligner={self.aligner.name}, centre={self.centre}"
+        return f"DualEncoder({parts}{'' if self.doubt is None else f', take with care: {self.doubt}'})"
 
-    @torch.inference_mode()
-    def _image_side(self, features: Tensor, centre: RunningCentre | None = None) -> Tensor:
-        broken = ~torch.isfinite(features).all(dim=1)
-        if broken.any():
-            row = int(broken.nonzero()[0])
-            raise HeadwordError(
-                f"the features of {int(broken.sum())} of {len(features)} images are not finite, the first "
-                f"in row {row}"
-            )
-        at = None if centre is None else centre.centres(features).to(self.aligner.centre_)
-        return self.aligner.image(features.to(self._device), at).float().cpu()
 
-    @torch.inference_mode()
-    def _text_side(self, embeddings: Tensor) -> Tensor:
-        return self.aligner.text(embeddings.to(self._device)).float().cpu()
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    vision: Vision | None = None,
+    text: TextEncoder | str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | None = None,
+    defer_vision: bool = False,
+    **vision_options: Any,
+) -> DualEncoder:
+    """Load a saved model.
+
+    Args:
+        folder: what `DualEncoder.save` wrote.
+        vision: in place of the encoder the folder names, for one that moved, or a module of your own: itself,
+            or as "module:FILE.py:FACTORY" (see `headword.encoders.own_module`), which is imported because it
+            is named here and never because a folder says so. `text` likewise.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "float32" or "bfloat16" for the vision encoder; the one it was saved with when not given.
+        defer_vision: load (and check) the vision encoder when a picture is first asked about; words alone
+            need none, and its libraries take seconds to import.
+        **vision_options: `transform`, `input_size` for a module of your own, as in `load_vision`.
+
+    Raises:
+        HeadwordError: if a file is missing, was changed, or has a newer format; or if an encoder cannot be
+            had or has other weights than the model was made with.
+    """
+    options = {"device": device, "dtype": dtype, "defer_vision": defer_vision, **vision_options}
+    return DualEncoder(**read_model(expand(folder), vision=vision, text=text, **options))

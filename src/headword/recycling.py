@@ -27,7 +27,8 @@ from headword.extract import Progress, image_features
 from headword.extract.given import Pool
 from headword.head.names import ClassName
 from headword.head.names import class_names as read_names
-from headword.model import Centre, DualEncoder
+from headword.model import DualEncoder
+from headword.scoring.centring import Centre
 from headword.scoring.familiarity import fit_familiarity
 from headword.scoring.probabilities import leave_classes_out, names_taught, prior_scores, scores_from
 

@@ -1,7 +1,8 @@
-"""The result JSON (schema 1) that every command and every evaluation writes."""
+"""The result JSON (schema 1) that every command and every evaluation writes, and the machine in it."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from typing import Any
@@ -17,27 +18,22 @@ def result_json(command: str, **parts: Any) -> dict[str, Any]:
         **parts: `results`, which come first; `model`, `protocol`, `metrics`, `seed`, `environment` if another
             process did the work, and whatever else the command has to say.
     """
-    elsewhere = parts.pop("environment", None)
     first = {"results": parts.pop("results")} if "results" in parts else {}
-    return {
-        "schema": 1,
-        "headword": __version__,
-        "command": command,
-        **first,
-        "model": parts.pop("model", {}),
-        "protocol": parts.pop("protocol", {}),
-        "metrics": parts.pop("metrics", {}),
-        "seed": parts.pop("seed", None),
-        "environment": environment() if elsewhere is None else elsewhere,
-        **parts,
-    }
+    always: dict[str, Any] = {"model": {}, "protocol": {}, "metrics": {}, "seed": None, "environment": None}
+    common = {name: parts.pop(name, default) for name, default in always.items()}
+    common["environment"] = common["environment"] or environment()
+    return {"schema": 1, "headword": __version__, "command": command, **first, **common, **parts}
+
+
+def versions() -> dict[str, str]:
+    """Versions of headword and of the libraries its numbers depend on."""
+    libraries = ("torch", "torchvision", "timm", "transformers", "sentence-transformers", "open_clip_torch")
+    return {"headword": __version__, **{name: importlib.metadata.version(name) for name in libraries}}
 
 
 def environment() -> dict[str, Any]:
     """Versions and machine, as results carry them."""
     import torch
-
-    from headword.saved import versions
 
     return {
         **versions(),

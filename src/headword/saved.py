@@ -15,20 +15,20 @@ and one over a picture as they transform it, and checked against them when loade
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
-import headword
+from headword import __version__
 from headword.aligners import ALIGNERS, Aligner, Identity
+from headword.aligners.pairs import Pairs
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.joint_vision import KIND, SEPARATOR
 from headword.encoders.text_sources import SOURCES as TEXT_SOURCES
@@ -36,9 +36,10 @@ from headword.encoders.vision import DeferredVision, Vision
 from headword.encoders.vision_sources import SOURCES
 from headword.errors import HeadwordError
 from headword.extract.vectors import load_pairs, save_pairs
-from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
+from headword.files import load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.head.names import ClassName, class_names
-from headword.model import Centre, DualEncoder
+from headword.results import versions
+from headword.scoring.centring import Centre
 from headword.scoring.familiarity import Familiarity
 from headword.scoring.probabilities import Scores
 
@@ -49,23 +50,32 @@ CONFIG, ALIGNER, PAIRS, CLASSES = (
     "prototypes.safetensors",
     "classes.jsonl",
 )
-_RENAMED = {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}
-"""Entries that the first format calls otherwise; the oldest models have no weight of hypernyms."""
-SIDES = ("vision", "text")
-COPIES = (*SIDES, "clip")
+COPIES = ("vision", "text", "clip")
 """Folders of copied encoders: named as their sides are, or one for both."""
 
-
-def versions() -> dict[str, str]:
-    """Versions of headword and of the libraries its numbers depend on."""
-    libraries = ("torch", "torchvision", "timm", "transformers", "sentence-transformers", "open_clip_torch")
-    return {
-        "headword": headword.__version__,
-        **{name: importlib.metadata.version(name) for name in libraries},
-    }
+_RENAMED = {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}
+"""Entries of the first format → of this one; the oldest models have no weight of hypernyms."""
+_NEEDED = {"versions", "vision", "text", "templates", "aligner", "pairs", "centre", "scores", "files"}
 
 
-def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overwrite: bool = False) -> Path:
+class Parts(Protocol):
+    """What is saved of a `DualEncoder`."""
+
+    vision: VisionEncoder
+    text: TextEncoder
+    aligner: Aligner
+    pairs: Pairs | None
+    familiarity_fit: Familiarity | None
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The head's classes."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Where every part came from, as JSON."""
+
+
+def write_model(model: Parts, folder: Path, *, with_encoders: bool = False, overwrite: bool = False) -> Path:
     """Write `model` into `folder`; see `DualEncoder.save`."""
     known = (ALIGNER, PAIRS, CLASSES, *COPIES)
     with new_folder(folder, overwrite=overwrite, marker=CONFIG, known=known) as target:
@@ -73,10 +83,9 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         config["vision"]["input_size"] = list(model.vision.source.input_size)
         config["vision"]["transform_sha256"] = transform_sha256(model.vision.source)
         if model.familiarity_fit is not None:
-            config["familiarity"] = model.familiarity_fit.as_json()
+            config["familiarity"] = asdict(model.familiarity_fit)
         if with_encoders or model.vision.source.kind == "trained":  # which are nowhere else
-            for side in SIDES:
-                source = getattr(model, side).source
+            for side, source in (("vision", model.vision.source), ("text", model.text.source)):
                 if source.save is None:
                     raise HeadwordError(
                         f"the {side} encoder {source.kind}:{source.id} cannot be copied along; save without "
@@ -89,11 +98,11 @@ def save(model: DualEncoder, folder: Path, *, with_encoders: bool = False, overw
         if model.classes:
             lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
             (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        names = [*_own_files(config), *_copied_files(target)]
-        config["files"] = {name: sha256(target / name) for name in names}
-        (target / CONFIG).write_text(
-            json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        config["files"] = {
+            name: sha256(target / name) for name in [*_own_files(config), *_copied_files(target)]
+        }
+        text_of_config = json.dumps(sealed(config), indent=2, ensure_ascii=False)
+        (target / CONFIG).write_text(text_of_config + "\n", encoding="utf-8")
     return folder
 
 
@@ -109,18 +118,17 @@ def transform_sha256(source: VisionSource) -> str:
 
 def _own_files(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the files beside the configuration, copied encoders apart."""
-    recycled = config["vision"]["head"] is not None
-    return (ALIGNER, PAIRS, CLASSES) if recycled else (ALIGNER,)
+    return (ALIGNER,) if config["vision"]["head"] is None else (ALIGNER, PAIRS, CLASSES)
 
 
 def _copied_files(root: Path) -> list[str]:
     """Names of the copied encoders' files; what a file manager leaves behind (`.DS_Store`) does not count."""
-    found = (file for side in COPIES for file in (root / side).rglob("*") if file.is_file())
-    return sorted(file.relative_to(root).as_posix() for file in found if not file.name.startswith("."))
+    files = (file for side in COPIES for file in (root / side).rglob("*") if file.is_file())
+    return sorted(file.relative_to(root).as_posix() for file in files if not file.name.startswith("."))
 
 
-def load(
-    folder: str | os.PathLike[str],
+def read_model(
+    root: Path,
     *,
     vision: Vision | None = None,
     text: TextEncoder | str | None = None,
@@ -128,96 +136,72 @@ def load(
     dtype: str | None = None,
     defer_vision: bool = False,
     **vision_options: Any,
-) -> DualEncoder:
-    """Load a saved model.
-
-    Args:
-        folder: what `DualEncoder.save` wrote.
-        vision: in place of the encoder the folder names, for one that moved, or a module of your own: itself,
-            or as "module:FILE.py:FACTORY" (see `headword.encoders.own_module`), which is imported because it
-            is named here and never because a folder says so.
-        text: likewise.
-        device: "auto", "cpu", "cuda" or "mps".
-        dtype: "float32" or "bfloat16" for the vision encoder; the one it was saved with when not given.
-        defer_vision: load (and check) the vision encoder when a picture is first asked about; words alone
-            need none, and its libraries take seconds to import.
-        **vision_options: `transform`, `input_size` for a module of your own, as in `load_vision`.
-
-    Raises:
-        HeadwordError: if a file is missing, was changed, or has a newer format; or if an encoder cannot be
-            had or has other weights than the model was made with.
-    """
-    root = expand(folder)
+) -> dict[str, Any]:
+    """The fields of a saved `DualEncoder`; see `headword.load`."""
     config = read_config(root)
     check_files(root, config, config["files"])
     added = set(_copied_files(root)) - set(config["files"])
     if added:
         raise HeadwordError(f"{root / min(added)} was not saved with the model; move it away")
     with _restoring(root, config):
-        scores, centre = Scores(**config["scores"]), Centre(**config["centre"])
-        familiarity = Familiarity(**config["familiarity"]) if "familiarity" in config else None
-        aligner = _restore_aligner(config["aligner"], root)
-    classes = class_names(root / CLASSES) if CLASSES in config["files"] else ()
+        aligner = _restore_aligner(root, config["aligner"])
+        fields = {
+            "scores": Scores(**config["scores"]),
+            "centre": Centre(**config["centre"]),
+            "familiarity_fit": Familiarity(**config["familiarity"]) if "familiarity" in config else None,
+            "templates": tuple(config["templates"]),
+            "hypernym_weight": float(config["hypernym_weight"]),
+            "training": config.get("training"),
+        }
+    recycled = CLASSES in config["files"]
+    classes = class_names(root / CLASSES) if recycled else ()
     record = config["vision"]
-    load_eyes = partial(_load_vision, root, record, classes, vision, device, dtype, vision_options)
-    eyes = DeferredVision(record, load_eyes, classes, device, dtype) if defer_vision else load_eyes()
-    words = _load_text(root, config["text"], text, device)
-    return DualEncoder(
-        vision=eyes,
-        text=words,
-        aligner=aligner.to(eyes.device),
-        pairs=load_pairs(root / PAIRS) if PAIRS in config["files"] else None,
-        templates=tuple(config["templates"]),
-        hypernym_weight=float(config["hypernym_weight"]),
-        scores=scores,
-        centre=centre,
-        timings={},
-        training=config.get("training"),
-        familiarity_fit=familiarity,
-    )
+    load = partial(_load_vision, root, record, classes, vision, device, dtype, vision_options)
+    encoder = DeferredVision(record, load, classes, device, dtype) if defer_vision else load()
+    return fields | {
+        "vision": encoder,
+        "text": _load_text(root, config["text"], text, device),
+        "aligner": aligner.to(encoder.device),
+        "pairs": load_pairs(root / PAIRS) if recycled else None,
+    }
 
 
 def read_config(root: Path) -> dict[str, Any]:
-    """`headword.json` of a saved model, checked for format, entries and edits.
+    """`headword.json` of a saved model, checked for format, entries and edits; of the first format migrated.
 
     Raises:
         HeadwordError: if the folder is no saved model, of a newer format, or was edited.
     """
+    path = root / CONFIG
     if not root.is_dir():
         raise HeadwordError(f"no saved model at {root}; make one with: headword recycle --out {root}")
-    if not (root / CONFIG).is_file():
+    if not path.is_file():
         raise HeadwordError(f"{root} is no saved model: it has no {CONFIG}")
-    config: dict[str, Any] = read_json(root / CONFIG)
-    written = config.get("format") if isinstance(config, dict) else None
+    content: Any = read_json(path)
+    written = content.get("format") if isinstance(content, dict) else None
     if type(written) is not int or written < 1:
-        raise HeadwordError(
-            f"{root / CONFIG} does not say its format; it was not written by headword, or was edited"
-        )
+        raise HeadwordError(f"{path} does not say its format; it was not written by headword, or was edited")
     if written > FORMAT:
         raise HeadwordError(
-            f"{root} has format {written}, newer than this headword {headword.__version__} reads (up to "
-            f"{FORMAT}); "
+            f"{root} has format {written}, newer than this headword {__version__} reads (up to {FORMAT}); "
             "upgrade: pip install --upgrade headword"
         )
-    migrated = {_RENAMED.get(name, name): value for name, value in config.items()}
-    needed = {"versions", "vision", "text", "templates", "aligner", "pairs", "centre", "scores", "files"}
-    missing = needed - set(migrated)
+    config = {_RENAMED.get(name, name) if written == 1 else name: value for name, value in content.items()}
+    missing = _NEEDED - set(config)
     if missing:
-        raise HeadwordError(f"{root / CONFIG} was edited: the entry {min(missing)!r} is missing")
-    if config.get("sha256") != sealed(config)["sha256"]:
+        raise HeadwordError(f"{path} was edited: the entry {min(missing)!r} is missing")
+    if content.get("sha256") != sealed(content)["sha256"]:
         raise HeadwordError(
-            f"{root / CONFIG} was edited, so the model is not the one that was saved; recycle again, or give "
-            "other settings where they are used"
+            f"{path} was edited, so the model is not the one that was saved; recycle again, or give other "
+            "settings where they are used"
         )
-    names = {name for name in config["files"] if not name.startswith(tuple(f"{side}/" for side in COPIES))}
-    if names != set(_own_files(config)):
-        raise HeadwordError(
-            f"{root / CONFIG} was edited: its file list must name {', '.join(_own_files(config))}"
-        )
-    return {"hypernym_weight": 0.0, **migrated, "format": FORMAT}
+    copies = tuple(f"{side}/" for side in COPIES)
+    if {name for name in config["files"] if not name.startswith(copies)} != set(_own_files(config)):
+        raise HeadwordError(f"{path} was edited: its file list must name {', '.join(_own_files(config))}")
+    return {"hypernym_weight": 0.0, **config, "format": FORMAT}
 
 
-def check_files(root: Path, config: Mapping[str, Any], names: Iterable[str]) -> None:
+def check_files(root: Path, config: Mapping[str, Any], names: Collection[str]) -> None:
     """Refuse a saved model of which a named file is missing or was changed."""
     for name in names:
         if not (root / name).is_file():
@@ -234,16 +218,24 @@ def _restoring(root: Path, config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError) as error:
-        wrote = config["versions"].get("headword")
         raise HeadwordError(
-            f"{root / CONFIG}, written by headword {wrote}, has settings that headword "
-            f"{headword.__version__} does not take: {error}; recycle again"
+            f"{root / CONFIG}, written by headword {config['versions'].get('headword')}, has settings that "
+            f"headword {__version__} does not take: {error}; recycle again"
         ) from error
+
+
+def _restore_aligner(root: Path, record: Mapping[str, Any]) -> Aligner:
+    known: dict[str, type[Aligner]] = {**ALIGNERS, Identity.name: Identity}
+    if record["name"] not in known:
+        raise HeadwordError(
+            f"{root / CONFIG} names the unknown aligner {record['name']!r}; known: {', '.join(known)}"
+        )
+    return known[record["name"]].restore(record["settings"], load_tensors(root / ALIGNER))
 
 
 def _load_vision(
     root: Path,
-    said: Mapping[str, Any],
+    record: Mapping[str, Any],
     classes: tuple[ClassName, ...],
     given: Vision | None,
     device: str | torch.device,
@@ -251,109 +243,97 @@ def _load_vision(
     options: Mapping[str, Any],
 ) -> VisionEncoder:
     if given is None:
-        spec: Vision = _saved_or_named(root, said, {*SOURCES, KIND})
+        spec: Vision = _saved_or_named(root, record, {*SOURCES, KIND})
     else:
         from headword.encoders.own_module import resolve_vision
 
         spec = resolve_vision(given)
-    tower = said["head"] is None
+    tower = record["head"] is None
     encoder = load_vision(
         spec,
         names=None if tower else classes,
-        head=None if tower else said["head"]["modules"],
+        head=None if tower else record["head"]["modules"],
         device=device,
-        dtype=dtype or said["dtype"],
+        dtype=dtype or record["dtype"],
         **options,
     )
-    _same_weights(root, "vision", said, encoder.fingerprint)
+    source = encoder.source
+    _check_weights(root, "vision", record, encoder.fingerprint)
+    own = given is not None and record["kind"] == "module"
+    if own:
+        source.transform_settings = record["transform"]
     # A library may come to write the same transform otherwise; its pixels say whether it is the same.
-    own = given is not None and said["kind"] == "module"
-    if (
-        not own
-        and encoder.source.transform_settings != said["transform"]
-        and transform_sha256(encoder.source) != said["transform_sha256"]
+    elif source.transform_settings != record["transform"] and (
+        transform_sha256(source) != record["transform_sha256"]
     ):
         raise HeadwordError(
-            f"the vision encoder {said['kind']}:{said['id']} transforms images otherwise than when {root} "
-            "was made (another version of its library?); recycle again, or install the versions its "
+            f"the vision encoder {record['kind']}:{record['id']} transforms images otherwise than when "
+            f"{root} was made (another version of its library?); recycle again, or install the versions its "
             f"{CONFIG} names"
         )
     if given is None or own:  # a module's file may lie elsewhere today; its weights say that it is the same
-        encoder.source.kind, encoder.source.id = said["kind"], said["id"]
-    if own:
-        encoder.source.transform_settings = said["transform"]
+        source.kind, source.id = record["kind"], record["id"]
     if not tower:
-        encoder.labels = Labels(classes, said["labels"]["origin"])
+        encoder.labels = Labels(classes, record["labels"]["origin"])
     return encoder
 
 
 def _load_text(
-    root: Path, said: Mapping[str, Any], given: TextEncoder | str | None, device: str | torch.device
+    root: Path, record: Mapping[str, Any], given: TextEncoder | str | None, device: str | torch.device
 ) -> TextEncoder:
-    encoder = load_text(_saved_or_named(root, said, TEXT_SOURCES) if given is None else given, device=device)
-    _same_weights(root, "text", said, encoder.fingerprint)
-    if "saved" not in said and encoder.source.extra_fingerprint != said["tokenizer_sha256"]:
+    spec = _saved_or_named(root, record, TEXT_SOURCES) if given is None else given
+    encoder = load_text(spec, device=device)
+    source = encoder.source
+    _check_weights(root, "text", record, encoder.fingerprint)
+    if "saved" not in record and source.extra_fingerprint != record["tokenizer_sha256"]:
         raise HeadwordError(
-            f"the text encoder {said['kind']}:{said['id']} cuts texts into other tokens than when {root} was "
-            "made; give the old one, or recycle again"
+            f"the text encoder {record['kind']}:{record['id']} cuts texts into other tokens than when {root} "
+            "was made; give the old one, or recycle again"
         )
     if given is None:
-        encoder.source.kind, encoder.source.id = said["kind"], said["id"]
+        source.kind, source.id = record["kind"], record["id"]
     return encoder
 
 
-def _saved_or_named(root: Path, said: Mapping[str, Any], known: Collection[str]) -> str:
+def _check_weights(root: Path, side: str, record: Mapping[str, Any], digest: str) -> None:
+    if digest != record["weights_sha256"]:
+        raise HeadwordError(
+            f"the {side} encoder {record['kind']}:{record['id']} has other weights than {root} was made "
+            "with; give the old ones, or recycle again"
+        )
+
+
+def _saved_or_named(root: Path, record: Mapping[str, Any], known: Collection[str]) -> str:
     """What to load an encoder by: its copy in the folder where there is one, else its name.
 
     Raises:
         HeadwordError: if it is a module of somebody's own, or of no known kind: a folder never says what code
             to import.
     """
-    if "saved" not in said:
-        parts = [said["kind"]]
-        if said["kind"] == KIND:
-            parts += [part.partition(":")[0] for part in said["id"].split(SEPARATOR)]
-        if "module" in parts:
-            name = said["id"] if said["kind"] == KIND else f"module:{said['id']}"
-            if name.count(":") < 2:  # the module itself was given, and not its name
-                name = "module:FILE.py:FACTORY"
+    kind, name = record["kind"], record["id"]
+    if "saved" in record:
+        copy = (root / record["saved"]).resolve()
+        if root.resolve() not in copy.parents:
             raise HeadwordError(
-                f"{root} was made with a module of your own ({said['id']!r}), which is imported only where "
-                f"you name it: --vision {name}, or headword.load(folder, vision=module, transform=transform)"
+                f"{root / CONFIG} was edited: the encoder {record['saved']!r} lies outside the folder"
             )
-        if not set(parts) <= set(known):
-            raise HeadwordError(
-                f"{root / CONFIG} was edited: it names an encoder of the kind {said['kind']!r}"
-            )
-        revision = f"@{said['revision']}" if said["revision"] else ""
-        return f"{said['kind']}:{said['id']}{revision}"
-    copy = (root / said["saved"]).resolve()
-    if root.resolve() not in copy.parents:
+        if not copy.is_dir():
+            raise HeadwordError(f"{root} is not whole: the encoder in {record['saved']!r} is missing")
+        if kind == "embedded" and name.startswith("minilm"):
+            return f"embedded:minilm:{copy}"
+        return f"{'local-dir' if kind in ('embedded', 'timm', 'module') else kind}:{copy}"
+    kinds = [kind]
+    if kind == KIND:
+        kinds += [part.partition(":")[0] for part in name.split(SEPARATOR)]
+    if "module" in kinds:
+        spec = name if kind == KIND else f"module:{name}"
+        if spec.count(":") < 2:  # the module itself was given, and not its name
+            spec = "module:FILE.py:FACTORY"
         raise HeadwordError(
-            f"{root / CONFIG} was edited: the encoder {said['saved']!r} lies outside the folder"
+            f"{root} was made with a module of your own ({name!r}), which is imported only where you name "
+            f"it: --vision {spec}, or headword.load(folder, vision=module, transform=transform)"
         )
-    if not copy.is_dir():
-        raise HeadwordError(f"{root} is not whole: the encoder in {said['saved']!r} is missing")
-    if said["kind"] == "embedded" and said["id"].startswith("minilm"):
-        return f"embedded:minilm:{copy}"
-    loader = {"embedded": "local-dir", "timm": "local-dir", "module": "local-dir"}.get(
-        said["kind"], said["kind"]
-    )
-    return f"{loader}:{copy}"
-
-
-def _same_weights(root: Path, side: str, said: Mapping[str, Any], digest: str) -> None:
-    if digest != said["weights_sha256"]:
-        raise HeadwordError(
-            f"the {side} encoder {said['kind']}:{said['id']} has other weights than {root} was made with; "
-            "give the old ones, or recycle again"
-        )
-
-
-def _restore_aligner(said: Mapping[str, Any], root: Path) -> Aligner:
-    known: dict[str, type[Aligner]] = {**ALIGNERS, Identity.name: Identity}
-    if said["name"] not in known:
-        raise HeadwordError(
-            f"{root / CONFIG} names the unknown aligner {said['name']!r}; known: {', '.join(known)}"
-        )
-    return known[said["name"]].restore(said["settings"], load_tensors(root / ALIGNER))
+    if not set(kinds) <= set(known):
+        raise HeadwordError(f"{root / CONFIG} was edited: it names an encoder of the kind {kind!r}")
+    revision = f"@{record['revision']}" if record["revision"] else ""
+    return f"{kind}:{name}{revision}"

@@ -133,7 +133,7 @@ def test_memory_that_runs_out_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     def load(*_: object, **__: object) -> None:
         torch.empty(1 << 60)  # what a batch that is too large does
 
-    monkeypatch.setattr("headword.saved.load", load)
+    monkeypatch.setattr("headword.model.load", load)
     line = ["classify", str(tmp_path), str(tmp_path / "photo.png"), "--labels", "a,b"]
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 1
@@ -151,7 +151,7 @@ def test_an_interrupt_that_says_nothing_is_one_line(monkeypatch: pytest.MonkeyPa
     def load(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headword.saved.load", load)
+    monkeypatch.setattr("headword.model.load", load)
     (tmp_path / "photo.png").write_bytes(b"")
     line = ["classify", str(tmp_path), str(tmp_path / "photo.png"), "--labels", "a,b"]
     result = CliRunner().invoke(app, line)

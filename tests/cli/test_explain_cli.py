@@ -9,7 +9,7 @@ import torch
 
 import headword
 from headword.errors import HeadwordError
-from headword.saved import sealed
+from headword.files import sealed
 from support.commands import check_result, run
 
 TAUGHT, NEAR, FAR = "tench", "a poodle", "quarterly revenue growth"

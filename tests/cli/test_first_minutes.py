@@ -12,7 +12,8 @@ import torch
 
 from headword import load, load_text
 from headword.errors import HeadwordError
-from headword.saved import CONFIG, read_config, sealed
+from headword.files import sealed
+from headword.saved import CONFIG, read_config
 from headword.search import Index, Query, build_index
 
 SLOW = (

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 import headword
 from headword.cli import app
 from headword.errors import HeadwordError
-from headword.files import sha256
-from headword.saved import sealed
+from headword.files import sealed, sha256
 
 SOURCE = """
 from pathlib import Path

@@ -359,7 +359,7 @@ def test_missing_and_edited_files(copied, name):
 
 def edit(folder, change) -> None:
     """Change headword.json and seal it again, as one who means to pass for headword would."""
-    from headword.saved import sealed
+    from headword.files import sealed
 
     config = json.loads((folder / "headword.json").read_text())
     change(config)

@@ -11,7 +11,8 @@ import torch
 
 import headword
 from headword.errors import HeadwordError
-from headword.saved import read_config, sealed
+from headword.files import sealed
+from headword.saved import read_config
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 import headword
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
-from headword.saved import sealed
+from headword.files import sealed
 from headword.scoring.probabilities import FEW, Scores, fit_softmax, names_taught, prior_scores, scores_from
 from support.commands import run
 
@@ -81,7 +81,7 @@ def test_all_labels_are_marked_and_modest(small, pictures) -> None:
 def test_a_model_remembers_and_an_older_one_loads(small, pictures, tmp_path) -> None:
     loaded = headword.load(small[1])
     assert loaded.doubt is not None
-    assert loaded.out_of_depth(LABELS) == LABELS
+    assert [d.out_of_depth for d in loaded.depths(LABELS)] == [True] * len(LABELS)
     assert "take with care: it learnt from 5" in repr(loaded)
     again = headword.load(loaded.save(tmp_path / "again"))
     assert (again.scores, again.doubt) == (loaded.scores, loaded.doubt)

@@ -22,7 +22,7 @@ from headword.encoders import load_text, load_vision
 from headword.encoders.clip_config import check_clip_config
 from headword.errors import HeadwordError
 from headword.evaluation import open_subject
-from headword.saved import sealed
+from headword.files import sealed
 from headword.training.build import Blueprint
 from support import stranger_models as made
 from support.stranger_models import AUTO_MAP, NAMES, clip_settings, edit, numpy_pickled, pickled

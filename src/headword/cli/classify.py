@@ -68,7 +68,7 @@ def classify(
     check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
     stated = None if prior is None else read_prior(prior)
     shares = None if stated is None else label_shares(stated, words)
-    from headword.saved import load
+    from headword.model import load
 
     encoder = load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype)
     with output.progress("images") as progress:

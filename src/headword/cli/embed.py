@@ -92,7 +92,8 @@ def embed(
     from headword.encoders.own_module import resolve_vision
     from headword.errors import HeadwordError
     from headword.extract import extract_features
-    from headword.saved import CONFIG, load
+    from headword.model import load
+    from headword.saved import CONFIG
 
     shared, provenance = None, None
     folder = expand(model)
@@ -175,6 +176,6 @@ def shared_space(model: DualEncoder) -> Shared:
 
 def load_encoder(folder: str, vision: str | None = None) -> Any:
     """A saved model's vision encoder, on a Ray worker."""
-    from headword.saved import load
+    from headword.model import load
 
     return load(folder, vision=vision).vision

@@ -36,7 +36,7 @@ def explain(
     from headword.encoders.prompts import check_labels
 
     check_labels(words)
-    from headword.saved import load
+    from headword.model import load
 
     encoder = load(model, vision=vision, device=device, defer_vision=True)
     templates = template or ["{}"]

@@ -39,7 +39,8 @@ def inspect(
     """
     output = Output(quiet, json_to)
     from headword.files import expand
-    from headword.saved import CLASSES, CONFIG, check_files, load, read_config
+    from headword.model import load
+    from headword.saved import CLASSES, CONFIG, check_files, read_config
 
     folder = expand(model)
     if (folder / CONFIG).is_file():
@@ -126,7 +127,7 @@ def _head_facts(head: Mapping[str, Any], labels: Mapping[str, Any]) -> list[tupl
 
 def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the provenance of a dual encoder says."""
-    from headword.model import Centre
+    from headword.scoring.centring import Centre
 
     text, pairs, aligner, scores = said["text"], said["pairs"], said["aligner"], said["scores"]
     sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())

@@ -85,8 +85,8 @@ def run_demo(
         model = recycle(device=device, watch=watch)
         seconds = dict(model.timings)
         start = time.perf_counter()
-        with watch("images") as told:
-            features = model.image_features([picture.path for picture in pictures], progress=told)
+        with watch("images") as progress:
+            features = model.image_features([picture.path for picture in pictures], progress=progress)
         seconds["embed pictures"] = time.perf_counter() - start
         start = time.perf_counter()
         model.centre_on(features)

@@ -15,7 +15,8 @@ from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
-from headword.model import Centre, DualEncoder
+from headword.model import DualEncoder
+from headword.scoring.centring import Centre
 
 
 class Subject(Protocol):
@@ -204,7 +205,7 @@ def open_subject(
             f"there is no model {model!r}: give a saved model's folder, embedded, open_clip:ARCHITECTURE/TAG "
             "or transformers:ID"
         )
-    from headword.saved import load
+    from headword.model import load
 
     return Recycled(
         load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype), model

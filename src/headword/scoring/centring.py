@@ -1,8 +1,9 @@
-"""A centre of the image side that moves with the images that arrive, from a prior one."""
+"""What the image side is centred on: where that came from, and a centre that moves as images arrive."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,6 +15,27 @@ from headword.errors import HeadwordError
 STRENGTH = 2.0
 """κ: the spread of images around their mean over the mean's squared distance from zero, (1 − ‖c‖²)/‖c‖², of
 flickr8k's validation images with the embedded classifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Centre:
+    """What the image side is centred on, and where that came from."""
+
+    kind: str
+    """"default" (the aligner's own: see its docs) or "pool" (the mean of unlabelled images)."""
+    images: int = 0
+    """How many images the pool had."""
+    source: str | None = None
+    """The pool's folder, where it was one."""
+    unreadable: int = 0
+    """How many further images of the pool could not be read."""
+
+    def __str__(self) -> str:
+        if self.kind == "default":
+            return "not centred (the aligner's default centre)"
+        where = f" from {self.source}" if self.source else ""
+        left_out = f" ({self.unreadable:,} unreadable left out)" if self.unreadable else ""
+        return f"mean of {self.images:,} images{where}{left_out}"
 
 
 class RunningCentre:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,13 @@ class Familiarity:
     def as_json(self) -> dict[str, float | int]:
         """The numbers by name."""
         return asdict(self)
+
+
+class Depth(NamedTuple):
+    """How far a text is to be relied on."""
+
+    familiarity: float | None
+    out_of_depth: bool | None
 
 
 class Taught:

@@ -107,7 +107,7 @@ def build_index(
     files = scan(root, leave_out=target)
     saved = None if isinstance(model, DualEncoder) else expand(model).resolve()
     if not isinstance(model, DualEncoder):
-        from headword.saved import load
+        from headword.model import load
 
         model = load(model, vision=vision, device=device)
     with writing(target):

@@ -88,7 +88,7 @@ class Index:
         Raises:
             HeadwordError: if it cannot be loaded, or is another by now.
         """
-        from headword.saved import load
+        from headword.model import load
 
         said = self._version.manifest.model
         folder = self._moved_to or said["folder"]

@@ -238,7 +238,7 @@ def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
 def _classifier(spec: str) -> Any:
     """The vision source that a classifier's name or a saved model's folder means."""
     from headword.encoders import load_vision
-    from headword.saved import load
+    from headword.model import load
 
     if is_saved_model(spec):
         return load(spec, device="cpu").vision.source

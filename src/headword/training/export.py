@@ -19,7 +19,8 @@ from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
-from headword.model import Centre, DualEncoder
+from headword.model import DualEncoder
+from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
 from headword.training import checkpoint, run_folder
 from headword.training.build import Blueprint

@@ -187,8 +187,8 @@ def _initialise_token_head(
     config: TrainConfig, model: SuperCLIP, data: TrainingSet, blueprint: Blueprint, world_size: int
 ) -> None:
     """Words of the recycled backbone into the token head; the first process's first batch sets its bias."""
+    from headword.model import load
     from headword.recycling import recycle
-    from headword.saved import load
     from headword.training.prototypes import init_token_head
 
     backbone = str(config.backbone)
