@@ -36,20 +36,20 @@ def vision_tower(folder: str) -> VisionSource:
     Raises:
         HeadwordError: if the folder is not whole, or its preprocessing is not one that can be built.
     """
-    root, clip, _ = _open(folder)
-    visual = clip.visual
+    clip = _trained(folder)
+    visual = clip.model.visual
     if getattr(visual, "output_tokens", False):
         visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
     settings = {"library": "open_clip", **visual.preprocess_cfg}
     return VisionSource(
         kind="trained",
-        id=str(root),
+        id=clip.id,
         model=visual,
         transform=evaluation_transform(visual.preprocess_cfg),
         transform_settings={k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
         input_size=_pair(visual.preprocess_cfg["size"]),
         tower=True,
-        save=_saver(root),
+        save=_saver(clip.id),
     )
 
 
@@ -59,8 +59,8 @@ def text_tower(folder: str) -> TextSource:
     Raises:
         HeadwordError: if the folder is not whole.
     """
-    root, model, tokenizer = _open(folder)
-    return text_source("trained", ClipModel(str(root), None, model, tokenizer), _saver(root))
+    clip = _trained(folder)
+    return text_source("trained", clip, _saver(clip.id))
 
 
 def open_clip_text(name: str) -> TextSource:
@@ -156,30 +156,28 @@ def open_clip_model(name: str) -> ClipModel:
     return ClipModel(f"{architecture}/{weights}", None, model, tokenizer)
 
 
-def _open_folder(root: Path, name: str, **options: Any) -> tuple[Any, Any]:
-    """The model and the tokenizer of a folder, by a configuration that has been checked.
+def _trained(folder: str) -> ClipModel:
+    root = expand(folder).resolve()
+    if not root.is_dir():
+        raise HeadwordError(f"there is no folder {root} with a trained model")
+    return ClipModel(str(root), None, *_open_folder(root, str(root), trained=True))
 
-    Args:
-        root: the folder.
-        name: the model's, for messages.
-        **options: of `open_clip.create_model`.
-    """
+
+def _open_folder(root: Path, name: str, *, trained: bool = False) -> tuple[Any, Any]:
+    """The model and the tokenizer of a folder, by a configuration that has been checked."""
     import open_clip
 
-    config = _read_config(root)
-    for file in root.glob("*.safetensors"):
-        check_tensors(file)
-    with loading(name, local="hf_model_name" not in config["text_cfg"]):
-        clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
-        return clip, tokenizer_of(f"local-dir:{root}", config)
-
-
-def _read_config(root: Path) -> dict[str, Any]:
-    """The sizes that a folder's configuration says, all of it checked."""
     config = read_json(root / CONFIG)
     check_clip_config(config, root / CONFIG)
-    model_config: dict[str, Any] = config["model_cfg"]
-    return model_config
+    sizes, options = config["model_cfg"], {}
+    if trained:
+        check_tensors(root / WEIGHTS)
+        options["force_image_size"] = sizes["vision_cfg"].get("image_size")
+    for file in root.glob("*.safetensors"):
+        check_tensors(file)
+    with loading(name, local="hf_model_name" not in sizes["text_cfg"]):
+        clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
+        return clip, tokenizer_of(f"local-dir:{root}", sizes)
 
 
 def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
@@ -202,21 +200,12 @@ def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
         )
 
 
-def _open(folder: str) -> tuple[Path, Any, Any]:
-    root = expand(folder).resolve()
-    if not root.is_dir():
-        raise HeadwordError(f"there is no folder {root} with a trained model")
-    size = _read_config(root)["vision_cfg"].get("image_size")
-    check_tensors(root / WEIGHTS)
-    return root, *_open_folder(root, str(root), force_image_size=size)
-
-
-def _saver(root: Path) -> Callable[[Path], str]:
+def _saver(folder: str) -> Callable[[Path], str]:
     """Copies the folder into a saved model; the second tower finds it there."""
 
     def save(target: Path) -> str:
         if not (target / COPY).exists():
-            shutil.copytree(root, target / COPY)
+            shutil.copytree(folder, target / COPY)
         return COPY
 
     return save

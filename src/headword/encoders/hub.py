@@ -38,8 +38,6 @@ _CUT_OFF = (
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
-# ---- where a model lies
-
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 """Settings, vocabularies and tokenizers; never Python."""
 _LAYERS = ("[1-9]*/model.safetensors", "[1-9]*/pytorch_model.bin")
@@ -140,12 +138,7 @@ def fetch(library: str, repo: str, revision: str | None = None) -> Place:
 
 
 def refuse_path(name: str, what: str) -> None:
-    """Refuse a name that means a file or a folder, of which no folder is there.
-
-    Args:
-        name: what the user gave.
-        what: what it should be, for the message ("a classifier").
-    """
+    """Refuse a name that means a file or a folder, of which no folder is there; `what` as in `find`."""
     path = expand(name)
     if path.is_file():
         raise HeadwordError(
@@ -154,9 +147,6 @@ def refuse_path(name: str, what: str) -> None:
         )
     if name.startswith((".", "/", "~", "\\")) or name.lower().endswith(CHECKPOINTS):
         raise HeadwordError(f"there is no file or folder {name!r}; give a folder with {what}")
-
-
-# ---- what it may be
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -196,8 +186,6 @@ def refuse_new_weights(what: str, info: dict[str, Any], allowed: Sequence[str] =
             "that was trained whole"
         )
 
-
-# ---- loading it
 
 # What `loading` changes holds for the whole process, so one thread at a time may.
 _LOCK = threading.RLock()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from headword.encoders import text_sources, vision_sources
 from headword.encoders.base import Source, resolve_device, resolve_dtype
@@ -19,7 +19,7 @@ from headword.encoders.text import TextEncoder, TextSource
 from headword.encoders.vision import Labels, Transform, Vision, VisionEncoder, VisionSource
 from headword.errors import HeadwordError, near
 from headword.files import expand
-from headword.head.finding import Head, HeadReader, find_head
+from headword.head.finding import Head, find_head
 from headword.head.names import ClassName, class_names
 
 Names = str | Path | Sequence[str | ClassName]
@@ -79,27 +79,13 @@ def load_vision(
     example = example.to(where, memory_format=torch.channels_last)
     if not source.tower:
         found = find_head(source.model, example, head=head, hint=source.head_hint)
-        return _classifier(source, found, names, where, dtype)
+        return _encoder(source, where, dtype, found.dim, found, names)
     if names is not None or head is not None:
         raise HeadwordError(
             f"{source.name} is an image tower without a classifier's head: class names and head do not apply"
         )
-
-    @torch.inference_mode()
-    def read(batch: Tensor) -> tuple[Tensor, Tensor]:
-        embedded: Tensor = source.model(batch)
-        return embedded, embedded
-
-    return VisionEncoder(
-        source=source,
-        head=None,
-        labels=None,
-        device=where,
-        dtype=resolve_dtype(dtype),
-        auto_dtype=dtype == "auto",
-        reader=read,
-        dim=read(example)[0].shape[1],
-    )
+    with torch.inference_mode():
+        return _encoder(source, where, dtype, source.model(example).shape[1])
 
 
 def load_text(
@@ -130,18 +116,22 @@ def load_text(
     return TextEncoder(source, where, int(probe.shape[1]))
 
 
-def _classifier(
-    source: VisionSource, head: Head, names: Names | None, device: torch.device, dtype: str
+def _encoder(
+    source: VisionSource,
+    device: torch.device,
+    dtype: str,
+    dim: int,
+    head: Head | None = None,
+    names: Names | None = None,
 ) -> VisionEncoder:
     return VisionEncoder(
         source=source,
         head=head,
-        labels=_labels(names, source, head),
+        labels=None if head is None else _labels(names, source, head),
         device=device,
         dtype=resolve_dtype(dtype),
         auto_dtype=dtype == "auto",
-        reader=HeadReader(source.model, head.modules),
-        dim=head.dim,
+        dim=dim,
     )
 
 
@@ -171,7 +161,7 @@ def _joined(
     source, joined = join(parts)
     if head is not None and tuple(head) != joined.modules:
         raise HeadwordError("head goes with one classifier; load each part by itself where one needs it")
-    return _classifier(source, joined, names, parts[0].device, dtype)
+    return _encoder(source, device, dtype, joined.dim, joined, names)
 
 
 def _vision_source(

@@ -39,11 +39,14 @@ class _Layer(nn.Module):
         return y
 
 
-# Our names for the tensors of the published checkpoint.
+# The published checkpoint's names and ours, replaced in this order.
 _RENAMED = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
+    "embeddings.LayerNorm": "norm",
+    "embeddings.word_embeddings": "word",
+    "embeddings.position_embeddings": "position",
+    "embeddings.token_type_embeddings": "segment",
+    "encoder.layer": "layers",
+    "attention.self.": "",
     "attention.output.dense": "out",
     "attention.output.LayerNorm": "out_norm",
     "intermediate.dense": "up",
@@ -74,7 +77,7 @@ class MiniLM(nn.Module):
         tensors = {
             _our_name(name): tensor
             for name, tensor in load_tensors(folder / "model.safetensors").items()
-            if _wanted(name)
+            if not name.startswith("pooler.") and not name.endswith("position_ids")
         }
         # An empty one would be initialised, even on "meta", which imports torch's compiler: two seconds.
         self.word, self.position, self.segment = (
@@ -114,14 +117,8 @@ class MiniLM(nn.Module):
         return F.normalize((x * real).sum(dim=1) / real.sum(dim=1).clamp_min(1e-9), dim=1)
 
 
-def _wanted(name: str) -> bool:
-    return not name.startswith("pooler.") and not name.endswith("position_ids")
-
-
 def _our_name(name: str) -> str:
     """ "encoder.layer.3.attention.self.query.weight" → "layers.3.query.weight"."""
-    if name.startswith("embeddings."):
-        table = name.split(".")[1].removesuffix("_embeddings").replace("token_type", "segment")
-        return f"{table.replace('LayerNorm', 'norm')}.{name.rsplit('.', 1)[1]}"
-    _, _, index, *path, leaf = name.split(".")
-    return f"layers.{index}.{_RENAMED['.'.join(path)]}.{leaf}"
+    for theirs, ours in _RENAMED.items():
+        name = name.replace(theirs, ours)
+    return name

@@ -51,46 +51,46 @@ def resolve_vision(vision: Vision) -> Vision:
     names = vision.removeprefix(f"{KIND}:").split(SEPARATOR)
     if len(names) > 1 and any(name.startswith(PREFIX) for name in names):
         return [resolve_vision(name) for name in names]  # type: ignore[misc]
-    return _source(vision.removeprefix(PREFIX)) if vision.startswith(PREFIX) else vision
+    return _source(vision) if vision.startswith(PREFIX) else vision
 
 
 def _source(name: str) -> VisionSource:
-    place, colon, attribute = name.rpartition(":")
+    place, colon, attribute = name.removeprefix(PREFIX).rpartition(":")
     if not (colon and place and attribute):
         raise HeadwordError(
-            f"{PREFIX}{name} names no factory; write module:FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY"
+            f"{name} names no factory; write module:FILE.py:FACTORY or module:PACKAGE.MODULE:FACTORY"
         )
-    parts = _parts(name, _made(name, _imported(name, place), attribute))
-    source = from_module(parts["module"], parts["transform"], parts["input_size"])
-    source.id = name
-    if parts["class_names"] is not None:
+    parts = _parts(name, _product(name, _imported(name, place), attribute))
+    source = from_module(parts["module"], parts.get("transform"), parts.get("input_size"))
+    source.id = f"{place}:{attribute}"
+    if parts.get("class_names") is not None:
         source.labels = Labels(class_names(parts["class_names"]), "the module's own")
     return source
 
 
 def _imported(name: str, place: str) -> ModuleType:
-    if place.endswith(".py") or "/" in place or os.sep in place:
-        file = expand(place).resolve()
-        if not file.is_file():
-            raise HeadwordError(f"{PREFIX}{name}: there is no file {file}")
-        spec = importlib.util.spec_from_file_location(f"headword_own_{file.stem}", file)
-        if spec is None or spec.loader is None:
-            raise HeadwordError(f"{PREFIX}{name}: {file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        with _neighbours(file.parent), _own_errors(f"{PREFIX}{name}: importing {file} fails"):
-            spec.loader.exec_module(module)
-        return module
-    with _neighbours(Path.cwd()), _own_errors(f"{PREFIX}{name}: importing {place} fails"):
-        return importlib.import_module(place)
+    if not (place.endswith(".py") or "/" in place or os.sep in place):
+        with _importing(name, place, Path.cwd()):
+            return importlib.import_module(place)
+    file = expand(place).resolve()
+    if not file.is_file():
+        raise HeadwordError(f"{name}: there is no file {file}")
+    spec = importlib.util.spec_from_file_location(f"headword_own_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise HeadwordError(f"{name}: {file} is no Python file")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    with _importing(name, file, file.parent):
+        spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager
-def _neighbours(folder: Path) -> Iterator[None]:
-    """What lies beside the file, or in the current folder, can be imported, as by `python FILE.py`."""
+def _importing(name: str, what: str | Path, folder: Path) -> Iterator[None]:
+    """What lies in the folder can be imported in here, as by `python FILE.py`."""
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with _own_errors(f"{name}: importing {what} fails"):
+            yield
     finally:
         sys.path.remove(str(folder))
 
@@ -109,34 +109,32 @@ def _own_errors(what: str) -> Iterator[None]:
         raise HeadwordError(f"{what}: {type(error).__name__}: {reason}{where}") from error
 
 
-def _made(name: str, module: ModuleType, attribute: str) -> Any:
+def _product(name: str, module: ModuleType, attribute: str) -> Any:
+    """What the factory makes; what cannot be called stands for itself."""
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
-            known = [known for known in vars(value) if not known.startswith("_")]
-            raise HeadwordError(
-                f"{PREFIX}{name}: {getattr(value, '__name__', attribute)} has no {part!r}{near(part, known)}"
-            )
+            hint = near(part, [known for known in vars(value) if not known.startswith("_")])
+            raise HeadwordError(f"{name}: {getattr(value, '__name__', attribute)} has no {part!r}{hint}")
         value = getattr(value, part)
     if isinstance(value, nn.Module) or not callable(value):
         return value
-    with _own_errors(f"{PREFIX}{name}: {attribute}() fails"):
+    with _own_errors(f"{name}: {attribute}() fails"):
         return value()
 
 
-def _parts(name: str, made: Any) -> dict[str, Any]:
-    if isinstance(made, nn.Module):
-        parts = {"module": made, **{part: getattr(made, part, None) for part in _PARTS[1:]}}
-    elif isinstance(made, tuple) and 1 <= len(made) <= 3:
-        parts = dict(zip(_PARTS, made, strict=False))
-    elif isinstance(made, Mapping) and set(made) <= set(_PARTS):
-        parts = dict(made)
-    else:
-        parts = {}
+def _parts(name: str, product: Any) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    if isinstance(product, nn.Module):
+        parts = {"module": product, **{part: getattr(product, part, None) for part in _PARTS[1:]}}
+    elif isinstance(product, tuple) and len(product) <= 3:
+        parts = dict(zip(_PARTS, product, strict=False))
+    elif isinstance(product, Mapping) and set(product) <= set(_PARTS):
+        parts = dict(product)
     if not isinstance(parts.get("module"), nn.Module):
-        what = f"keys {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
+        keys = isinstance(product, Mapping) and f"keys {', '.join(map(str, product))}"
         raise HeadwordError(
-            f"{PREFIX}{name} makes {what}; it must make (module, transform, class_names), a dict of "
-            f"{', '.join(_PARTS)}, or an nn.Module"
+            f"{name} makes {keys or type(product).__name__}; it must make (module, transform, class_names), "
+            f"a dict of {', '.join(_PARTS)}, or an nn.Module"
         )
-    return {part: parts.get(part) for part in _PARTS}
+    return parts

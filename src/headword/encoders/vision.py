@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from headword.encoders.base import Encoder, Source, resolve_device, resolve_dtype
 from headword.errors import HeadwordError
-from headword.head.finding import Head
+from headword.head.finding import Head, HeadReader
 from headword.head.names import ClassName, duplicate_names, placeholders
 
 Vision: TypeAlias = (
@@ -82,9 +83,16 @@ class VisionEncoder(Encoder):
     labels: Labels | None
     """Names of the head's rows."""
     dtype: torch.dtype
-    reader: Reader
+    reader: Reader = field(init=False)
     auto_dtype: bool = False
     """Whether the precision was left to choose: then `dtype` holds for short calls only."""
+
+    def __post_init__(self) -> None:
+        self.reader = (
+            HeadReader(self.source.model, self.head.modules)
+            if self.head
+            else partial(_embedding, self.source.model)
+        )
 
     def __repr__(self) -> str:
         classes = "" if self.head is None else f"{self.head.n_classes} classes, "
@@ -137,6 +145,12 @@ class VisionEncoder(Encoder):
         }
 
 
+@torch.inference_mode()
+def _embedding(tower: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
+    embedded: Tensor = tower(batch)
+    return embedded, embedded
+
+
 class DeferredVision(VisionEncoder):
     """The vision encoder of a saved model, loaded when a picture is first asked about: words do without.
 
@@ -179,8 +193,8 @@ class DeferredVision(VisionEncoder):
         if name not in ("source", "head", "reader", "dim"):
             raise AttributeError(name)
         loaded = self._load()
-        for field in dataclasses.fields(VisionEncoder):
-            setattr(self, field.name, getattr(loaded, field.name))
+        for one in dataclasses.fields(VisionEncoder):
+            setattr(self, one.name, getattr(loaded, one.name))
         return getattr(self, name)
 
     def __repr__(self) -> str:

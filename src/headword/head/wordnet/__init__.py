@@ -78,21 +78,17 @@ def wordnet() -> WordNet:
     Raises:
         HeadwordError: if the folder has no WordNet.
     """
-    folder = os.environ.get("HEADWORD_WORDNET")
-    return _shipped() if not folder else _from_folder(folder)
+    return _read(os.environ.get("HEADWORD_WORDNET", ""))
 
 
 @cache
-def _shipped() -> WordNet:
-    with gzip.open(TABLE, "rt", encoding="utf-8") as lines:
-        rows = (line.rstrip("\n").split("\t") for line in lines)
-        return WordNet(
-            Synset(wnid, (*names.split("|"),), (*parents.split(),)) for wnid, parents, names in rows
-        )
-
-
-@cache
-def _from_folder(folder: str) -> WordNet:
+def _read(folder: str) -> WordNet:
+    if not folder:
+        with gzip.open(TABLE, "rt", encoding="utf-8") as lines:
+            rows = (line.rstrip("\n").split("\t") for line in lines)
+            return WordNet(
+                Synset(wnid, tuple(names.split("|")), tuple(parents.split())) for wnid, parents, names in rows
+            )
     file = expand(folder) / "data.noun"
     if not file.is_file():
         raise HeadwordError(
