@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,23 +168,40 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
-def refuse_new_weights(what: str, info: dict[str, Any], allowed: Sequence[str] = ()) -> None:
-    """Refuse a transformers model in which tensors that the checkpoint lacks were drawn at random.
+def pretrained(
+    place: Place, model_class: str, reader_class: str, copy: str, *, allowed: Sequence[str] = ()
+) -> tuple[Any, Any, Callable[[Path], str]]:
+    """A transformers model, its tokenizer or image processor, and what saves both in a folder named `copy`.
 
-    Args:
-        what: the model's name.
-        info: what `from_pretrained(..., output_loading_info=True)` says.
-        allowed: parts of names of tensors that may be missing.
+    Raises:
+        HeadwordError: if it cannot be loaded, or lacks tensors, so that they are drawn at random; but for
+            those whose names have a part that is `allowed`.
     """
+    import transformers  # before `loading`, which keeps it from asking
+
+    with loading(place.id, local=True):
+        check_folder(place.folder)
+        reader = getattr(transformers, reader_class).from_pretrained(place.folder, trust_remote_code=False)
+        model, info = getattr(transformers, model_class).from_pretrained(
+            place.folder, output_loading_info=True, trust_remote_code=False
+        )
     missing = [str(key) for key in info.get("missing_keys", ())]
     misfits = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"]]
     drawn = sorted(key for key in (*missing, *misfits) if not any(part in key for part in allowed))
     if drawn:
         shown = ", ".join(drawn[:4]) + (", …" if len(drawn) > 4 else "")
         raise HeadwordError(
-            f"{what!r} lacks trained weights for {shown}; a backbone without its head, perhaps: give a model "
-            "that was trained whole"
+            f"{place.id!r} lacks trained weights for {shown}; a backbone without its head, perhaps: give a "
+            "model that was trained whole"
         )
+
+    def save(target: Path) -> str:
+        with silent():
+            model.save_pretrained(target / copy)
+            reader.save_pretrained(target / copy)
+        return copy
+
+    return model, reader, save
 
 
 # What `loading` changes holds for the whole process, so one thread at a time may.

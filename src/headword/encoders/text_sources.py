@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from headword.encoders.clip_folder import open_clip_text, text_tower
-from headword.encoders.hub import check_folder, find, loading, refuse_new_weights, silent
+from headword.encoders.hub import check_folder, find, loading, pretrained, silent
 from headword.encoders.minilm import MiniLM
 from headword.encoders.text import PROBES, TextSource, token_fingerprint
 from headword.errors import HeadwordError, MissingExtraError
@@ -124,17 +124,10 @@ def from_transformers(name: str) -> TextSource:
     """A transformers encoder by hub id ("ID" or "ID@REVISION") or folder: the mean of the last layer's token
     vectors, padding left out.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     _refuse_path(name)
     place = find("transformers", name, "a text encoder")
+    model, tokenizer, save = pretrained(place, "AutoModel", "AutoTokenizer", "text", allowed=("pooler",))
     with loading(place.id, local=True):
-        check_folder(place.folder)
-        tokenizer = AutoTokenizer.from_pretrained(place.folder, trust_remote_code=False)
-        model, info = AutoModel.from_pretrained(
-            place.folder, output_loading_info=True, trust_remote_code=False
-        )
-        refuse_new_weights(place.id, info, allowed=("pooler",))
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         tokens = tokenizer(list(PROBES), truncation=True, max_length=longest)["input_ids"]
         extra = token_fingerprint(tokens, vocabulary=tokenizer.get_vocab(), longest=longest, pooling="mean")
@@ -146,12 +139,6 @@ def from_transformers(name: str) -> TextSource:
         real = batch["attention_mask"].unsqueeze(-1).to(hidden)
         pooled: Tensor = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp_min(1e-9)
         return pooled
-
-    def save(target: Path) -> str:
-        with silent():
-            model.save_pretrained(target / "text")
-            tokenizer.save_pretrained(target / "text")
-        return "text"
 
     return TextSource(
         kind="transformers",

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headword.encoders.clip_folder import vision_tower
-from headword.encoders.hub import check_folder, fetch, find, loading, refuse_new_weights, refuse_path, silent
+from headword.encoders.hub import check_folder, fetch, find, loading, pretrained, refuse_path, silent
 from headword.encoders.vision import Labels, Transform, VisionSource
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
@@ -214,26 +214,14 @@ def from_torchvision(name: str) -> VisionSource:
 
 def from_transformers(name: str) -> VisionSource:
     """A transformers image classifier by hub id ("ID" or "ID@REVISION") or folder."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
     place = find("transformers", name, "a transformers model")
-    with loading(place.id, local=True):
-        check_folder(place.folder)
-        model, info = AutoModelForImageClassification.from_pretrained(
-            place.folder, output_loading_info=True, trust_remote_code=False
-        )
-        refuse_new_weights(place.id, info)
-        processor = AutoImageProcessor.from_pretrained(place.folder, trust_remote_code=False)
+    model, processor, save = pretrained(
+        place, "AutoModelForImageClassification", "AutoImageProcessor", "vision"
+    )
 
     def transform(image: Any) -> Tensor:
         pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels
-
-    def save(target: Path) -> str:
-        with silent():
-            model.save_pretrained(target / "vision")
-            processor.save_pretrained(target / "vision")
-        return "vision"
 
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     return VisionSource(
