@@ -121,7 +121,7 @@ def embed(
             shared=shared,
             engine=engine.value,
             dtype=dtype,
-            store_dtype=store_dtype,
+            store_dtype=store_dtype.value,
             batch_size=batch_size,
             workers=workers,
             draft=draft,
