@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headword.model import DualEncoder
-from headword.search.commit import Draft, commit
-from headword.search.identity import describe, encoder_identity, plain
+from headword.search.catalogue import OK, Entry
+from headword.search.commit import commit
+from headword.search.draft import begin
+from headword.search.identity import describe, encoder_identity
 from headword.search.rows import append_rows
-from headword.search.table import OK, Entry
 
 NOISE = 0.5
 """Length of the noise, against features of length 1."""
@@ -56,10 +57,11 @@ def make_index(
     out = out.resolve()
     root = out.parent / f"{out.name}-images"
     root.mkdir(exist_ok=True)
+    draft = begin(out, root, model, None, count, "torch", "float32")
     sums: list[int] = []
     for start in range(0, count, _ROWS):
         units = noisy(base, min(_ROWS, count - start), seed=seed + start)
-        sums += append_rows(out, "rows-000001", len(sums), units.numpy())
+        sums += append_rows(out, draft.rows, len(sums), units.numpy())
     entries = [
         Entry(
             path=f"{n // 1000:05d}/{n % 1000:03d}.jpg",
@@ -73,19 +75,12 @@ def make_index(
         )
         for n in range(count)
     ]
+    draft.slots = count
     how = {"engine": "torch", "precision": "float32", "exact": False, "draft": True}
     commit(
-        Draft(
-            target=out,
-            root=root,
-            model=model,
-            described=describe(model, saved),
-            space={**plain(encoder_identity(model.vision)), **how},
-            before=None,
-            entries=entries,
-            rows="rows-000001",
-            slots=count,
-            halves=None,
-            centre="collection",
-        )
+        draft,
+        entries,
+        model=describe(model, saved),
+        how={**encoder_identity(model.vision), **how},
+        centre="collection",
     )

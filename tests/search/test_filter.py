@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headword.errors import HeadwordError
+from headword.search.catalogue import STATE, Catalogue, Entry, write_catalogue
 from headword.search.filter import parse
-from headword.search.table import columns_of, places_where
 from support.filter_attacks import ATTACKS
 
 TEXTS = ["", "a", "ab", "A", "a%", "a_b", "it's", "x\\y", "ü猫", "two\nlines", "2019", "b/a", "b/c/a", "!_"]
@@ -89,16 +88,20 @@ def joined(parts):
 conditions = st.recursive(comparisons(), joined, max_leaves=6)
 
 
-def columns(table):
-    names = ("path", "bytes", "modified", "tag", "tag_score")
-    kinds = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float32())
-    arrays = [pa.array([row[n] for row in table], kind) for n, kind in enumerate(kinds)]
-    return columns_of(pa.table(dict(zip(names, arrays, strict=True))))
+def catalogue(folder, table) -> Catalogue:
+    """Images of these names, sizes, times and tags."""
+    entries = [
+        Entry(path=path, raw=None, bytes=size, modified=modified, content=None, slot=n, status="ok", sum=0)
+        for n, (path, size, modified, *_) in enumerate(table)
+    ]
+    state = {name: np.zeros(len(table), kind) for name, kind in STATE.items()}
+    write_catalogue(folder / "images.sqlite", entries, state, [row[3:] for row in table])
+    return Catalogue(folder / "images.sqlite", len(table))
 
 
 @settings(max_examples=300, deadline=None)
 @given(table=rows, condition=conditions)
-def test_answers_are_those_of_sqlite(table, condition):
+def test_answers_are_those_of_sqlite(tmp_path_factory, table, condition):
     """Null tags included: neither tag = 'a' nor tag <> 'a' is true of an image without one."""
     ours, theirs = condition
     database = sqlite3.connect(":memory:")
@@ -109,13 +112,13 @@ def test_answers_are_those_of_sqlite(table, condition):
         database.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     right = [place for (place,) in database.execute(f"SELECT place FROM t WHERE {theirs} ORDER BY place")]
     database.close()
-    assert places_where(columns(table), parse(ours)).tolist() == right
+    assert catalogue(tmp_path_factory.getbasetemp(), table).places(parse(ours)).tolist() == right
 
 
-def test_a_float_column_is_compared_in_full_precision():
-    table = [("a", 1, 1, "x", 0.1)]
-    assert places_where(columns(table), parse("tag_score > 0.1")).tolist() == [0]  # as float32 has it
-    assert places_where(columns(table), parse("tag_score < 0.10000001")).tolist() == [0]
+def test_a_float_column_is_compared_in_full_precision(tmp_path):
+    images = catalogue(tmp_path, [("a", 1, 1, "x", float(np.float32(0.1)))])
+    assert images.places(parse("tag_score > 0.1")).tolist() == [0]  # as float32 has it
+    assert images.places(parse("tag_score < 0.10000001")).tolist() == [0]
 
 
 @pytest.mark.parametrize(

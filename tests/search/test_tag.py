@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from headword.errors import HeadwordError
-from headword.search import Index, build_index, read_version, table, tagging
+from headword.search import Index, build_index, read_version, tagging
+from headword.search.catalogue import OK, STATE, Catalogue, Entry, write_catalogue
 from support.extraction import draw, draw_many
 from support.indexing import found, tiny_model
 
@@ -109,15 +109,17 @@ def test_mistakes_change_nothing(index, labels, options, match):
     assert read_version(index.path) == version
 
 
-def test_tags_of_a_table_keep_its_other_columns():
+def test_tags_of_a_catalogue_keep_its_other_columns(tmp_path):
     entries = [
-        table.Entry(
-            path=name, raw=None, bytes=n, modified=n, content=bytes(16), slot=n, status=table.OK, sum=n
-        )
-        for n, name in enumerate("cab")
+        Entry(path=name, raw=None, bytes=n, modified=n, content=bytes(16), slot=n, status=OK, sum=n)
+        for n, name in enumerate("abc")
     ]
-    made = table.table_of(entries)
-    assert made["path"].to_pylist() == ["a", "b", "c"]
-    tagged = table.with_tags(made, ["x", None, "y"], torch.tensor([0.5, 0.0, 1.0]).numpy())
-    assert tagged["tag_score"].to_pylist() == [0.5, None, 1.0]
-    assert table.entries_of(tagged) == sorted(entries, key=lambda entry: entry.path)
+    state = {name: np.arange(3).astype(kind) for name, kind in STATE.items()}
+    write_catalogue(tmp_path / "1.sqlite", entries, state, ())
+    Catalogue(tmp_path / "1.sqlite", 3).write_retagged(
+        tmp_path / "2.sqlite", [("x", 0.5), (None, None), ("y", 1.0)]
+    )
+    tagged = Catalogue(tmp_path / "2.sqlite", 3)
+    assert [tagged.image(place)[2] for place in range(3)] == [0.5, None, 1.0]
+    assert tagged.entries() == entries
+    assert all(np.array_equal(tagged.state[name], state[name]) for name in STATE)

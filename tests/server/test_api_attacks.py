@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headword.search.lock import writing
+from headword.search.manifest import writing
 from headword.server import connection, guard
 from headword.server.guard import outward, without_folders
 from support.serving import Live, base64_of

@@ -89,5 +89,5 @@ if len(sys.argv) > 3:
 for goal in (4, 20):
     kill_when(index, lambda goal=goal: lines() > goal)
 finish(index)
-kill_when(tag, lambda: (INDEX / "images-000002.arrow").exists())
+kill_when(tag, lambda: (INDEX / "images-000002.sqlite").exists())
 finish(tag)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,29 +13,17 @@ from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
 
 
-class IndexCentre(str, Enum):
-    """What an index centres its images on."""
-
-    collection = "collection"
-    none = "none"
-    auto = "auto"
-
-
-class IndexEngine(str, Enum):
-    """What runs the model."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-
-
 @command(
     "index model holiday/ --out index",
     "index model holiday/ --out index --centre-on none --quiet",
+    "index model features/ --out index",
 )
 def index(
     model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,
-    folder: Annotated[Path | None, typer.Argument(help="The images, subfolders included.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="The images, subfolders included; or what headword embed wrote of them."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The index's folder; one that is there is updated.")
     ] = None,
@@ -47,14 +34,16 @@ def index(
         ),
     ] = None,
     centre_on: Annotated[
-        IndexCentre,
+        Literal["auto", "collection", "none"],
         typer.Option(
             help="What images are centred on, unlabelled: collection, the images at hand themselves; none, "
             "the model's own centre. auto is as the index was made, else collection, but none for a model "
             "trained in one space.",
         ),
-    ] = IndexCentre.auto,
-    engine: Annotated[IndexEngine, typer.Option(help="What runs the model.")] = IndexEngine.auto,
+    ] = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "openvino"], typer.Option(help="What runs the model.")
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
     vision: options.Vision = None,
@@ -84,8 +73,8 @@ def index(
             folder,
             out,
             vision=vision,
-            centre_on=None if centre_on is IndexCentre.auto else centre_on.value,
-            engine=engine.value,
+            centre_on=None if centre_on == "auto" else centre_on,
+            engine=engine,
             dtype=dtype,
             batch_size=batch_size,
             workers=workers,
@@ -94,12 +83,9 @@ def index(
         )
     seconds = time.perf_counter() - begin
     about = Index.open(out).about()
+    counts = {name: getattr(changes, name) for name in ("images", "added", "changed", "unchanged", "removed")}
     facts = [
-        ("images", f"{changes.images:,}"),
-        ("added", f"{changes.added:,}"),
-        ("changed", f"{changes.changed:,}"),
-        ("unchanged", f"{changes.unchanged:,}"),
-        ("removed", f"{changes.removed:,}"),
+        *((name, f"{count:,}") for name, count in counts.items()),
         ("unreadable, left out", f"{len(changes.unreadable):,}"),
         *([("damaged, now mended", f"{changes.mended:,}")] if changes.mended else []),
         ("centred on", "the collection" if about["centre"]["kind"] == "collection" else "as the model is"),
@@ -120,11 +106,7 @@ def index(
         protocol={"folder": str(folder), "centre": about["centre"], "features": about["features"]},
         metrics={
             "seconds": seconds,
-            "images": changes.images,
-            "added": changes.added,
-            "changed": changes.changed,
-            "removed": changes.removed,
-            "unchanged": changes.unchanged,
+            **counts,
             "unreadable": len(changes.unreadable),
             "mended": changes.mended,
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +98,8 @@ def search(
         if other is not None:
             more = flags(like=other, model=model, vision=vision)
             output.next_step(f"headword search {quoted(index)}{more}")
+    if output.json_to is None:
+        return
     asked = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
@@ -104,27 +107,11 @@ def search(
         "negative": list(query.negative),
         "weights": [query.text_weight, query.image_weight, query.negative_weight],
     }
-    if output.json_to is None:
-        return
     output.result(
         "search",
         model=about["model"]["provenance"],
-        protocol={
-            "index": str(index),
-            "query": asked,
-            "k": k,
-            "where": where,
-            "engine": about["engine"],
-        },
-        results=[
-            {
-                "path": hit.path,
-                "score": None if listing else hit.score,
-                "tag": hit.tag,
-                "tag_score": hit.tag_score,
-            }
-            for hit in hits
-        ],
+        protocol={"index": str(index), "query": asked, "k": k, "where": where, "engine": about["engine"]},
+        results=[{**asdict(hit), **({"score": None} if listing else {})} for hit in hits],
         familiarity=None if known is None else known[0],
         out_of_depth=known is not None and known[1],
         **({} if environment is None else {"environment": environment}),
@@ -149,9 +136,9 @@ def show_hits(
     output: Output,
     index: Path,
     hits: Sequence[Hit],
-    familiarity: tuple[float | None, bool] | None = None,
+    familiarity: tuple[float | None, bool] | None,
     *,
-    scored: bool = True,
+    scored: bool,
 ) -> None:
     """Print hits; without their cosines where nothing was searched for."""
     tagged = any(hit.tag is not None for hit in hits)

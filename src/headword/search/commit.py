@@ -1,27 +1,19 @@
-"""The last step of every change: files of a new version beside the old one's, then the manifest."""
+"""The last step of a run: what belongs to all rows, the catalogue, and the manifest that names them."""
 
 from __future__ import annotations
 
-import datetime
-import shutil
-import uuid
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from headword import __version__
-from headword.files import save_tensors, sha256
-from headword.model import DualEncoder
-from headword.search import journal, lock, manifest
-from headword.search.manifest import Manifest
-from headword.search.rows import BLOCK, Rows, append_rows, rows_there, write_halves
+from headword.search.catalogue import Entry, Indices, Tag, write_catalogue
+from headword.search.draft import Draft
+from headword.search.manifest import publish
+from headword.search.rows import BLOCK, Rows, append_rows, next_rows, present_rows, write_halves
 from headword.search.space import Floats, Space, exact_sum, mean_of
-from headword.search.table import Entry, table_of, with_tags, write_table
 from headword.search.tagging import Labels, label_all
 
 _SPARE = 1024
@@ -29,154 +21,89 @@ _SPARE = 1024
 
 _COPIED = 4096  # rows at a time
 
-_KINDS = ("rows-", "images-", "state-")
-_LANCE = "lance"  # a folder of indices of format 1
 
-
-@dataclass(slots=True, kw_only=True)
-class Draft:
-    """All that makes a version of an index, whose rows are on the disk already."""
-
-    target: Path
-    root: Path
-    model: DualEncoder
-    described: dict[str, Any]
-    space: dict[str, Any]
-    before: Manifest | None
-    entries: list[Entry]
-    rows: str
-    slots: int
-    halves: NDArray[np.int64] | None
-    """Checksums of the blocks of rounded rows that the version before has in these files; None if these, and
-    the sum of all features, are to be made anew."""
-    centre: str
-    """"collection" or "none"."""
-
-    def differs(self) -> bool:
-        """Whether it differs from the version that is there though the images are the same."""
-        before = self.before
-        if before is None or self.halves is None:
-            return True
-        return (before.model, before.centre["kind"]) != (self.described, self.centre)
-
-
-def is_ours(name: str) -> bool:
-    """Whether a file or folder of this name may lie in an index that was never finished."""
-    known = (lock.NAME, journal.NAME, manifest.NAME, _LANCE)
-    return name in known or name.startswith((*_KINDS, "."))
-
-
-def commit(draft: Draft) -> Manifest:
-    """Make a draft the version of its index.
+def commit(
+    draft: Draft, entries: Sequence[Entry], *, model: dict[str, Any], how: dict[str, Any], centre: str
+) -> None:
+    """Make a draft, whose rows are on the disk, the version of its index; facts are as in its manifest.
 
     Raises:
         HeadwordError: if the disk is full or fails; the index is then what it was.
     """
-    before, folder = draft.before, draft.target
-    generation = 1 if before is None else before.generation + 1
-    _compact(draft, generation)
+    before, folder, aligner = draft.before, draft.folder, draft.model.aligner
+    entries = _compacted(draft, entries)
+    read = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.path)
+    slots = np.array([entry.slot for entry in read], np.int64)
     block_sums, rounding = _round(draft)
     rows = Rows.open(folder, draft.rows, draft.slots, draft.model.vision.dim, rounding)
-    slots = np.array(sorted(entry.slot for entry in draft.entries if entry.slot >= 0), np.int64)
-    total = _sum(draft, rows.values, slots)
-    own = draft.model.aligner.centre_.detach().cpu().float().numpy()
-    centre = mean_of(total, len(slots)) if draft.centre == "collection" else own
-    space = Space.of(draft.model.aligner, centre)
-    r = space.inverse_norms(rows.values)
-    state = f"state-{generation:06d}"
-    tensors = {"centre": centre, "sum": total, "slots": slots, "inverse_norms": r, "block_sums": block_sums}
-    save_tensors(
-        folder / f"{state}.safetensors", {name: torch.from_numpy(array) for name, array in tensors.items()}
-    )
-    images = table_of(draft.entries)
+    total = _total(draft, rows.values, slots)
+    own: Floats = aligner.centre_.detach().cpu().float().numpy()
+    space = Space.of(aligner, mean_of(total, len(slots)) if centre == "collection" else own)
+    state: dict[str, NDArray[Any]] = {
+        "slots": slots,
+        "sums": np.array([entry.sum for entry in read], np.int64),
+        "block_sums": block_sums,
+        "inverse_norms": space.inverse_norms(rows.values),
+        "centre": space.centre,
+        "total": total,
+    }
     tags = None if before is None else before.tags
+    labelled: Iterable[Tag] = ()
     if tags is not None:
         labels = Labels(**tags)
         classifier = draft.model.classifier(
             labels.labels, templates=labels.template, none_of_these=labels.none_of_these
         )
-        images = with_tags(images, *label_all(classifier, images, rows, r, space))
-    name = f"images-{generation:06d}"
-    write_table(folder, name, images)
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    fresh = Manifest(
-        version=version_of(generation),
-        generation=generation,
-        headword=__version__,
-        created=now if before is None else before.created,
-        updated=now,
-        root=str(draft.root),
-        model=draft.described,
-        space=draft.space,
-        dim=draft.model.vision.dim,
-        rows=draft.rows,
-        slots=draft.slots,
-        rounding=rounding,
-        table=name,
-        state=state,
-        images=len(slots),
-        unreadable=len(draft.entries) - len(slots),
-        centre={"kind": draft.centre, "images": len(slots)},
-        tags=tags,
-        files={f: sha256(folder / f) for f in (f"{name}.arrow", f"{state}.safetensors")},
-    )
-    publish(folder, fresh, before)
-    return fresh
+        labelled = label_all(classifier, slots, rows, state["inverse_norms"], space)
+    unreadable = [entry for entry in entries if entry.slot < 0]
+    facts = {
+        "root": str(draft.root),
+        "model": model,
+        "space": how,
+        "dim": draft.model.vision.dim,
+        "rows": draft.rows,
+        "slots": draft.slots,
+        "rounding": rounding,
+        "images": len(read),
+        "unreadable": len(unreadable),
+        "centre": {"kind": centre, "images": len(read)},
+        "tags": tags,
+    }
+    publish(folder, before, lambda path: write_catalogue(path, [*read, *unreadable], state, labelled), facts)
 
 
-def publish(folder: Path, fresh: Manifest, before: Manifest | None) -> None:
-    """Put a version in the old one's place, whose files stay until the next one for those who read them."""
-    fresh.write(folder)
-    kept = {name for said in (fresh, before) if said for name in (said.rows, said.table, said.state)}
-    for path in folder.iterdir():
-        if path.name.startswith(_KINDS) and path.name.partition(".")[0] not in kept:
-            with suppress(OSError):  # Windows keeps what is being read; the next run removes it
-                path.unlink()
-    shutil.rmtree(folder / _LANCE, ignore_errors=True)
-
-
-def version_of(generation: int) -> str:
-    """A version's name, unlike any other's."""
-    return f"{generation}-{uuid.uuid4().hex[:8]}"
-
-
-def _round(draft: Draft) -> tuple[NDArray[np.int64], float]:
+def _round(draft: Draft) -> tuple[Indices, float]:
     """Write rounded rows for those that have none yet: checksums of all blocks, and the greatest rounding."""
-    before, halves = draft.before, draft.halves
-    values = rows_there(draft.target, draft.rows, draft.model.vision.dim)[: draft.slots]
-    if before is None or halves is None:
-        halves, slots, rounding = np.empty(0, np.int64), 0, 0.0
-    else:
-        slots, rounding = before.slots, before.rounding
+    sums, slots, rounding = np.empty(0, np.int64), 0, 0.0
+    if draft.before is not None and draft.state is not None:
+        sums, slots, rounding = draft.state["block_sums"], draft.before.slots, draft.before.rounding
         if slots == draft.slots:
-            return halves, rounding
+            return sums, rounding
+    values = present_rows(draft.folder, draft.rows, draft.model.vision.dim)[: draft.slots]
     first = slots // BLOCK  # the last one, if it was not full
-    sums, more = write_halves(draft.target, draft.rows, values, first)
-    return np.concatenate([halves[:first], np.array(sums, np.int64)]), max(rounding, more)
+    fresh, greatest = write_halves(draft.folder, draft.rows, values, first)
+    return np.concatenate([sums[:first], np.array(fresh, np.int64)]), max(rounding, greatest)
 
 
-def _sum(draft: Draft, values: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+def _total(draft: Draft, values: Floats, slots: Indices) -> Indices:
     """Σ of the features of all images: the old version's, with what came and without what went."""
-    before = draft.before
-    if before is None or before.rows != draft.rows or draft.halves is None:
+    if draft.state is None:
         return exact_sum(values, slots)
-    state = before.read_state(draft.target)
-    then = state["slots"]
-    came, went = np.setdiff1d(slots, then), np.setdiff1d(then, slots)
-    total: NDArray[np.int64] = state["sum"] + exact_sum(values, came) - exact_sum(values, went)
+    before = draft.state["slots"]
+    came, went = np.setdiff1d(slots, before), np.setdiff1d(before, slots)
+    total: Indices = draft.state["total"] + exact_sum(values, came) - exact_sum(values, went)
     return total
 
 
-def _compact(draft: Draft, generation: int) -> None:
-    """Write the rows anew where most of them belong to images that are gone."""
-    alive = sorted((entry.slot, n) for n, entry in enumerate(draft.entries) if entry.slot >= 0)
+def _compacted(draft: Draft, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries; where most rows belong to images that are gone, the rows are written anew."""
+    alive = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.slot)
     if draft.slots - len(alive) <= max(_SPARE, len(alive)):
-        return
-    values = rows_there(draft.target, draft.rows, draft.model.vision.dim)
-    draft.rows, draft.slots, draft.halves = f"rows-{generation:06d}", 0, None
+        return list(entries)
+    values = present_rows(draft.folder, draft.rows, draft.model.vision.dim)
+    draft.rows, draft.slots, draft.state = next_rows(draft.rows), len(alive), None
     for start in range(0, len(alive), _COPIED):
-        part = alive[start : start + _COPIED]
-        append_rows(draft.target, draft.rows, draft.slots, values[[slot for slot, _ in part]])
-        for place, (_, n) in enumerate(part):
-            draft.entries[n] = replace(draft.entries[n], slot=draft.slots + place)
-        draft.slots += len(part)
+        part = [entry.slot for entry in alive[start : start + _COPIED]]
+        append_rows(draft.folder, draft.rows, start, values[part])
+    moved = [replace(entry, slot=slot) for slot, entry in enumerate(alive)]
+    return moved + [entry for entry in entries if entry.slot < 0]

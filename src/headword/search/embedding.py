@@ -6,74 +6,68 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from headword.data.folders import Found
-from headword.data.items import file_item
+from headword.data.items import Item, file_item
 from headword.extract import Progress
 from headword.extract.features import known_features
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
 from headword.files import open_regular, printable
-from headword.search.journal import Journal
+from headword.search.catalogue import OK, Entry
+from headword.search.draft import Draft
 from headword.search.rows import UNKNOWN, append_rows
 from headword.search.space import Floats
-from headword.search.table import OK, Entry
 
 BLOCK_FILES = 512
 """Files between two writes: the most work that a kill can cost."""
 
+Known = Callable[[Sequence[Item], Tensor], Tensor]
+"""Fills the rows `[N, d]` of items whose features are known, and says which these are, bool `[N]`."""
 
-@dataclass(slots=True, kw_only=True)
+
+@dataclass(slots=True)
 class Embedder:
-    """Puts files behind the rows of an index.
+    """Puts files behind the rows of a draft.
 
     Files whose content is known already keep its features: those of which only the time changed, copies, and
-    renamed ones. The cache is asked for others; nothing is put into it, as the index itself keeps them.
+    renamed ones. A feature store and the cache are asked for others; nothing is put into the cache, as the
+    index itself keeps them.
     """
 
-    folder: Path
-    """The index."""
-    root: Path
+    draft: Draft
     job: Job
-    journal: Journal
-    rows: str
-    """Name of the files of rows."""
-    slots: int
-    """Rows in them."""
-    old: dict[str, Entry]
-    """What the index knew, by path."""
-    values: Floats
-    """The rows it had."""
+    stored: Known | None = None
     progress: Progress | None = None
-    interrupted: bool = False
+    interrupted: bool = field(default=False, init=False)
     """Whether Ctrl-C came; the block that was being embedded is then kept as far as it went."""
-    kept: int = 0
-    """Files whose entries are in the journal."""
 
     def run(self, files: Sequence[Found]) -> Iterator[Entry]:
         """Their entries; files that vanished have none."""
+        draft, done = self.draft, len(self.draft.journal.entries)
         by_content: dict[bytes | None, int] = {
-            entry.content: entry.slot for entry in self.old.values() if entry.content and entry.slot >= 0
+            entry.content: entry.slot for entry in draft.kept.values() if entry.content and entry.slot >= 0
         }
         for start in range(0, len(files), BLOCK_FILES):
             block = files[start : start + BLOCK_FILES]
 
-            def tell(done: int, start: int = start) -> None:
+            def tell(count: int, start: int = start) -> None:
                 if self.progress is not None:
-                    self.progress(start + done, len(files))
+                    self.progress(start + count, len(files))
 
             entries = self._block(block, by_content, tell)
-            self.kept += len(entries)
+            done += len(entries)
             if self.interrupted:
                 raise KeyboardInterrupt(
-                    f"{self.kept + len(self.journal.entries):,} embedded images are kept, and an index that "
-                    "was there is what it was; the same command goes on from there"
+                    f"{done:,} embedded images are kept, and an index that was there is what it was; the "
+                    "same command goes on from there"
                 )
             yield from entries
             tell(len(block))
@@ -81,46 +75,46 @@ class Embedder:
     def _block(
         self, files: Sequence[Found], by_content: dict[bytes | None, int], tell: Callable[[int], None]
     ) -> list[Entry]:
+        draft = self.draft
         with ThreadPoolExecutor(available_cpus()) as threads:
-            contents = list(threads.map(lambda file: _content(self.root / file.path, self.root), files))
-        entries: list[Entry | None] = [None] * len(files)
-        units: dict[int, Floats] = {}  # by place in the block
+            contents = list(threads.map(lambda file: _content(draft.root / file.path, draft.root), files))
+        entries: dict[int, Entry] = {}  # by place in the block, as are the next two
+        units: dict[int, Floats] = {}
         fresh = []
         for n, (file, content) in enumerate(zip(files, contents, strict=True)):
-            before = self.old.get(printable(file.path))
+            before = draft.kept.get(printable(file.path))
             if before is not None and content is not None and before.content == content:
                 entries[n] = replace(before, bytes=file.bytes, modified=file.modified)
             elif content in by_content:
-                units[n] = np.asarray(self.values[by_content[content]])
+                units[n] = np.asarray(draft.values[by_content[content]])
             elif content is not None:
                 fresh.append(n)
         failed = self._embed(files, fresh, units, tell)
         placed = sorted(units)
         if placed:
-            sums = append_rows(self.folder, self.rows, self.slots, np.stack([units[n] for n in placed]))
-            for n, checksum in zip(placed, sums, strict=True):
-                entries[n] = _entry(files[n], contents[n], self.slots, OK, checksum, self.root)
-                self.slots += 1
+            rows = np.stack([units[n] for n in placed])
+            sums = append_rows(draft.folder, draft.rows, draft.slots, rows)
+            for slot, (n, checksum) in enumerate(zip(placed, sums, strict=True), start=draft.slots):
+                entries[n] = _entry(draft.root, files[n], contents[n], slot=slot, status=OK, sum=checksum)
+            draft.slots += len(placed)
         for n, why in failed.items():
-            if (self.root / files[n].path).exists():
-                entries[n] = _entry(files[n], contents[n], -1, why, UNKNOWN, self.root)
-        done = [entry for entry in entries if entry is not None]
-        self.journal.write(done, how_of(self.job))
+            if (draft.root / files[n].path).exists():
+                entries[n] = _entry(
+                    draft.root, files[n], contents[n], slot=-1, status=printable(why), sum=UNKNOWN
+                )
+        done = [entries[n] for n in sorted(entries)]
+        draft.journal.write(done, how_of(self.job))
         return done
 
     def _embed(
-        self,
-        files: Sequence[Found],
-        fresh: list[int],
-        units: dict[int, Floats],
-        tell: Callable[[int], None],
+        self, files: Sequence[Found], fresh: list[int], units: dict[int, Floats], tell: Callable[[int], None]
     ) -> dict[int, str]:
         """Put the features of the files at these places into `units`; returns why others have none."""
-        items = [file_item(self.root / files[n].path, inside=self.root) for n in fresh]
+        items = [file_item(self.draft.root / files[n].path, inside=self.draft.root) for n in fresh]
         if not items:
             return {}
         rows = torch.empty(len(items), self.job.vision.dim)
-        have = known_features(self.job, items, rows)
+        have = known_features(self.job, items, rows) if self.stored is None else self.stored(items, rows)
         missing = (~have).nonzero().flatten().tolist()
         failed: dict[int, str] = {}
         done = 0
@@ -150,7 +144,7 @@ def how_of(job: Job) -> dict[str, object]:
     }
 
 
-def _entry(file: Found, content: bytes | None, slot: int, status: str, checksum: int, root: Path) -> Entry:
+def _entry(root: Path, file: Found, content: bytes | None, *, slot: int, status: str, sum: int) -> Entry:
     name = printable(file.path)
     try:
         after = (root / file.path).stat()
@@ -166,7 +160,7 @@ def _entry(file: Found, content: bytes | None, slot: int, status: str, checksum:
         content=content if steady else None,
         slot=slot,
         status=status,
-        sum=checksum,
+        sum=sum,
     )
 
 

@@ -39,15 +39,6 @@ _RESCORED = 512  # rows at a time that are scored exactly
 _DELTA = 2.0**-8
 
 
-def alive_of(slots: Places, count: int) -> Mask | None:
-    """Which of `count` slots belong to images; None if all do."""
-    if len(slots) == count:
-        return None
-    alive = np.zeros(count, np.bool_)
-    alive[slots] = True
-    return alive
-
-
 def _best(places: Places, scores: Doubles, k: int) -> tuple[Places, Doubles]:
     order = np.lexsort((places, -scores))[:k]
     return places[order], scores[order]
@@ -95,19 +86,20 @@ class ExactSearch:
         given = queries.bfloat16() if self.half else queries
         greatest = self._greatest(given, offsets)  # [blocks, Q]
         slack, relative = self._errors(queries, given, torch.from_numpy(b))
-        found = []
-        for n in range(len(a)):
+        results = []
+        for n, eta in enumerate(slack.tolist()):
             best = greatest[:, n].double()
-            margin = self.r_most.double() * slack[n] + relative * best.abs()
-            margin = torch.where(best.isinf(), 0.0, margin)
+            margin = torch.where(best.isinf(), 0.0, self.r_most.double() * eta + relative * best.abs())
             low = _kth((best - margin).numpy(), k)
             blocks = torch.from_numpy(np.flatnonzero((best + margin).numpy() >= low))
-            found.append(
-                self._among(
-                    blocks, a[n], float(b[n]), given[n], offsets[n], float(slack[n]), relative, low, k
-                )
-            )
-        return found
+            # Of these blocks, which hold all of the best, the rows that may be among them:
+            scores = self._scores(blocks, given[n : n + 1], offsets[n : n + 1])[:, 0].double()
+            margin = self.r[blocks].double() * eta + relative * scores.abs()
+            kept = ~self.out[blocks]
+            places = (blocks[:, None] * BLOCK + torch.arange(BLOCK))[kept].numpy()
+            low = max(low, _kth((scores - margin)[kept].numpy(), k))
+            results.append(self._among(places, (scores + margin)[kept].numpy(), low, a[n], float(b[n]), k))
+        return results
 
     def _exact(self, places: Places, query: Floats, offset: float) -> Doubles:
         scores = np.empty(len(places))
@@ -154,38 +146,20 @@ class ExactSearch:
 
     def _float32(self, blocks: slice | Tensor, given: Tensor) -> Tensor:
         """Products with the rows themselves, `[Q, blocks · 128]`."""
-        numbers = range(self.n_blocks)[blocks] if isinstance(blocks, slice) else blocks.tolist()
+        numbers = np.arange(self.n_blocks)[blocks if isinstance(blocks, slice) else blocks.numpy()]
         dots = torch.zeros(len(given), len(numbers) * BLOCK)
-        if isinstance(blocks, slice):
-            part = self.rows[numbers[0] * BLOCK : (numbers[-1] + 1) * BLOCK]
-            dots[:, : len(part)] = given @ torch.from_numpy(np.ascontiguousarray(part)).T
-            return dots
-        for n, block in enumerate(numbers):
-            part = self.rows[block * BLOCK : (block + 1) * BLOCK]
-            dots[:, n * BLOCK : n * BLOCK + len(part)] = (
-                given @ torch.from_numpy(np.ascontiguousarray(part)).T
-            )
+        # A slice at once, others block by block.
+        step = max(len(numbers), 1) if isinstance(blocks, slice) else 1
+        for n in range(0, len(numbers), step):
+            first, last = int(numbers[n]), int(numbers[n : n + step][-1])
+            part = torch.from_numpy(np.ascontiguousarray(self.rows[first * BLOCK : (last + 1) * BLOCK]))
+            dots[:, n * BLOCK : n * BLOCK + len(part)] = given @ part.T
         return dots
 
     def _among(
-        self,
-        blocks: Tensor,
-        query: Floats,
-        offset: float,
-        given: Tensor,
-        given_offset: Tensor,
-        slack: float,
-        relative: float,
-        low: float,
-        k: int,
+        self, places: Places, high: Doubles, low: float, query: Floats, offset: float, k: int
     ) -> tuple[Places, Doubles]:
-        """The best rows of some blocks, which hold all of the best."""
-        scores = self._scores(blocks, given[None], given_offset[None])[:, 0].double()
-        margin = self.r[blocks].double() * slack + relative * scores.abs()
-        there = ~self.out[blocks]
-        places = (blocks[:, None] * BLOCK + torch.arange(BLOCK))[there].numpy()
-        high = (scores + margin)[there].numpy()
-        low = max(low, _kth((scores - margin)[there].numpy(), k))
+        """The best of some rows with these upper bounds, where the k-th best score is at least `low`."""
         kept = np.flatnonzero(high >= low)
         kept = kept[np.argsort(-high[kept], kind="stable")]
         places, high = places[kept], high[kept]

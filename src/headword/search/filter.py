@@ -7,17 +7,18 @@
               | [NOT] LIKE text [ESCAPE text] | IS [NOT] NULL
     value     = 'text' (a quote is '') | number | [TIMESTAMP | DATE] 'YYYY-MM-DD[ HH:MM[:SS[.ffffff]]]'
 
-Filters come from strangers too, so length, depth and number of terms are bounded before anything is computed.
-What a condition says is known here; how it is evaluated, in `headword.search.table`.
+What is understood is written anew for SQLite, from words of this module and names of columns alone; values
+are parameters. Filters come from strangers too, so length, depth and number of terms are bounded before
+anything is computed.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 from headword.errors import HeadwordError, near
 
@@ -50,55 +51,32 @@ _INTEGERS = (-(2**63), 2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
+class Condition:
+    """A checked condition, as SQLite takes it; on an image it is true, false or null, as in SQL."""
+
+    sql: str
+    """An expression of columns, operators and question marks."""
+    values: tuple[Value, ...] = ()
+    """What stands for the question marks."""
+
+
+def compare(column: str, operator: str, value: Value) -> Condition:
     """A column and a value, by "=", "<>", "<", "<=", ">" or ">="; neither true nor false where it is null."""
-
-    column: str
-    operator: str
-    value: Value
+    return Condition(f"{column} {operator} ?", (value,))
 
 
-@dataclass(frozen=True, slots=True)
-class Like:
-    """A column as a whole matches a pattern: "%" is any text, "_" any character, and capitals count.
-
-    A wildcard that stands for itself has the escape character before it, if there is one.
-    """
-
-    column: str
-    pattern: str
-    escape: str
+def every(*parts: Condition) -> Condition:
+    """All of some conditions hold."""
+    return _joined("AND", parts)
 
 
-@dataclass(frozen=True, slots=True)
-class IsNull:
-    """A column has no value."""
-
-    column: str
+def _joined(word: str, parts: Sequence[Condition]) -> Condition:
+    values = [value for part in parts for value in part.values]
+    return Condition(f"({f' {word} '.join(part.sql for part in parts)})", tuple(values))
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
-    """The opposite of a condition; null stays null."""
-
-    condition: Condition
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """All conditions hold."""
-
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Some:
-    """One of the conditions holds."""
-
-    conditions: tuple[Condition, ...]
-
-
-Condition: TypeAlias = Compare | Like | IsNull | Not | Every | Some
+def _negated(condition: Condition) -> Condition:
+    return Condition(f"(NOT {condition.sql})", condition.values)
 
 
 def parse(text: str) -> Condition:
@@ -115,14 +93,10 @@ def parse(text: str) -> Condition:
     return _Parser(text).whole()
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str  # "word", "text", "number", "sign", "end", "odd"
     text: str
     at: int
-
-    def is_(self, *words: str) -> bool:
-        return self.kind in ("word", "sign") and self.text.lower() in words
 
 
 _TOKEN = re.compile(
@@ -132,6 +106,8 @@ _TOKEN = re.compile(
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
 _TESTS = ("=", "<>", "!=", "<", "<=", ">", ">=")
+_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+"""Characters of a LIKE pattern that another stands for in GLOB."""
 _RESERVED = ("and", "or", "not", "in", "like", "between", "is", "null")
 
 
@@ -157,18 +133,21 @@ class _Parser:
         kind = str(match.lastgroup)
         return _Token(kind, match[kind], match.start(kind))
 
-    def _take(self) -> _Token:
+    def _is(self, *words: str) -> bool:
+        return self.token.kind in ("word", "sign") and self.token.text.lower() in words
+
+    def _take(self) -> str:
         token = self.token
         self.token = self._next(token.at + len(token.text))
-        return token
+        return token.text
 
     def _took(self, *words: str) -> bool:
-        return self.token.is_(*words) and bool(self._take())
+        return self._is(*words) and bool(self._take())
 
     def _expect(self, *words: str) -> str:
-        if not self.token.is_(*words):
+        if not self._is(*words):
             self._fail(f"{' or '.join(words)} was expected")
-        return self._take().text.lower()
+        return self._take().lower()
 
     def _fail(self, why: str) -> NoReturn:
         token = self.token
@@ -185,23 +164,22 @@ class _Parser:
     # ---- and, or, not
 
     def _condition(self) -> Condition:
-        return self._joined("or", Some, lambda: self._joined("and", Every, self._factor))
+        return self._chain("or", lambda: self._chain("and", self._factor))
 
-    def _joined(self, word: str, kind: type[Some] | type[Every], part: Callable[[], Condition]) -> Condition:
+    def _chain(self, word: str, part: Callable[[], Condition]) -> Condition:
         parts = [part()]
         while self._took(word):
             parts.append(part())
-        return parts[0] if len(parts) == 1 else kind(tuple(parts))
+        return parts[0] if len(parts) == 1 else _joined(word.upper(), parts)
 
     def _factor(self) -> Condition:
-        if not self.token.is_("not", "("):
+        if not self._is("not", "("):
             return self._comparison()
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self._fail(f"it is more than {MAX_DEPTH} deep")
-        condition: Condition
         if self._took("not"):
-            condition = Not(self._factor())
+            condition = _negated(self._factor())
         else:
             self._take()
             condition = self._condition()
@@ -215,12 +193,11 @@ class _Parser:
         self._count()
         column = self._column()
         if self._took("is"):
-            negated = self._took("not")
+            negated = "NOT " if self._took("not") else ""
             self._expect("null")
-            return Not(IsNull(column)) if negated else IsNull(column)
-        if self.token.is_("not"):
-            self._take()
-            return Not(self._test(column, "in", "like", "between"))
+            return Condition(f"{column} IS {negated}NULL")
+        if self._took("not"):
+            return _negated(self._test(column, "in", "like", "between"))
         return self._test(column, *_TESTS, "in", "like", "between", "is")
 
     def _count(self) -> None:
@@ -232,21 +209,21 @@ class _Parser:
         test = self._expect(*known)
         if test == "in":
             self._expect("(")
-            same = [Compare(column, "=", self._value(column))]
+            values = [self._value(column)]
             while self._took(","):
                 self._count()
-                same.append(Compare(column, "=", self._value(column)))
+                values.append(self._value(column))
             self._expect(")")
-            return Some(tuple(same))
+            return Condition(f"{column} IN ({', '.join('?' * len(values))})", tuple(values))
         if test == "between":
             low = self._value(column)
             self._expect("and")
-            return Every((Compare(column, ">=", low), Compare(column, "<=", self._value(column))))
+            return Condition(f"({column} BETWEEN ? AND ?)", (low, self._value(column)))
         if test == "like":
             return self._like(column)
-        return Compare(column, "<>" if test == "!=" else test, self._value(column))
+        return compare(column, "<>" if test == "!=" else test, self._value(column))
 
-    def _like(self, column: str) -> Like:
+    def _like(self, column: str) -> Condition:
         self.likes += 1
         if COLUMNS[column] != "text":
             self._fail(f"{column} is {_KINDS[COLUMNS[column]][0]}, which is not like a pattern")
@@ -265,7 +242,10 @@ class _Parser:
         mark = re.escape(escape)
         if escape and not re.fullmatch(f"(?:[^{mark}]|{mark}[%_{mark}])*", pattern, re.DOTALL):
             self._fail("the escape character stands before %, _ or itself")
-        return Like(column, pattern, escape)
+        characters = re.findall(f"{mark}.|." if escape else ".", pattern, re.DOTALL)
+        # GLOB, since SQLite's LIKE takes capitals for small letters.
+        glob = "".join(c[1] if c[1:] in ("%", "_") else _GLOB.get(c[-1], c[-1]) for c in characters)
+        return Condition(f"{column} GLOB ?", (glob,))
 
     def _column(self) -> str:
         name = self.token.text.lower()
@@ -280,7 +260,7 @@ class _Parser:
 
     def _value(self, column: str) -> Value:
         kind = COLUMNS[column]
-        if self.token.is_("null"):
+        if self._is("null"):
             self._fail(f"nothing equals null: write {column} is null")
         if kind == "time":
             self._took("timestamp", "date")

@@ -15,14 +15,12 @@ from headword.model import DualEncoder
 
 def fingerprint_of(model: DualEncoder) -> str:
     """sha256 over all that images, words and tags depend on: encoders, templates, aligner, scores."""
-    said = model.provenance()
-    kept = {  # by the names of the first format, so that old indexes keep their models
+    provenance = model.provenance()
+    text = provenance["text"]
+    kept = {
         "vision": encoder_identity(model.vision),
-        "text": [said["text"]["weights_sha256"], said["text"]["tokenizer_sha256"]],
-        "template": said["templates"],
-        "kinds": said["hypernym_weight"],
-        "aligner": said["aligner"],
-        "scores": said["scores"],
+        "text": [text["weights_sha256"], text["tokenizer_sha256"]],
+        **{name: provenance[name] for name in ("templates", "hypernym_weight", "aligner", "scores")},
     }
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name, tensor in sorted(model.aligner.tensors.items()):
@@ -30,20 +28,22 @@ def fingerprint_of(model: DualEncoder) -> str:
     return digest.hexdigest()
 
 
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, where a tuple is a list."""
+    return dict(json.loads(json.dumps(content)))
+
+
 def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
     """All that decides what the features of a picture are, besides engine and precision."""
     record = vision.provenance()
-    return {
-        "encoder": vision.name,
-        "weights": record["weights_sha256"],
-        "head": [] if record["head"] is None else record["head"]["modules"],
-        "transform": record["transform"],
-    }
-
-
-def plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back, where a tuple is a list."""
-    return dict(json.loads(json.dumps(said)))
+    return _plain(
+        {
+            "encoder": vision.name,
+            "weights": record["weights_sha256"],
+            "head": [] if record["head"] is None else record["head"]["modules"],
+            "transform": record["transform"],
+        }
+    )
 
 
 def describe(model: DualEncoder, folder: Path | None) -> dict[str, Any]:
@@ -51,20 +51,20 @@ def describe(model: DualEncoder, folder: Path | None) -> dict[str, Any]:
     return {
         "folder": None if folder is None else str(folder),
         "fingerprint": fingerprint_of(model),
-        "provenance": plain(model.provenance()),
+        "provenance": _plain(model.provenance()),
     }
 
 
-def check_model(model: DualEncoder, said: Mapping[str, Any], folder: Path) -> None:
+def check_model(model: DualEncoder, described: Mapping[str, Any], folder: Path) -> None:
     """Refuse a model that an index was not made with.
 
     Raises:
         HeadwordError: with the names of both.
     """
-    if fingerprint_of(model) == said["fingerprint"]:
+    if fingerprint_of(model) == described["fingerprint"]:
         return
-    before, now = _name(said["provenance"]), _name(model.provenance())
-    where = f" at {said['folder']}" if said["folder"] else ""
+    before, now = _name(described["provenance"]), _name(model.provenance())
+    where = f" at {described['folder']}" if described["folder"] else ""
     other = "another model of the same encoders" if before == now else now
     raise HeadwordError(
         f"{folder} was made with the model {before}{where}, and this is {other}; give that model, or "

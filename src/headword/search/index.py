@@ -20,6 +20,7 @@ from headword.model import DualEncoder
 from headword.search.identity import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
+from headword.search.tagging import tag_index
 from headword.search.version import Version, Where, newest
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ class Index:
     def __init__(
         self,
         folder: Path,
-        *,
         model: DualEncoder | Path | None,
         vision: Vision | None,
         device: str | torch.device,
@@ -79,7 +79,7 @@ class Index:
         """
         if model is not None and not isinstance(model, DualEncoder):
             model = expand(model).resolve()
-        return cls(expand(folder).resolve(), model=model, vision=vision, device=device)
+        return cls(expand(folder).resolve(), model, vision, device)
 
     @cached_property
     def model(self) -> DualEncoder:
@@ -90,8 +90,8 @@ class Index:
         """
         from headword.model import load
 
-        said = self._version.manifest.model
-        folder = self._moved_to or said["folder"]
+        described = self._version.manifest.model
+        folder = self._moved_to or described["folder"]
         if folder is None:
             raise HeadwordError(
                 f"{self.path} was made with a model that was not saved; give it: Index.open(folder, model=…)"
@@ -102,7 +102,7 @@ class Index:
                 "is: --model DIR, or in Python Index.open(folder, model=…)"
             )
         model = load(folder, vision=self._vision, device=self._device, defer_vision=True)
-        check_model(model, said, self.path)
+        check_model(model, described, self.path)
         return model
 
     @property
@@ -116,40 +116,36 @@ class Index:
         return Path(self._version.manifest.root)
 
     def __len__(self) -> int:
-        return len(self._version.paths)
+        return self._version.manifest.images
 
     def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and self._version.place_of(path) is not None
+        return isinstance(path, str) and self._version.catalogue.place_of(path) is not None
 
     def reload(self) -> bool:
         """Take up the newest version; returns whether it is another."""
-        manifest = Manifest.read(self.path)
-        if manifest.version == self.version:
+        if Manifest.read(self.path).version == self.version:
             return False
-        if (
-            "model" in self.__dict__
-            and manifest.model["fingerprint"] != self._version.manifest.model["fingerprint"]
-        ):
-            del self.__dict__["model"]
-        self._version = newest(self.path)
+        before, self._version = self._version, newest(self.path)
+        if self._version.manifest.model["fingerprint"] != before.manifest.model["fingerprint"]:
+            self.__dict__.pop("model", None)
         return True
 
     def about(self) -> dict[str, Any]:
         """What the index is, as JSON."""
-        said = self._version.manifest
+        manifest = self._version.manifest
         return {
             "folder": str(self.path),
-            "root": said.root,
-            "images": said.images,
-            "unreadable": said.unreadable,
-            "model": said.model,
-            "features": said.space,
-            "centre": said.centre,
+            "root": manifest.root,
+            "images": manifest.images,
+            "unreadable": manifest.unreadable,
+            "model": manifest.model,
+            "features": manifest.space,
+            "centre": manifest.centre,
             "engine": "exact",
-            "tags": said.tags and {**said.tags, "counts": self.tags()},
-            "created": said.created,
-            "updated": said.updated,
-            "version": said.version,
+            "tags": manifest.tags and {**manifest.tags, "counts": self.tags()},
+            "created": manifest.created,
+            "updated": manifest.updated,
+            "version": manifest.version,
         }
 
     def search(self, query: Query, *, k: int = 10, where: Where | None = None) -> list[Hit]:
@@ -211,10 +207,9 @@ class Index:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
         a, b = version.space(self.model.aligner).affine(vectors)
-        found = (version.exact if where is None else version.exact_where(where)).top(a, b, k)
         return [
             [version.hit(int(version.places[slot]), float(score)) for slot, score in zip(*best, strict=True)]
-            for best in found
+            for best in version.search(where).top(a, b, k)
         ]
 
     def browse(self, *, k: int = 100, offset: int = 0, where: Where | None = None) -> list[Hit]:
@@ -224,8 +219,9 @@ class Index:
             HeadwordError: for a bad condition.
         """
         version = self._version
-        places = range(len(version.paths)) if where is None else version.places_where(where)
-        return [version.hit(int(place), 0.0) for place in places[offset : offset + k]]
+        return [
+            version.hit(place, 0.0) for place in version.places_where(where)[offset : offset + k].tolist()
+        ]
 
     def count(self, where: Where | None = None) -> int:
         """How many images there are, or satisfy a condition.
@@ -237,10 +233,7 @@ class Index:
 
     def tags(self) -> dict[str, int]:
         """How many images each label of `tag` was given to, the most frequent first."""
-        counts: dict[str, int] = {}
-        for entry in self._version.tags.drop_null().value_counts():
-            counts[entry["values"].as_py()] = entry["counts"].as_py()
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        return self._version.catalogue.tags()
 
     def file(self, path: str) -> Path:
         """The file of an image of the index.
@@ -251,11 +244,11 @@ class Index:
         Raises:
             HeadwordError: if it is not in the index, or lies (links resolved) outside the indexed folder.
         """
-        version = self._version
-        place = version.place_of(path)
+        catalogue = self._version.catalogue
+        place = catalogue.place_of(path)
         if place is None:
             raise HeadwordError(f"{path!r} is not in the index {self.path}")
-        raw = version.raw[place].as_py()
+        raw = catalogue.raw(place)
         file = (self.root / (path if raw is None else os.fsdecode(raw))).resolve()
         if self.root not in file.parents:
             raise HeadwordError(f"{path!r} lies outside {self.root} by now; index the folder again")
@@ -279,7 +272,7 @@ class Index:
             rows.check(start, min(start + _CHECKED, len(rows)))
             if progress is not None:
                 progress(min(start + _CHECKED, len(rows)), len(rows))
-        names = [NAME, *manifest.files, f"{manifest.rows}.f32", f"{manifest.rows}.bf16"]
+        names = [NAME, manifest.catalogue, f"{manifest.rows}.f32", f"{manifest.rows}.bf16"]
         return sum((self.path / name).stat().st_size for name in names)
 
     def refresh(self, *, progress: Progress | None = None) -> Changes:
@@ -310,8 +303,6 @@ class Index:
         Raises:
             HeadwordError: for no labels, an empty or a repeated one, or a bad template.
         """
-        from headword.search.tagging import tag_index
-
         self.reload()
         if not isinstance(labels, Classifier):
             labels = self.model.classifier(labels, templates=templates, none_of_these=none_of_these)
@@ -321,7 +312,7 @@ class Index:
 
     def _picture(self, query: Query, version: Version) -> Tensor:
         if query.like is not None:
-            place = version.place_of(query.like)
+            place = version.catalogue.place_of(query.like)
             if place is None:
                 raise HeadwordError(
                     f"{query.like!r} is not in the index {self.path}; give its path as a search shows it, "

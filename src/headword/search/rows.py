@@ -19,9 +19,10 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headword.errors import HeadwordError
+from headword.search.manifest import not_written
 from headword.search.space import Floats
 
 BLOCK = 128
@@ -38,7 +40,46 @@ BLOCK = 128
 UNKNOWN = -1
 """The checksum of a row that belongs to no image."""
 
+Sums = NDArray[np.int64]
+
 _AT_ONCE = 64 * BLOCK  # rows of a write
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The beginning of a file, mapped; or an array in memory, which has no file."""
+
+    array: np.ndarray[Any, Any]
+    path: Path | None = None
+    map: mmap.mmap | None = None
+
+    @classmethod
+    def open(cls, path: Path, dtype: type, *shape: int) -> _File:
+        """An array of this shape."""
+        if 0 in shape:
+            return cls(np.zeros(shape, dtype))
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            with path.open("rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) < needed:
+                    raise _cut_short(path, size)
+                # Copy on write: torch wants memory that it may write to, and nobody does.
+                mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise HeadwordError(f"{path} is missing; index the folder again") from None
+        except OSError as error:
+            raise HeadwordError(f"{path} cannot be read: {error.strerror}") from error
+        return cls(np.frombuffer(mapped, dtype).reshape(shape), path, mapped)
+
+    def check_size(self) -> None:
+        if self.map is not None and (size := self.map.size()) < len(self.map):
+            raise _cut_short(self.path, size)
+
+    def damaged(self, where: str) -> HeadwordError:
+        return HeadwordError(
+            f"{self.path} is damaged ({where}); index the folder again, which computes anew only what is "
+            "damaged"
+        )
 
 
 class Rows:
@@ -48,32 +89,26 @@ class Rows:
 
     Args:
         values: `[N, d]`.
-        blocks: bfloat16 `[ceil(N / 128), d, 128]`.
+        bits: bfloat16 `[ceil(N / 128), d, 128]`, as int16.
         rounding: the greatest distance of a row to what it is rounded to.
         row_sums: CRC-32 of each row `[N]`, or `UNKNOWN`; not checked when not given.
         block_sums: CRC-32 of each block `[ceil(N / 128)]`, of the last one without its filling.
-        path: of the files, without their endings.
-        maps: of the files, by their endings.
     """
 
     def __init__(
         self,
-        values: Floats,
-        blocks: Tensor,
+        values: _File,
+        bits: _File,
         rounding: float,
-        *,
-        row_sums: NDArray[np.int64] | None = None,
-        block_sums: NDArray[np.int64] | None = None,
-        path: Path | None = None,
-        maps: Mapping[str, mmap.mmap] = MappingProxyType({}),
+        row_sums: Sums | None = None,
+        block_sums: Sums | None = None,
     ) -> None:
-        self.values = values
+        self.values: Floats = values.array
         self.rounding = rounding
-        self._blocks = blocks
-        self._path = path
-        self._maps = maps
-        self._row_sums = np.full(len(values), UNKNOWN) if row_sums is None else row_sums
-        self._block_sums = np.full(len(blocks), UNKNOWN) if block_sums is None else block_sums
+        self._files = values, bits
+        self._blocks = torch.from_numpy(bits.array).view(torch.bfloat16)
+        self._row_sums = np.full(len(values.array), UNKNOWN) if row_sums is None else row_sums
+        self._block_sums = np.full(len(bits.array), UNKNOWN) if block_sums is None else block_sums
         self._rows_to_check = self._row_sums != UNKNOWN
         self._blocks_to_check = self._block_sums != UNKNOWN
 
@@ -86,13 +121,14 @@ class Rows:
         Raises:
             HeadwordError: if one is damaged.
         """
-        self._check_size("f32")
+        file = self._files[0]
+        file.check_size()
         rows, to_check = self.values[places], self._rows_to_check[places]
         if to_check.any():
             sums = np.fromiter(map(zlib.crc32, rows), np.int64, len(rows))
             damaged = np.flatnonzero(to_check & (sums != self._row_sums[places]))
             if len(damaged):
-                raise self._damaged("f32", f"row {np.arange(len(self))[places][damaged[0]]}")
+                raise file.damaged(f"row {np.arange(len(self))[places][damaged[0]]}")
             self._rows_to_check[places] = False
         return rows
 
@@ -102,14 +138,17 @@ class Rows:
         Raises:
             HeadwordError: if one is damaged.
         """
-        self._check_size("bf16")
+        file = self._files[1]
+        file.check_size()
         part = blocks if isinstance(blocks, slice) else blocks.numpy()
         if self._blocks_to_check[part].any():
-            bits = self._blocks.view(torch.int16).numpy()
-            for block in np.arange(len(bits))[part].tolist():
-                rows = min(BLOCK, len(self) - block * BLOCK)
-                if self._blocks_to_check[block] and _block_sum(bits[block], rows) != self._block_sums[block]:
-                    raise self._damaged("bf16", f"rows {block * BLOCK} to {block * BLOCK + rows - 1}")
+            for block in np.arange(len(file.array))[part].tolist():
+                first, rows = block * BLOCK, min(BLOCK, len(self) - block * BLOCK)
+                if (
+                    self._blocks_to_check[block]
+                    and _block_sum(file.array[block], rows) != self._block_sums[block]
+                ):
+                    raise file.damaged(f"rows {first} to {first + rows - 1}")
             self._blocks_to_check[part] = False
         return self._blocks[blocks]
 
@@ -122,22 +161,11 @@ class Rows:
         self[start:stop]
         self.half(slice(start // BLOCK, -(-stop // BLOCK)))
 
-    def _check_size(self, ending: str) -> None:
-        mapped = self._maps.get(ending)
-        if mapped is not None and (size := mapped.size()) < len(mapped):
-            raise _cut_short(f"{self._path}.{ending}", size)
-
-    def _damaged(self, ending: str, where: str) -> HeadwordError:
-        return HeadwordError(
-            f"{self._path}.{ending} is damaged ({where}); index the folder again, which computes anew only "
-            "what is damaged"
-        )
-
     @classmethod
     def of(cls, units: Floats) -> Rows:
         """Rows `[N, d]` that are in memory."""
         blocks, rounding = rounded(units)
-        return cls(units, blocks, rounding)
+        return cls(_File(units), _File(blocks.view(torch.int16).numpy()), rounding)
 
     @classmethod
     def open(
@@ -147,30 +175,33 @@ class Rows:
         slots: int,
         dim: int,
         rounding: float,
-        row_sums: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
-        block_sums: NDArray[np.int64] | None = None,
+        row_sums: tuple[NDArray[np.int64], Sums] | None = None,
+        block_sums: Sums | None = None,
     ) -> Rows:
         """The first `slots` rows of the files, with the checksums of some of them, and of all blocks.
 
         Raises:
             HeadwordError: if one is missing or too short.
         """
-        maps: dict[str, mmap.mmap] = {}
-        values = _mapped(folder / f"{name}.f32", np.float32, (slots, dim), maps)
-        bits = _mapped(folder / f"{name}.bf16", np.int16, (-(-slots // BLOCK), dim, BLOCK), maps)
-        blocks = torch.from_numpy(bits).view(torch.bfloat16)
+        values = _File.open(folder / f"{name}.f32", np.float32, slots, dim)
+        bits = _File.open(folder / f"{name}.bf16", np.int16, -(-slots // BLOCK), dim, BLOCK)
         sums = np.full(slots, UNKNOWN)
         if row_sums is not None:
             sums[row_sums[0]] = row_sums[1]
-        path = folder / name
-        return cls(values, blocks, rounding, row_sums=sums, block_sums=block_sums, path=path, maps=maps)
+        return cls(values, bits, rounding, sums, block_sums)
 
 
-def rows_there(folder: Path, name: str, dim: int) -> Floats:
+def next_rows(name: str) -> str:
+    """The name of the files that rows go to when they are written anew."""
+    return f"rows-{int(name.removeprefix('rows-')) + 1:06d}"
+
+
+def present_rows(folder: Path, name: str, dim: int) -> Floats:
     """All rows that the file has, none if there is no file; not checked."""
     path = folder / f"{name}.f32"
     count = path.stat().st_size // (4 * dim) if path.is_file() else 0
-    return _mapped(path, np.float32, (count, dim))
+    values: Floats = _File.open(path, np.float32, count, dim).array
+    return values
 
 
 def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]:
@@ -183,15 +214,9 @@ def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]
         HeadwordError: if the disk is full or fails; the first `slots` rows are as they were.
     """
     units = np.ascontiguousarray(units, np.float32)
-    path = folder / f"{name}.f32"
-    try:
-        with _at(path, slots * units.shape[1] * 4) as file:
-            file.truncate()
-            file.write(units.data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _written(folder / f"{name}.f32", slots * units.shape[1] * 4) as file:
+        file.truncate()
+        file.write(units.data)
     return [zlib.crc32(row) for row in units]
 
 
@@ -201,14 +226,10 @@ def blank_rows(folder: Path, name: str, slots: Iterable[int], dim: int) -> None:
     Raises:
         HeadwordError: if the file cannot be written.
     """
-    path = folder / f"{name}.f32"
-    try:
-        with path.open("r+b") as file:
-            for slot in slots:
-                file.seek(slot * dim * 4)
-                file.write(bytes(dim * 4))
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _written(folder / f"{name}.f32", 0) as file:
+        for slot in slots:
+            file.seek(slot * dim * 4)
+            file.write(bytes(dim * 4))
 
 
 def write_halves(folder: Path, name: str, values: Floats, first: int) -> tuple[list[int], float]:
@@ -222,22 +243,16 @@ def write_halves(folder: Path, name: str, values: Floats, first: int) -> tuple[l
     """
     sums: list[int] = []
     greatest = 0.0
-    path = folder / f"{name}.bf16"
-    try:
-        # A last block that was not full is written again: those who have it mapped see its rows unchanged.
-        with _at(path, first * BLOCK * values.shape[1] * 2) as file:
-            for start in range(first * BLOCK, len(values), _AT_ONCE):
-                part = values[start : start + _AT_ONCE]
-                blocks, rounding = rounded(part)
-                bits = blocks.view(torch.int16).numpy()
-                file.write(bits.data)
-                greatest = max(greatest, rounding)
-                sums += [_block_sum(block, len(part) - n * BLOCK) for n, block in enumerate(bits)]
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _not_written(path, error) from error
+    # A last block that was not full is written again: those who have it mapped see its rows unchanged.
+    with _written(folder / f"{name}.bf16", first * BLOCK * values.shape[1] * 2) as file:
+        for start in range(first * BLOCK, len(values), _AT_ONCE):
+            part = values[start : start + _AT_ONCE]
+            blocks, rounding = rounded(part)
+            bits = blocks.view(torch.int16).numpy()
+            file.write(bits.data)
+            greatest = max(greatest, rounding)
+            sums += [_block_sum(block, len(part) - n * BLOCK) for n, block in enumerate(bits)]
+        file.truncate()
     return sums, greatest
 
 
@@ -249,11 +264,9 @@ def rounded(units: Floats) -> tuple[Tensor, float]:
         rows = torch.tensor(units[start : start + _AT_ONCE])
         half = rows.bfloat16()
         greatest = max(greatest, float((rows - half.float()).norm(dim=1).max()))
-        full = len(rows) // BLOCK
-        first = start // BLOCK
-        blocks[first : first + full] = half[: full * BLOCK].view(full, BLOCK, rows.shape[1]).transpose(1, 2)
-        if len(rows) > full * BLOCK:
-            blocks[first + full, :, : len(rows) - full * BLOCK] = half[full * BLOCK :].T
+        for n in range(0, len(half), BLOCK):
+            part = half[n : n + BLOCK]
+            blocks[(start + n) // BLOCK, :, : len(part)] = part.T
     return blocks, greatest * (1 + 1e-5)
 
 
@@ -262,41 +275,18 @@ def _block_sum(bits: NDArray[np.int16], rows: int) -> int:
     return zlib.crc32(np.ascontiguousarray(bits[:, :rows]).data)
 
 
-def _not_written(path: Path, error: OSError) -> HeadwordError:
-    return HeadwordError(
-        f"cannot write {path}: {error.strerror}; the index is what it was: make room and run the same "
-        "command again"
-    )
-
-
-def _at(path: Path, begin: int) -> BinaryIO:
-    """A file opened for writing from a place on."""
-    file = path.open("r+b" if path.exists() else "x+b")
-    file.seek(begin)
-    return file
-
-
-def _mapped(
-    path: Path, dtype: type, shape: tuple[int, ...], maps: dict[str, mmap.mmap] | None = None
-) -> np.ndarray[Any, Any]:
-    """The beginning of a file as an array; its map is put into `maps`, by the file's ending."""
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    needed = math.prod(shape) * np.dtype(dtype).itemsize
+@contextmanager
+def _written(path: Path, begin: int) -> Iterator[BinaryIO]:
+    """A file to write from a place on; it is on the disk afterwards."""
     try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) < needed:
-                raise _cut_short(path, size)
-            # Copy on write: torch wants memory that it may write to, and nobody does.
-            mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_COPY)
-    except FileNotFoundError:
-        raise HeadwordError(f"{path} is missing; index the folder again") from None
+        with path.open("r+b" if path.exists() else "x+b") as file:
+            file.seek(begin)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
-        raise HeadwordError(f"{path} cannot be read: {error.strerror}") from error
-    if maps is not None:
-        maps[path.suffix[1:]] = mapped
-    return np.frombuffer(mapped, dtype).reshape(shape)
+        raise not_written(path, error) from error
 
 
-def _cut_short(path: str | Path, size: int) -> HeadwordError:
+def _cut_short(path: Path | None, size: int) -> HeadwordError:
     return HeadwordError(f"{path} is cut short ({size:,} bytes); index the folder again")

@@ -1,0 +1,253 @@
+"""The images of one version of an index, their tags, and its state: one SQLite file, written once and whole.
+
+`images`  a row for each image file, those that can be read first, by path: `place` is where one stands.
+`state`   arrays by name, see `STATE`.
+
+The manifest holds a sha256 of the file, and each row a CRC-32 (`seal`) of what it says, so that of a damaged
+file the rows that are whole are kept. Readers copy it into memory, where filters run: they need no lock, keep
+their version for as long as they like, and work in a folder that nobody may write in.
+
+It may be a stranger's file. It is opened without its journals, and read only if it has these two tables, in
+these words, and nothing else (no view, no trigger), and is sound by SQLite's own check, which includes the
+kinds of all values. Nothing that is asked of it takes longer than `SECONDS`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headword.errors import HeadwordError
+from headword.files import memory, open_file, sha256
+from headword.search.filter import Condition
+from headword.search.manifest import not_written
+
+OK = "ok"
+SECONDS = 60.0
+STATE: dict[str, type[np.generic]] = {
+    "slots": np.int64,  # the row of features of each place
+    "sums": np.int64,  # their CRC-32
+    "block_sums": np.int64,  # CRC-32 of the blocks of rounded rows
+    "inverse_norms": np.float32,  # of each slot; this and the next two as in `headword.search.space`
+    "centre": np.float32,
+    "total": np.int64,  # the sum of the features of all images
+}
+
+_KINDS = {
+    "path": "text", "raw": "blob null", "bytes": "integer", "modified": "integer", "content": "blob null",
+    "slot": "integer", "status": "text", "sum": "integer", "seal": "integer", "folder": "text",
+    "tag": "text null", "tag_score": "real null",
+}  # fmt: skip
+_CHECKED = (f"{name} CHECK (instr('{kinds}', typeof({name})))" for name, kinds in _KINDS.items())
+_SCHEMA = {
+    "images": f"CREATE TABLE images (place INTEGER PRIMARY KEY, {', '.join(_CHECKED)})",
+    "state": "CREATE TABLE state (name CHECK (typeof(name) = 'text'), value CHECK (typeof(value) = 'blob'))",
+}
+
+Indices = NDArray[np.int64]
+
+Tag = tuple[str | None, float | None]
+"""A label and its probability, or neither."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One image file."""
+
+    path: str
+    r"""Relative to the indexed folder, with "/"; bytes that are no UTF-8 as \xff."""
+    raw: builtins.bytes | None  # the path's bytes, where they are no UTF-8
+    bytes: int
+    modified: int  # time of the last change in nanoseconds; -1 if it changed while it was read
+    content: builtins.bytes | None  # A hash of the file; None if it changed while it was read
+    slot: int  # its row of features; -1 if it cannot be read
+    status: str  # "ok", or why it cannot be read
+    sum: int  # CRC-32 of its features; -1 if it has none
+
+
+def write_catalogue(
+    path: Path, entries: Iterable[Entry], state: Mapping[str, NDArray[Any]], tags: Iterable[Tag]
+) -> None:
+    """Write the images of one version, in the order of their places, with the tags of the first of them.
+
+    Raises:
+        HeadwordError: if the disk is full or fails.
+    """
+    with _new(path) as database:
+        for statement in _SCHEMA.values():
+            database.execute(statement)
+        rows = (
+            (place, *facts, _seal(facts), facts[0].rpartition("/")[0], None, None)
+            for place, facts in enumerate(map(_facts, entries))
+        )
+        database.executemany(f"INSERT INTO images VALUES ({', '.join('?' * (len(_KINDS) + 1))})", rows)
+        arrays = ((name, np.asarray(state[name], kind).tobytes()) for name, kind in STATE.items())
+        database.executemany("INSERT INTO state VALUES (?, ?)", arrays)
+        _set_tags(database, tags)
+
+
+def salvaged(path: Path) -> list[Entry]:
+    """The entries of a damaged file that are as they were written; none, if it is that bad."""
+    entries: list[Entry] = []
+    try:
+        with closing(_in_memory(path)) as database:
+            most = path.stat().st_size // 64
+            for *facts, seal in database.execute(f"SELECT {_FACTS}, seal FROM images LIMIT ?", (most,)):
+                if _seal(facts) == seal:
+                    entries.append(Entry(**dict(zip(Entry.__slots__, facts, strict=True))))
+    except (sqlite3.Error, OSError, HeadwordError):
+        pass
+    return entries
+
+
+class Catalogue:
+    """A version's images, in memory; `count` of them can be read, the file's sha256 is `digest`. Thread-safe.
+
+    Raises:
+        HeadwordError: if it is missing, damaged, or none that headword wrote.
+    """
+
+    def __init__(self, path: Path, count: int, digest: str | None = None) -> None:
+        self._path = path
+        self._count = count
+        self._lock = threading.Lock()
+        if not path.is_file():
+            raise HeadwordError(f"{path} is missing; index the folder again")
+        if digest is not None and sha256(path) != digest:
+            raise HeadwordError(f"{path} is damaged; index the folder again")
+        try:
+            self._database = _in_memory(path)
+            tables = self._database.execute("SELECT name, sql FROM sqlite_master LIMIT 3").fetchall()
+            if sorted(tables) != sorted(_SCHEMA.items()):
+                raise _damaged(path, "it has other tables than an index")
+            for (line,) in self._database.execute("PRAGMA quick_check(1)"):
+                if line != "ok":
+                    raise _damaged(path, line)
+            arrays = self._database.execute("SELECT name, value FROM state LIMIT 9").fetchall()
+            self.state = {name: np.frombuffer(value, STATE[name]).copy() for name, value in arrays}
+            """The arrays of `STATE`."""
+            sizes = {len(self.state[name]) for name in ("slots", "sums")}
+        except (sqlite3.Error, LookupError, ValueError) as error:
+            raise _damaged(path, str(error)) from error
+        if sizes != {count} or self.state.keys() != STATE.keys():
+            raise _damaged(path, "it does not fit the manifest")
+
+    def image(self, place: int) -> tuple[str, str | None, float | None]:
+        """Path, tag, and the tag's probability."""
+        row: tuple[str, str | None, float | None]
+        (row,) = self._ask("SELECT path, tag, tag_score FROM images WHERE place = ?", place)
+        return row
+
+    def raw(self, place: int) -> bytes | None:
+        """See `Entry`."""
+        raw: bytes | None = self._ask("SELECT raw FROM images WHERE place = ?", place)[0][0]
+        return raw
+
+    def place_of(self, path: str) -> int | None:
+        """Where a path stands."""
+        place = bisect_left(range(self._count), path, key=lambda place: self.image(place)[0])
+        return place if place < self._count and self.image(place)[0] == path else None
+
+    def places(self, condition: Condition) -> Indices:
+        """Where those stand that satisfy a condition, ascending: for which it is true, not null."""
+        rows = self._ask(
+            f"SELECT place FROM images WHERE place < ? AND {condition.sql} ORDER BY place",
+            self._count,
+            *condition.values,
+        )
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+    def tags(self) -> dict[str, int]:
+        """How many images have each tag, the most frequent first."""
+        by_tag = "SELECT tag, count(*) FROM images WHERE tag IS NOT NULL GROUP BY tag ORDER BY 2 DESC, 1"
+        return dict(self._ask(by_tag))
+
+    def entries(self) -> list[Entry]:
+        """All of them, those that cannot be read last."""
+        names = Entry.__slots__
+        rows = self._ask(f"SELECT {_FACTS} FROM images ORDER BY place")
+        return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def write_retagged(self, path: Path, tags: Iterable[Tag]) -> None:
+        """Write the same images with other tags; as `write_catalogue`."""
+        with _new(path) as database:
+            self._database.backup(database)
+            _set_tags(database, tags)
+
+    def _ask(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            _set_deadline(self._database)
+            try:
+                return self._database.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                if str(error) == "interrupted":
+                    raise HeadwordError(f"the filter takes more than {SECONDS:.0f} s; ask for less") from None
+                raise _damaged(self._path, str(error)) from error
+
+
+_FACTS = ", ".join(Entry.__slots__)
+_facts = attrgetter(*Entry.__slots__)
+
+
+def _seal(facts: Iterable[object]) -> int:
+    return zlib.crc32(ascii(tuple(facts)).encode())
+
+
+def _in_memory(path: Path) -> sqlite3.Connection:
+    """A copy of a file in memory, from which nothing else can be reached."""
+    with open_file(path) as file:  # a regular one
+        size = os.fstat(file.fileno()).st_size
+    if size > memory() // 2:
+        raise HeadwordError(f"{path} does not fit in memory ({size:,} bytes)")
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    _set_deadline(database)
+    # Immutable: neither a journal beside it nor a lock is looked at.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as source:
+        source.backup(database)
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
+        database.execute(f"PRAGMA {pragma}")
+    return database
+
+
+def _set_deadline(database: sqlite3.Connection) -> None:
+    """What is asked next ends with an error after `SECONDS`."""
+    end = time.monotonic() + SECONDS
+    database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            for pragma in ("journal_mode = OFF", "synchronous = OFF"):  # nobody reads it before it is whole
+                database.execute(f"PRAGMA {pragma}")
+            yield database
+            database.commit()
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    except (OSError, sqlite3.Error) as error:
+        raise not_written(path, error) from error
+
+
+def _set_tags(database: sqlite3.Connection, tags: Iterable[Tag]) -> None:
+    rows = ((tag, score, place) for place, (tag, score) in enumerate(tags))
+    database.executemany("UPDATE images SET tag = ?, tag_score = ? WHERE place = ?", rows)
+
+
+def _damaged(path: Path, why: str) -> HeadwordError:
+    return HeadwordError(f"{path} is damaged: {' '.join(why.split())[:200]}; index the folder again")
