@@ -36,7 +36,7 @@ from experiments.benchmarks.common import RESULTS, data_root, write
 from experiments.recipes.bench import CLASSIFICATION, Bench
 from experiments.recipes.beyond_words import Speech, left_out, stages
 from experiments.recipes.ladder import accuracy_rung
-from experiments.recipes.measure import centred, first_ten
+from experiments.recipes.measure import first_ten
 from headword.aligners import Aligner, KernelRidge
 from headword.aligners.kernel import name_kernel
 from headword.aligners.linalg import double, solve_positive
@@ -161,7 +161,7 @@ def measured(bench: Bench, speech: Speech, aligner: Aligner, *, captions: bool =
     for way in ("inductive", "pool"):
         scores = {}
         for name, one in data.items():
-            mapping = fitted if way == "inductive" else centred(fitted, one.features)
+            mapping = fitted if way == "inductive" else fitted.centred_on(one.features)
             scores[name] = mapping.image(one.features) @ mapping.text(labels[name]).T
         found[way] = round(accuracy_rung(scores, truth, bench.seed).value, 1)
     if captions:

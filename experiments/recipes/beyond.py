@@ -23,7 +23,7 @@ from experiments.recipes.beyond_retrieval import (
 from experiments.recipes.beyond_words import Speech, Words, left_out, stages
 from experiments.recipes.fits import fit_once
 from experiments.recipes.ladder import Rung, accuracy_rung, steps
-from experiments.recipes.measure import PHOTO, centred
+from experiments.recipes.measure import PHOTO
 from experiments.recipes.recipe import Cell, Claim, Findings, Recipe, Table, judge
 from headword.aligners import MLP, Aligner, KernelRidge
 from headword.scoring.centring import STRENGTH, RunningCentre
@@ -194,7 +194,7 @@ def _climb(
 
 @torch.inference_mode()
 def _embed(aligner: Aligner, features: Tensor, words: Tensor, *, pool: bool) -> tuple[Tensor, Tensor]:
-    mapping = centred(aligner, features) if pool else aligner
+    mapping = aligner.centred_on(features) if pool else aligner
     return mapping.image(features), mapping.text(words)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.recipes.bench import Bench, Captions
 from experiments.recipes.ladder import Rung, recall_rungs
-from experiments.recipes.measure import centred, first_ten
+from experiments.recipes.measure import first_ten
 from headword.aligners import Aligner, KernelRidge
 from headword.aligners.pairs import Pairs
 from headword.scoring.transductive import Hubs
@@ -63,7 +63,7 @@ def recall(aligner: Aligner, data: Captions, seed: int, *, hubs: Reference | Non
 def by_rows(aligner: Aligner, data: Captions, reference: Reference, seed: int) -> dict[str, Recalls]:
     """A mapping fitted on rows alone: as it is, centred, and with hubs."""
     found = {"as it is": recall(aligner, data, seed)}
-    mapping = centred(aligner, reference.features)
+    mapping = aligner.centred_on(reference.features)
     found["images centred on the reference"] = recall(mapping, data, seed)
     found["texts centred too, and hubs"] = recall(mapping, data, seed, hubs=reference)
     return found

@@ -26,7 +26,7 @@ def accuracy(aligner: Aligner, data: Labelled, words: Tensor, *, pool: bool = Tr
 
     With `pool`, images are centred on the mean of these very images, without their labels.
     """
-    fitted = centred(aligner, data.features) if pool else aligner
+    fitted = aligner.centred_on(data.features) if pool else aligner
     scores = fitted.image(data.features) @ fitted.text(words).T
     return classification_metrics(scores, data.labels, (1,))["mean_per_class"]
 
@@ -51,14 +51,9 @@ def accuracies(
 @torch.inference_mode()
 def recalls(aligner: Aligner, data: Captions, *, pool: bool = True) -> dict[str, float]:
     """Retrieval metrics in percent (see `headword.metrics.retrieval_metrics`), on captions as they are."""
-    fitted = centred(aligner, data.features) if pool else aligner
+    fitted = aligner.centred_on(data.features) if pool else aligner
     places = retrieval_places(fitted.image(data.features), fitted.text(data.text), data.owner)
     return retrieval_metrics(places, (1, 5, 10))
-
-
-def centred(aligner: Aligner, features: Tensor) -> Aligner:
-    """The aligner with its image side centred on the mean of these features; the given one is not changed."""
-    return type(aligner).restore(aligner.settings, aligner.tensors).centre_on(features)
 
 
 def each_centred(*kinds: Pairs) -> Pairs:
@@ -76,7 +71,7 @@ def each_centred(*kinds: Pairs) -> Pairs:
 @torch.inference_mode()
 def first_ten(aligner: Aligner, data: Captions) -> float:
     """`t2i_r10` of `recalls` by itself, in half the time."""
-    fitted = centred(aligner, data.features)
+    fitted = aligner.centred_on(data.features)
     scores = fitted.text(data.text) @ fitted.image(data.features).T  # [M, N]
     right = scores.gather(1, data.owner[:, None])
     return 100 * float(((scores >= right).sum(dim=1) <= 10).double().mean())

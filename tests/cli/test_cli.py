@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -252,3 +253,14 @@ def test_readme_commands_exist():
         options = [word for word in line.split("#")[0].split() if word.startswith("--")]
         usage = run(command, "--help")
         assert all(option in usage for option in options), line
+
+
+def test_inspect_knows_an_index_and_a_store(saved, pictures, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(pictures["cat"], tmp_path / "photos")
+    run("index", saved, tmp_path / "photos", "--out", tmp_path / "index")
+    assert re.search(r"images +1 of", run("inspect", tmp_path / "index"))
+    assert json.loads(run("inspect", tmp_path / "index", "--json", "-"))["index"]["images"] == 1
+    run("embed", saved, tmp_path / "photos", "--out", tmp_path / "store")
+    assert "Feature store" in run("inspect", tmp_path / "store")
+    assert json.loads(run("inspect", tmp_path / "store", "--json", "-"))["store"]["dim"] == 1280

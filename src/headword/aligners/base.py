@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -134,6 +135,10 @@ class Aligner(nn.Module, ABC):
         share = strength / (strength + len(features))
         self._learn(centre_=mean + share * (self.centre_ - mean))
         return self
+
+    def centred_on(self, features: Tensor, strength: float = 0.0) -> Self:
+        """A copy that is centred so; see `centre_on`."""
+        return copy.deepcopy(self).centre_on(features, strength)
 
     @property
     def fitted(self) -> bool:

@@ -62,15 +62,16 @@ def classify(
     output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
     paths = expand_images(images)
-    from headword.scoring.label_shares import read_prior
-    from headword.scoring.transductive import OFF, check_method, label_shares
+    from headword.scoring.transductive import OFF, check_method, label_shares, read_prior
 
     check_method(collection, prior is not None, single_labels=not (multi_label or none_of_these))
     stated = None if prior is None else read_prior(prior)
     shares = None if stated is None else label_shares(stated, words)
     from headword.model import load
+    from headword.server.memory import remembering
 
-    encoder = load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype)
+    loaded = load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype)
+    encoder = remembering(loaded)  # the labels' texts tell their familiarity too
     with output.progress("images") as progress:
         if centre_on == AUTO:
             as_made = encoder.centre.kind == "default" and not encoder.one_space
@@ -89,24 +90,22 @@ def classify(
     classifier = encoder.classifier(
         words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
     )
-    cosines = classifier.cosines(embeds)
+    cosines = classifier.cosines(embeds).tolist()
     chances = classifier.probabilities(classifier.logits(embeds, collection=collection, prior=stated))
-    fit, doubt, covered = encoder.familiarity_fit, encoder.doubt, dict[str, float]()
-    if fit is not None:
-        covered = dict(zip(words, encoder.familiarity(words).tolist(), strict=True))
-    far = words if doubt else [word for word in covered if fit is not None and covered[word] < fit.low]
-    words = classifier.classes_.tolist()
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
-    judged = zip(read, orders, chances.tolist(), cosines.tolist(), strict=True)
+    fit, doubt = encoder.familiarity_fit, encoder.doubt
+    depths = dict(zip(words, encoder.depths(words), strict=True))
+    far = [word for word, depth in depths.items() if depth.out_of_depth]
+    words = classifier.classes_.tolist()
     rows, results = [], []
-    for path, order, said, cosine in judged:
+    for path, order, chance, cosine in zip(read, orders, chances.tolist(), cosines, strict=True):
         ranked = [
-            {"label": words[i], "probability": said[i], "cosine": cosine[i] if i < len(cosine) else None}
+            {"label": words[i], "probability": chance[i], "cosine": cosine[i] if i < len(cosine) else None}
             for i in order
         ]
         results.append({"image": str(path), "labels": ranked})
         rows += [
-            (f"{said[i]:6.1%}", words[i] + " *" * (words[i] in far), path.name if n == 0 else "")
+            (f"{chance[i]:6.1%}", words[i] + " *" * (words[i] in far), path.name if n == 0 else "")
             for n, i in enumerate(order[:k])
         ]
     output.table(f"Labels by {model}", ("", "label", "image"), rows, whole="image")
@@ -156,5 +155,11 @@ def classify(
         doubt=doubt,
         out_of_depth=far,
         unreadable=unreadable,
-        familiarity=None if fit is None else {**fit.as_json(), "labels": covered, "out_of_depth": far},
+        familiarity=None
+        if fit is None
+        else {
+            **fit.as_json(),
+            "labels": {word: depth.familiarity for word, depth in depths.items()},
+            "out_of_depth": far,
+        },
     )

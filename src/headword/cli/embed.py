@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,29 +15,6 @@ from headword.files import expand
 if TYPE_CHECKING:
     from headword.extract import Shared
     from headword.model import DualEncoder
-
-
-class Space(str, Enum):
-    """What is stored of an image."""
-
-    features = "features"
-    shared = "shared"
-
-
-class EngineOption(str, Enum):
-    """What runs the model."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-    ray = "ray"
-
-
-class StoreDtype(str, Enum):
-    """Precision of what is stored."""
-
-    float32 = "float32"
-    float16 = "float16"
 
 
 @command(
@@ -58,9 +34,12 @@ def embed(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; an unfinished one goes on.")],
     space: Annotated[
-        Space, typer.Option(help="The classifier's features, or unit vectors in the space shared with words.")
-    ] = Space.features,
-    engine: Annotated[EngineOption, typer.Option(help="What runs the model.")] = EngineOption.auto,
+        Literal["features", "shared"],
+        typer.Option(help="The classifier's features, or unit vectors in the space shared with words."),
+    ] = "features",
+    engine: Annotated[
+        Literal["auto", "torch", "openvino", "ray"], typer.Option(help="What runs the model.")
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many decode at once; with ray, how many actors.")
@@ -69,8 +48,8 @@ def embed(
         bool, typer.Option(help="Decode JPEG photos above 1,000 pixels at a fraction of their size.")
     ] = True,
     store_dtype: Annotated[
-        StoreDtype, typer.Option(help="Precision of what is stored.")
-    ] = StoreDtype.float32,
+        Literal["float32", "float16"], typer.Option(help="Precision of what is stored.")
+    ] = "float32",
     class_names: Annotated[
         Path | None, typer.Option(help="Class names for a classifier that has none.")
     ] = None,
@@ -100,13 +79,13 @@ def embed(
     if (folder / CONFIG).is_file():
         saved = load(folder, vision=vision, device=device)
         encoder, provenance = saved.vision, saved.provenance()
-        shared = shared_space(saved) if space is Space.shared else None
+        shared = shared_space(saved) if space == "shared" else None
         loader: Any = partial(load_encoder, str(folder.resolve()), vision)
     elif vision is not None:
         raise HeadwordError(
             f"{model} is no saved model, which --vision goes with; give {vision} in its place"
         )
-    elif space is Space.shared:
+    elif space == "shared":
         raise HeadwordError(
             f"{model} is no saved model, which --space shared needs; make one with headword recycle"
         )
@@ -119,7 +98,7 @@ def embed(
             source,
             out,
             shared=shared,
-            engine=engine.value,
+            engine=engine,
             dtype=dtype,
             store_dtype=store_dtype.value,
             batch_size=batch_size,
@@ -144,7 +123,7 @@ def embed(
     output.result(
         "embed",
         model=provenance or {"vision": encoder.provenance()},
-        protocol={"source": source, "space": space.value, "draft": draft, "batch_size": batch_size},
+        protocol={"source": source, "space": space, "draft": draft, "batch_size": batch_size},
         metrics={
             "images_per_second": done.images_per_second,
             "seconds": done.seconds,

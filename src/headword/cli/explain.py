@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from headword.cli.common import Output, flags, quoted
 
 if TYPE_CHECKING:
     from headword.scoring.explain import Explanation
+    from headword.scoring.familiarity import Depth
 
 
 @command('explain model "a zebra" "a birthday party"', 'explain model "a red bicycle" -k 3')
@@ -41,16 +43,12 @@ def explain(
     encoder = load(model, vision=vision, device=device, defer_vision=True)
     templates = template or ["{}"]
     explained = encoder.explain(words, k=k, templates=templates)
+    depths = encoder.depths(words, templates=templates)
     fit, doubt = encoder.familiarity_fit, encoder.doubt
-    covered = None if fit is None else encoder.familiarity(words, templates=templates).tolist()
     results = []
-    for n, (text, explanation) in enumerate(zip(words, explained, strict=True)):
-        familiarity = None if covered is None else covered[n]
-        far = True if doubt else None if fit is None or familiarity is None else familiarity < fit.low
-        output.table(title(text, familiarity, bool(far)), *cells(explanation))
-        results.append(
-            {"text": text, "familiarity": familiarity, "out_of_depth": far, **explanation.as_json()}
-        )
+    for text, depth, explanation in zip(words, depths, explained, strict=True):
+        output.table(title(text, depth), *cells(explanation))
+        results.append({"text": text, **depth._asdict(), **explanation.as_json()})
     if doubt:
         output.say(f"Take all with care: {doubt}.")
     labels = quoted(",".join(words))
@@ -63,26 +61,26 @@ def explain(
     )
 
 
-def title(text: str, familiarity: float | None, far: bool) -> str:
+def title(text: str, depth: Depth) -> str:
     """The words, their familiarity, and whether they are out of the head's depth."""
-    said = [*([] if familiarity is None else [f"familiarity {familiarity:.2f}"]), *["out of its depth"] * far]
-    return f"{text} ({': '.join(said)})" if said else text
+    known = [] if depth.familiarity is None else [f"familiarity {depth.familiarity:.2f}"]
+    judgement = ": ".join(known + ["out of its depth"] * bool(depth.out_of_depth))
+    return f"{text} ({judgement})" if judgement else text
 
 
-def cells(explanation: Explanation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def cells(explanation: Explanation) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
     """Columns and rows of an explanation's table."""
-    rows: list[tuple[str, ...]] = []
-    for part in explanation.prototypes:
-        said = part.name if part.words == part.name else f"{part.name} (as {part.words})"
-        rows.append((said, f"{part.weight:+.3f}", "" if part.share is None else f"{part.share:+.1%}"))
+    rows = [
+        (
+            part.name if part.words == part.name else f"{part.name} (as {part.words})",
+            f"{part.weight:+.3f}",
+            "" if part.share is None else f"{part.share:+.1%}",
+        )
+        for part in explanation.prototypes
+    ]
     if explanation.kind == "cosines":
         return ("prototype", "cosine"), [row[:2] for row in rows]
     if explanation.others:
-        rows.append(
-            (
-                f"{explanation.others:,} others",
-                f"{explanation.others_weight:+.3f}",
-                f"{explanation.others_share:+.1%}",
-            )
-        )
+        others = f"{explanation.others:,} others"
+        rows.append((others, f"{explanation.others_weight:+.3f}", f"{explanation.others_share:+.1%}"))
     return ("prototype", "weight", "share"), rows

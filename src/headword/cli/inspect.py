@@ -13,7 +13,6 @@ from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
 
 if TYPE_CHECKING:
-    from headword.encoders import VisionEncoder
     from headword.head.names import ClassName
     from headword.model import DualEncoder
 
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 @command("inspect resnet50.a1_in1k", "inspect model --names 3")
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
+        str,
+        typer.Argument(
+            help="A saved model, an index or a store of features, or a classifier as for recycle --vision."
+        ),
     ],
     class_names: Annotated[
         Path | None, typer.Option(help="Class names for a classifier that has none.")
@@ -38,72 +40,111 @@ def inspect(
     For a classifier: what would be recycled.
     """
     output = Output(quiet, json_to)
+    from headword.extract.store import HEADER
     from headword.files import expand
-    from headword.model import load
-    from headword.saved import CLASSES, CONFIG, check_files, read_config
+    from headword.saved import CONFIG
+    from headword.search.manifest import NAME as MANIFEST
 
     folder = expand(model)
     if (folder / CONFIG).is_file():
-        # Nothing is loaded: this also works for a module of one's own, and where an extra is missing.
-        from headword.head.names import class_names as read_names
+        _show_model(output, model, names, vision, device)
+    elif (folder / MANIFEST).is_file():
+        _show_index(output, model)
+    elif (folder / HEADER).is_file():
+        _show_store(output, model)
+    else:
+        _show_classifier(output, model, class_names, head, names, device)
 
-        if vision is not None:  # to see that it fits
-            load(folder, vision=vision, device=device)
-        config = read_config(folder)
-        named = [CLASSES] if CLASSES in config["files"] else []
-        check_files(folder, config, named)
-        classes = read_names(folder / CLASSES) if named else ()
-        output.facts(f"Saved model {model}", _model_facts(config))
-        if "doubt" in config:
-            output.say(expectation(config["doubt"]))
-        if classes:
-            _show_classes(output, classes, names)
-        output.next_step(
-            f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"{flags(vision=vision)}'
-        )
-        said = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
-        output.result("inspect", model=said, classes=[c.as_json() for c in classes])
-        return
+
+def _show_model(output: Output, model: str, names: int, vision: str | None, device: str) -> None:
+    """Nothing is loaded: this also works for a module of one's own, and where an extra is missing."""
+    from headword.files import expand
+    from headword.head.names import class_names
+    from headword.model import load
+    from headword.saved import CLASSES, check_files, read_config
+
+    folder = expand(model)
+    if vision is not None:  # to see that it fits
+        load(folder, vision=vision, device=device)
+    config = read_config(folder)
+    named = [CLASSES] if CLASSES in config["files"] else []
+    check_files(folder, config, named)
+    classes = class_names(folder / CLASSES) if named else ()
+    output.facts(f"Saved model {model}", _model_facts(config))
+    if "doubt" in config:
+        output.say(expectation(config["doubt"]))
+    if classes:
+        _show_classes(output, classes, names)
+    output.next_step(f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"{flags(vision=vision)}')
+    content = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
+    output.result("inspect", model=content, classes=[c.as_json() for c in classes])
+
+
+def _show_index(output: Output, folder: str) -> None:
+    from headword.search import Index
+
+    about = Index.open(folder).about()
+    provenance = about["model"]["provenance"]
+    facts = [
+        ("images", f"{about['images']:,} of {about['root']}"),
+        ("centred on", "the collection" if about["centre"]["kind"] == "collection" else "as the model is"),
+        ("tags", ", ".join(about["tags"]["labels"]) if about["tags"] else "none"),
+        ("updated", about["updated"]),
+        *((side, f"{provenance[side]['kind']}:{provenance[side]['id']}") for side in ("vision", "text")),
+    ]
+    output.facts(f"Index {folder}", facts)
+    output.next_step(f"headword search {quoted(folder)} WORDS")
+    output.result("inspect", model=provenance, index=about)
+
+
+def _show_store(output: Output, folder: str) -> None:
+    from headword.extract.store import read_header
+
+    header = read_header(folder)
+    facts = {name: value for name, value in header.items() if isinstance(value, str | int | float)}
+    output.facts(f"Feature store {folder}", [(name, str(value)) for name, value in facts.items()])
+    output.next_step("in Python: from headword.extract.vectors import read_vectors")
+    output.result("inspect", store=header)
+
+
+def _show_classifier(
+    output: Output, model: str, class_names: Path | None, head: list[str] | None, names: int, device: str
+) -> None:
     from headword.encoders import load_vision
     from headword.encoders.own_module import resolve_vision
 
     encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device)
     rows, labels = encoder.named_head()
-    output.facts(f"Classifier {encoder.name}", vision_facts(encoder))
+    provenance = encoder.provenance()
+    facts = _vision_facts({**provenance, "input_size": encoder.source.input_size})
+    output.facts(f"Classifier {encoder.name}", facts)
     _show_classes(output, labels.classes, names)
     output.say(
         f"Recycling would pair {rows.n_classes:,} rows of width {encoder.dim:,} with the names of their "
         "classes."
     )
     output.next_step(f"headword recycle --vision {quoted(model)} --out model")
-    output.result(
-        "inspect", model={"vision": encoder.provenance()}, classes=[c.as_json() for c in labels.classes]
-    )
-
-
-def vision_facts(vision: VisionEncoder) -> list[tuple[str, str]]:
-    """A classifier in names and values."""
-    return _vision_facts({**vision.provenance(), "input_size": vision.source.input_size})
+    output.result("inspect", model={"vision": provenance}, classes=[c.as_json() for c in labels.classes])
 
 
 def model_facts(model: DualEncoder) -> list[tuple[str, str]]:
     """A dual encoder in names and values."""
-    said = model.provenance()
-    said["vision"]["input_size"] = model.vision.source.input_size
-    return _model_facts(said)
+    provenance = model.provenance()
+    provenance["vision"]["input_size"] = model.vision.source.input_size
+    return _model_facts(provenance)
 
 
-def _vision_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _vision_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the provenance of an image encoder says."""
-    settings = said["transform"]
-    height, width = said["input_size"]
+    settings = record["transform"]
+    height, width = record["input_size"]
     library = "each part" if settings["library"] == "joint" else settings["library"]
     by = f"{library}'s own transform" if library != "user" else "your transform"
     how = f"{settings['interpolation']} ({by})" if "interpolation" in settings else by
     return [
-        ("classifier" if said["head"] else "image tower", f"{said['kind']}:{said['id']}"),
-        ("weights' licence", said["licence"] or (_YOURS if said["kind"] == "trained" else _UNKNOWN)),
-        *(_head_facts(said["head"], said["labels"]) if said["head"] else ()),
+        ("classifier" if record["head"] else "image tower", f"{record['kind']}:{record['id']}"),
+        ("weights' licence", record["licence"] or (_YOURS if record["kind"] == "trained" else _UNKNOWN)),
+        *(_head_facts(record["head"], record["labels"]) if record["head"] else ()),
         ("input", f"{height}×{width} px, {how}"),
     ]
 
@@ -125,22 +166,22 @@ def _head_facts(head: Mapping[str, Any], labels: Mapping[str, Any]) -> list[tupl
     ]
 
 
-def _model_facts(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _model_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the provenance of a dual encoder says."""
     from headword.scoring.centring import Centre
 
-    text, pairs, aligner, scores = said["text"], said["pairs"], said["aligner"], said["scores"]
+    text, pairs, aligner, scores = record["text"], record["pairs"], record["aligner"], record["scores"]
     sources = ", ".join(f"{n:,} from {source}" for source, n in pairs["sources"].items())
     settings = ", ".join(f"{name}={value}" for name, value in aligner["settings"].items())
-    trained = "training" in said
+    trained = "training" in record
     return [
-        *_vision_facts(said["vision"]),
+        *_vision_facts(record["vision"]),
         ("text encoder", f"{text['kind']}:{text['id']} ({text['dim']} wide)"),
         ("text licence", text["licence"] or (_YOURS if trained else _UNKNOWN)),
         ("pairs", f"{pairs['number']:,} ({sources})" if pairs["number"] else "none: trained in one space"),
-        ("templates", " | ".join(said["templates"])),
+        ("templates", " | ".join(record["templates"])),
         ("aligner", f"{aligner['name']} ({settings})" if settings else aligner["name"]),
-        ("image centre", str(Centre(**said["centre"]))),
+        ("image centre", str(Centre(**record["centre"]))),
         ("score scale", f"{scores['scale']:.1f}, {'learnt in training' if trained else _fit(scores)}"),
     ]
 

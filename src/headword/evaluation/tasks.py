@@ -18,8 +18,7 @@ from headword.evaluation.zero_shot import zero_shot
 from headword.extract import Progress
 from headword.metrics import check_k
 from headword.model import DualEncoder
-from headword.scoring.label_shares import read_prior
-from headword.scoring.transductive import label_shares
+from headword.scoring.transductive import label_shares, read_prior
 
 _TASKS: dict[str, Callable[..., Result]] = {
     "classification": zero_shot,

@@ -16,8 +16,7 @@ from headword.evaluation.subjects import Subject
 from headword.extract import Extracted, Progress, extract
 from headword.head.names import placeholders
 from headword.metrics import classification_metrics
-from headword.scoring.label_shares import read_prior
-from headword.scoring.transductive import OFF, collective_scores, label_shares
+from headword.scoring.transductive import OFF, collective_scores, label_shares, read_prior
 
 TOP = (1, 5)
 METRIC = "mean_per_class"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,7 +67,7 @@ def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> li
     rows, group = distinct_rows(pairs)
     weights = aligner.weights(texts, pairs)  # [M, N]
     if weights is None:
-        fitted = copy.deepcopy(aligner).centre_on(pairs.image[rows])
+        fitted = aligner.centred_on(pairs.image[rows])
         cosines = fitted.text(texts) @ fitted.image(pairs.image[rows]).T
         return [_nearest(row, pairs, rows, k) for row in cosines]
     image, _, omega = prepared(pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.kernel import name_kernel
 from headword.aligners.linalg import cholesky, double, row_chunks
 from headword.aligners.pairs import Pairs
+from headword.scoring.probabilities import FEW, logistic
 
 TAU, PENALTY = 0.15, 0.3
 """Of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used."""
@@ -27,8 +27,7 @@ AMONG = 100
 LOW_QUANTILE = 0.25
 """Familiarity below this quantile of the left-out classes' counts as out of the head's depth."""
 
-_FEWEST_NAMES = 50
-_RIDGE = 1e-3
+_RIDGE = 1e-3  # keeps the slopes, on columns of unit variance, from running away
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity |
     Returns:
         None for fewer than 50 class names, which are too few to tell.
     """
-    if left_out is None or len(set(left_out.known.names)) < _FEWEST_NAMES:
+    if left_out is None or len(set(left_out.known.names)) < FEW:
         return None
     known, local = left_out.known, len(left_out.known) > MOST_EXACT
     among = min(AMONG, *(cosines.shape[1] for cosines in left_out.cosines))
@@ -152,14 +151,19 @@ def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity |
     labels = list(dict.fromkeys(known.names))
     place = {label: n for n, label in enumerate(labels)}
     first = [known.names.index(label) for label in labels]
-    fitted = copy.deepcopy(aligner).centre_on(known.image)
+    fitted = aligner.centred_on(known.image)
     cosines = fitted.image(known.image) @ fitted.text(known.text[first]).T
     right = torch.tensor([place[name] for name in known.names], device=cosines.device)
     evidence.append(Taught(known, local=local).evidence(known.text))
     taught = chance_first(cosines, right, among)
     weight = torch.cat([torch.full_like(part, 0.5 / len(part)) for part in (out, taught)])
     X = torch.cat(evidence)
-    offset, agreement, knowledge = _logistic(X, torch.cat([out, taught]).to(X), weight.to(X))
+    mean, spread = X.mean(dim=0), X.std(dim=0).clamp_min(1e-9)
+    design = torch.cat([torch.ones_like(X[:, :1]), (X - mean) / spread], dim=1)
+    none = torch.zeros_like(design[0])
+    beta = logistic(design, torch.cat([out, taught]).to(X), weight.to(X), none + _RIDGE, none)
+    agreement, knowledge = (beta[1:] / spread).tolist()
+    offset = float(beta[0] - (beta[1:] / spread) @ mean)
     fit = Familiarity(offset, agreement, knowledge, low=0.0, among=among, fitted_on=len(out))
     return replace(fit, low=float(fit.of(X[: len(out)]).quantile(LOW_QUANTILE)))
 
@@ -185,23 +189,3 @@ def chance_first(cosines: Tensor, right: Tensor, among: int) -> Tensor:
         + torch.lgamma(left.new_tensor(others - drawn + 1.0))
     )
     return torch.where(left < drawn, 0.0, log_chance.exp())
-
-
-def _logistic(X: Tensor, y: Tensor, weight: Tensor) -> list[float]:
-    """Offset and slopes of a logistic regression of chances `y` `[n]` on `[n, p]`, by Newton's method.
-
-    The slopes of the columns, scaled to unit variance, are kept from running away by a small ridge.
-    """
-    mean, scale = X.mean(dim=0), X.std(dim=0).clamp_min(1e-9)
-    design = torch.cat([torch.ones_like(X[:, :1]), (X - mean) / scale], dim=1)
-    ridge = _RIDGE * torch.eye(design.shape[1], dtype=X.dtype, device=X.device)
-    beta = torch.zeros_like(design[0])
-    for _ in range(100):
-        p = torch.sigmoid(design @ beta)
-        hessian = design.T @ (design * (weight * p * (1 - p))[:, None]) + ridge
-        step = torch.linalg.solve(hessian, design.T @ (weight * (p - y)) + ridge @ beta)
-        beta = beta - step.clamp(-10, 10)
-        if step.abs().max() < 1e-9:
-            break
-    slopes = beta[1:] / scale
-    return [float(beta[0] - slopes @ mean), *slopes.tolist()]

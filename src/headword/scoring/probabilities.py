@@ -174,11 +174,29 @@ def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = 
     )
     weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * y.sum()
     design = torch.stack([x, torch.ones_like(x)], dim=1)  # [n, 2]
+    # Without a prior the ridge keeps the slope finite where the two do not overlap.
     expected, ridge = torch.zeros_like(design[0]), torch.full_like(design[0], 1e-6)
     if prior is not None:
         expected = x.new_tensor([prior.sigmoid_scale, -prior.sigmoid_scale * prior.threshold])
         ridge = (PRIOR_SPREAD * x.new_tensor([prior.sigmoid_scale, 1.0])) ** -2
-    beta = expected  # without a prior the ridge keeps the slope finite where the two do not overlap
+    beta = logistic(design, y, weight, ridge, expected)
+    slope = float(beta[0].clamp_min(1e-3))
+    return slope, float(-beta[1] / slope)
+
+
+def logistic(design: Tensor, y: Tensor, weight: Tensor, ridge: Tensor, expected: Tensor) -> Tensor:
+    """β `[p]` of a logistic regression of chances on `[n, p]`, by Newton's method.
+
+    Minimises Σ weight · cross-entropy(y, sigmoid(design β)) + ½ Σ ridge (β − expected)².
+
+    Args:
+        design: `[n, p]`.
+        y: `[n]` chances from 0 to 1.
+        weight: `[n]`.
+        ridge: `[p]`, above 0 where the data do not bound β.
+        expected: `[p]`, where the search begins.
+    """
+    beta = expected
     for _ in range(100):
         p = torch.sigmoid(design @ beta)
         gradient = design.T @ (weight * (p - y)) + ridge * (beta - expected)
@@ -187,5 +205,4 @@ def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = 
         beta = beta - step.clamp(-10, 10)
         if step.abs().max() < 1e-9:
             break
-    slope = float(beta[0].clamp_min(1e-3))
-    return slope, float(-beta[1] / slope)
+    return beta

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from headword.errors import HeadwordError
+from headword.files import expand, read_json
 
 OFF = "off"
 METHODS = (OFF, "csls", "inverted-softmax", "sinkhorn", "adapt")
@@ -118,6 +119,25 @@ def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Ten
     if not sum(shares):
         raise HeadwordError("the prior gives every label the share 0")
     return torch.tensor(shares, dtype=torch.float64) / sum(shares)
+
+
+def read_prior(prior: str) -> str | dict[str, float]:
+    """The word "uniform" as it is, or the shares in a JSON file, an object from label to share or count.
+
+    Raises:
+        HeadwordError: if there is no such file or it holds no object.
+    """
+    if prior == UNIFORM:
+        return prior
+    file = expand(prior)
+    if not file.is_file():
+        raise HeadwordError(
+            f'the prior must be "{UNIFORM}" or a JSON file from label to share; no file {prior}'
+        )
+    shares = read_json(file)
+    if not isinstance(shares, dict):
+        raise HeadwordError(f'{file} must hold an object from label to share, as {{"cat": 0.7, "dog": 0.3}}')
+    return shares
 
 
 def hubness(rows: Tensor, reference: Tensor, k: int) -> Tensor:
