@@ -100,7 +100,7 @@ def embed(
             shared=shared,
             engine=engine,
             dtype=dtype,
-            store_dtype=store_dtype.value,
+            store_dtype=store_dtype,
             batch_size=batch_size,
             workers=workers,
             draft=draft,
