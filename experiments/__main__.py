@@ -70,7 +70,7 @@ def reproduce(
     from experiments.recipes.publish import reproduce as run
 
     if without:
-        from headword.evaluation.tasks import check_aligners
+        from headword.evaluation.subjects import check_aligners
 
         check_aligners(without)
     bench = Bench(root=_root(data), device=device, seed=seed, without=tuple(without or ()), say=output.note)

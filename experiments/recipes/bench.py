@@ -14,9 +14,10 @@ from torch import Tensor
 
 from headword.aligners.pairs import Pairs
 from headword.data.captions import read_captions
+from headword.data.items import Item
+from headword.data.labelled import open_images
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
 from headword.errors import HeadwordError
-from headword.evaluation.data_sets import open_images
 from headword.extract import Progress, image_features
 from headword.head.names import ClassName
 
@@ -205,7 +206,7 @@ class Bench:
 
     def _labelled(self, data: str, head: str) -> Labelled:
         found = open_images(os.fspath(self.root / "data" / data))
-        features = self._features([image for image in found.images if isinstance(image, Path)], data, head)
+        features = self._features(found.images, data, head)
         return Labelled(name=data, features=features, labels=torch.tensor(found.labels), names=found.names)
 
     def _captions(self, split: str, head: str) -> Captions:
@@ -215,6 +216,6 @@ class Bench:
         features = self._features([entry.image for entry in entries], f"flickr8k {split}", head)
         return Captions(features=features, text=self.words(texts), owner=owner)
 
-    def _features(self, images: Sequence[Path], what: str, head: str) -> Tensor:
+    def _features(self, images: Sequence[Path | Item], what: str, head: str) -> Tensor:
         self.say(f"{HEADS[head]}: {len(images):,} images of {what}")
         return image_features(self._vision(head), list(images), progress=self.progress)

@@ -49,14 +49,14 @@ def test_help_is_whole(command: tuple[str, ...]) -> None:
 
 
 def test_how_many_is_k_everywhere() -> None:
-    for command in ("classify", "explain", "search", "evaluate", "compare"):
+    for command in ("classify", "explain", "search", "evaluate"):
         shown = help_of(command)
         assert re.search(r"^  -k ", shown, re.MULTILINE)
         assert "--top" not in shown
 
 
 def test_centring_has_one_meaning() -> None:
-    for command in ("classify", "evaluate", "compare"):
+    for command in ("classify", "evaluate"):
         words = " ".join(help_of(command).split())
         assert "FOLDER of images; collection, the images at hand themselves; online, each on those" in words
         assert "none, the model's own centre" in words

@@ -220,9 +220,9 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         (
             "c.jsonl",
             '{"image": "a.jpg", "comment": "x"}',
-            "columns are 'image', 'comment'; known are captions, caption",
+            "no caption column: it has image, comment; known are captions, caption",
         ),
-        ("c.csv", "a.jpg,a dog\nb.jpg,a cat\n", "c.csv:2 has no image: its columns are 'a.jpg', 'a dog'"),
+        ("c.csv", "a.jpg,a dog\nb.jpg,a cat\n", "c.csv:2 has no image column: it has a.jpg, a dog"),
         (
             "c.csv",
             "image,caption\na.jpg,x\nb.jpg,a dog, running\n",
@@ -236,7 +236,7 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         ("c.json", "[\n{", "c.json:2 is not valid JSON"),
         ("c.json", '{"images": [{"filename": "a.jpg"}]}', "c.json, image 0 has no caption"),
         ("c.json", "[3]", "c.json, image 0 is not an object"),
-        ("c.xml", "<a/>", "known are .jsonl, .csv, .tsv, .txt and .json"),
+        ("c.xml", "<a/>", "known are .jsonl, .csv, .tsv, .txt, .parquet and .json"),
     ],
 )
 def test_malformed_files_are_named_with_the_line(folder: Path, name: str, content: object, said: str) -> None:

@@ -15,7 +15,7 @@ from headword.cli import app
 from headword.encoders import hub as _hub
 from headword.encoders import load_text, load_vision
 from headword.errors import HeadwordError
-from headword.evaluation import open_subject
+from headword.evaluation import open_model
 from support import stranger_models as made
 from support.hub import LocalHub
 
@@ -106,8 +106,8 @@ def test_saved_model_stays_on_its_commit(hub, models, tmp_path, monkeypatch):
 
 
 def test_reference_records_its_commit(hub):
-    said = open_subject("open_clip:hf-hub:me/clip@v1.0").provenance()
-    assert said["revision"] == hub.refs["me/clip"]["v1.0"]
+    said = open_model("open_clip:hf-hub:me/clip@v1.0").provenance()
+    assert said["vision"]["revision"] == hub.refs["me/clip"]["v1.0"]
 
 
 def test_pins_on_the_command_line(hub, tmp_path):

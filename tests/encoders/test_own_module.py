@@ -105,10 +105,10 @@ def test_every_command(folder, model, tmp_path):
     assert "red" in run("tag", index, "--labels", "red,blue", *own)
     scores = ("--task", "classification", "--data", pictures, "--json", "-")
     measured = json.loads(run("evaluate", model, *scores, *own))["metrics"]
-    compared = json.loads(run("compare", model, model, *scores, *own))["results"]
+    compared = json.loads(run("evaluate", model, model, *scores, *own))["results"]
     for result in compared:
         assert result["metrics"]["mean_per_class"] == measured["mean_per_class"]
-    assert "--vision goes with" in run("compare", "embedded", "embedded", *scores, *own, code=2)
+    assert "--vision goes with" in run("evaluate", "embedded", "embedded", *scores, *own, code=2)
     assert "nets.py:make" in "".join(run("inspect", model).split())  # a long path goes over lines
     run("inspect", model, *own)
     assert "12 classes" in run("inspect", f"module:{folder}/nets.py:make")

@@ -11,11 +11,11 @@ import torch
 
 import headword
 from headword.errors import HeadwordError
-from headword.evaluation import Protocol, compare, evaluate
+from headword.evaluation import Protocol, evaluate, probe
 from headword.evaluation.protocol import table
-from headword.evaluation.tasks import with_aligners
+from headword.evaluation.subjects import recentred, with_pairs
 from headword.extract import job
-from support.evaluation_helpers import Colours, paint, painted
+from support.evaluation_helpers import colours_model, measured, paint, painted
 
 
 @pytest.fixture(autouse=True)
@@ -34,30 +34,30 @@ def captions(folder, entries, name="captions.jsonl"):
 
 def test_protocol_goes_through_json():
     protocol = Protocol(task="probe", data="x", shots=(1, 3), k=(1,), templates=("a {}",), split="val")
-    assert Protocol.from_dict(json.loads(json.dumps(protocol.as_json()))) == protocol
+    assert Protocol(**json.loads(json.dumps(protocol.as_dict()))) == protocol
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"task": "retrieval", "data": "x", "splt": "test"}, "no 'splt'; did you mean 'split'"),
-        ({"task": "retreival", "data": "x"}, "no task 'retreival'; did you mean 'retrieval'"),
-        ({"task": "retrieval"}, "says no data"),
+        ({"task": "retrieval", "data": "x", "splt": "test"}, "no option 'splt'; did you mean 'split'"),
+        ({"task": "retreival", "data": "x"}, "task must be one of .*'retreival'; did you mean 'retrieval'"),
+        ({"task": "retrieval"}, "data is missing"),
         ({"task": "retrieval", "data": "x", "k": 5}, "k must be a list"),
-        ({"task": "retrieval", "data": "x", "k": ["5"]}, "k must be a list"),
-        ({"task": "retrieval", "data": "x", "k": [0]}, "k must be positive"),
-        ({"task": "retrieval", "data": "x", "k": [1, 1]}, "each number once"),
-        ({"task": "probe", "data": "x", "shots": []}, "shots must be positive"),
+        ({"task": "retrieval", "data": "x", "k": ["five"]}, "k must be a list"),
+        ({"task": "retrieval", "data": "x", "k": [0]}, "k must be at least 1"),
+        ({"task": "retrieval", "data": "x", "k": [1, 1]}, "a number, and each once"),
+        ({"task": "probe", "data": "x", "shots": []}, "must name a number"),
         ({"task": "probe", "data": "x", "shots": None}, "shots must be a list"),
         ({"task": "probe", "data": "x", "draws": True}, "draws must be a whole number"),
-        ({"task": "probe", "data": 3}, "data must be a string"),
-        ({"task": "probe", "data": "x", "missing": "no"}, "error or skip"),
+        ({"task": "probe", "data": ["x"]}, "data must be a text"),
+        ({"task": "probe", "data": "x", "missing": "no"}, "missing must be one of error, skip"),
         ({"task": "probe", "data": "x", "templates": ["photo"]}, "exactly one"),
     ],
 )
 def test_protocol_mistakes(values, said):
     with pytest.raises(HeadwordError, match=said):
-        Protocol.from_dict(values)
+        Protocol(**values)
 
 
 # ---- tasks
@@ -66,7 +66,7 @@ def test_protocol_mistakes(values, said):
 def test_zero_shot_result_says_everything(tmp_path):
     root = painted(tmp_path / "data", colours=("red", "green", "blue", "yellow"))
     shutil.move(root / "red" / "0.png", root / "blue" / "odd.png")  # a red picture that is called blue
-    result = evaluate(Colours(), Protocol(task="classification", data=str(root), templates=("a {} thing",)))
+    result = measured(colours_model(), task="classification", data=str(root), templates=("a {} thing",))
     assert result.metrics["top1"] == pytest.approx(100 * 11 / 12)
     assert result.metrics["mean_per_class"] == pytest.approx(100 * (3 + 0.75) / 4)
     assert "top5" not in result.metrics
@@ -78,8 +78,8 @@ def test_zero_shot_result_says_everything(tmp_path):
     assert said["schema"] == 1
     assert said["headword"] == headword.__version__
     assert said["environment"]["torch"]
-    assert said["model"]["name"] == "colours"
-    assert Protocol.from_dict(said["protocol"]) == result.protocol
+    assert said["model"]["name"] == "identity"
+    assert Protocol(**said["protocol"]) == result.protocol
     json.dumps(said)
 
 
@@ -89,7 +89,7 @@ def test_unreadable_image_is_left_out_counted_and_named(tmp_path):
     (root / "green" / "1.png").write_bytes(b"no picture")
     (root / "red" / "2.png").write_bytes(b"")
     for _ in range(2):  # computed, then from the cache
-        result = evaluate(Colours(), Protocol(task="classification", data=str(root)))
+        result = measured(colours_model(), task="classification", data=str(root))
         assert result.metrics["top1"] == 100
         assert result.data["images"] == 7
         assert [line for line in result.data["skipped"] if "green/1.png" in line]
@@ -99,14 +99,14 @@ def test_unreadable_image_is_left_out_counted_and_named(tmp_path):
 def test_class_without_readable_images_is_named(tmp_path):
     root = painted(tmp_path / "data", each=1)
     (root / "green" / "0.png").write_bytes(b"no picture")
-    result = evaluate(Colours(), Protocol(task="classification", data=str(root)))
+    result = measured(colours_model(), task="classification", data=str(root))
     assert result.data["classes_without_images"] == ["green"]
     (root / "blue" / "0.png").write_bytes(b"no picture")
     with pytest.raises(HeadwordError, match="are of one class, 'red'"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root)))
+        measured(colours_model(), task="classification", data=str(root))
     (root / "red" / "0.png").write_bytes(b"no picture")
     with pytest.raises(HeadwordError, match="none of 3 images could be read"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root)))
+        measured(colours_model(), task="classification", data=str(root))
 
 
 def test_retrieval_and_an_unreadable_image(tmp_path):
@@ -122,7 +122,7 @@ def test_retrieval_and_an_unreadable_image(tmp_path):
             {"image": "blue.png", "captions": ["a blue one"]},
         ],
     )
-    result = evaluate(Colours(), Protocol(task="retrieval", data=str(path), k=(1, 2)))
+    result = measured(colours_model(), task="retrieval", data=str(path), k=(1, 2))
     assert (result.data["images"], result.data["captions"], len(result.data["skipped"])) == (3, 4, 1)
     assert "bad.png" in result.data["skipped"][0]
     assert result.metrics["t2i_r1"] == 75
@@ -131,7 +131,7 @@ def test_retrieval_and_an_unreadable_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("splits", "measured"),
+    ("splits", "chosen"),
     [
         (("train", "val", "test"), "test"),
         (("train", "val", "train"), "val"),
@@ -140,24 +140,24 @@ def test_retrieval_and_an_unreadable_image(tmp_path):
         ((None, None, None), None),
     ],
 )
-def test_the_split_that_is_measured_is_one_rule_and_said(tmp_path, splits, measured):
+def test_the_split_that_is_measured_is_one_rule_and_said(tmp_path, splits, chosen):
     rows = list(zip(("red", "green", "blue"), splits, strict=True))
     for colour, _ in rows:
         paint(tmp_path / f"{colour}.png", colour)
     path = captions(tmp_path, [{"image": f"{c}.png", "caption": f"a {c} one", "split": s} for c, s in rows])
     table = tmp_path / "labels.csv"
     table.write_text("image,label,split\n" + "".join(f"{c}.png,{c},{s or ''}\n" for c, s in rows))
-    kept = [c for c, s in rows if measured is None or s in measured.split("+")]
-    result = evaluate(Colours(), Protocol(task="retrieval", data=str(path), k=(1,)))
-    assert (result.protocol.split, result.data["images"]) == (measured, len(kept))
+    kept = [c for c, s in rows if chosen is None or s in chosen.split("+")]
+    result = measured(colours_model(), task="retrieval", data=str(path), k=(1,))
+    assert (result.protocol.split, result.data["images"]) == (chosen, len(kept))
     said = [note for note in result.notes if "since none was named" in note]
-    assert said == ([f"measured on the split {measured}, since none was named (--split)"] if measured else [])
-    named = evaluate(Colours(), Protocol(task="retrieval", data=str(path), k=(1,), split=measured))
+    assert said == ([f"measured on the split {chosen}, since none was named (--split)"] if chosen else [])
+    named = measured(colours_model(), task="retrieval", data=str(path), k=(1,), split=chosen)
     assert named.data == result.data
     assert not any("since none was named" in note for note in named.notes)
     if len(kept) > 1:
-        result = evaluate(Colours(), Protocol(task="classification", data=str(table), k=(1,)))
-        assert (result.protocol.split, result.data["images"]) == (measured, len(kept))
+        result = measured(colours_model(), task="classification", data=str(table), k=(1,))
+        assert (result.protocol.split, result.data["images"]) == (chosen, len(kept))
 
 
 def test_retrieval_counts_missing_images(tmp_path):
@@ -166,72 +166,75 @@ def test_retrieval_counts_missing_images(tmp_path):
     entries = [{"image": f"{name}.png", "caption": name} for name in ("red", "green", "gone")]
     path = captions(tmp_path, entries)
     with pytest.raises(HeadwordError, match=r"1 of 3 images are missing.*gone\.png"):
-        evaluate(Colours(), Protocol(task="retrieval", data=str(path)))
-    result = evaluate(Colours(), Protocol(task="retrieval", data=str(path), missing="skip"))
+        measured(colours_model(), task="retrieval", data=str(path))
+    result = measured(colours_model(), task="retrieval", data=str(path), missing="skip")
     assert result.data["missing"] == 1
     assert result.protocol.k == (1,)
     with pytest.raises(HeadwordError, match="k = 5 does not fit a set of 2 images"):
-        evaluate(Colours(), Protocol(task="retrieval", data=str(path), missing="skip", k=(5,)))
+        measured(colours_model(), task="retrieval", data=str(path), missing="skip", k=(5,))
     with pytest.raises(HeadwordError, match="no split 'test'"):
-        evaluate(Colours(), Protocol(task="retrieval", data=str(path), split="test"))
+        measured(colours_model(), task="retrieval", data=str(path), split="test")
     with pytest.raises(HeadwordError, match="captions, not classes"):
-        evaluate(Colours(), Protocol(task="retrieval", data=str(path), templates=("{}",)))
+        measured(colours_model(), task="retrieval", data=str(path), templates=("{}",))
 
 
 @pytest.mark.parametrize("colours", [("red", "green"), ("red", "green", "blue")])
 def test_probe_tells_colours_apart(tmp_path, colours):
     root = painted(tmp_path / "data", each=5, colours=colours)
-    result = evaluate(Colours(), Protocol(task="probe", data=str(root), shots=(1, 4), draws=2))
+    result = measured(colours_model(), task="probe", data=str(root), shots=(1, 4), draws=2)
     assert result.metrics["mean_per_class_1"] == result.metrics["mean_per_class_4"] == 100
     assert result.metrics["mean_per_class_4_std"] == 0
     with pytest.raises(HeadwordError, match="5 shots and one to test on are more than the 5 images"):
-        evaluate(Colours(), Protocol(task="probe", data=str(root), shots=(5,)))
+        measured(colours_model(), task="probe", data=str(root), shots=(5,))
 
 
 def test_shots_from_another_split(tmp_path):
     painted(tmp_path / "data" / "test", each=2)
     painted(tmp_path / "data" / "train", each=4)
     settings = {"task": "probe", "data": str(tmp_path / "data"), "split": "test", "shots": (4,), "draws": 1}
-    result = evaluate(Colours(), Protocol(**settings, train_split="train"))
+    result = measured(colours_model(), **settings, train_split="train")
     assert result.metrics["mean_per_class_4"] == 100
     assert result.data["images"] == 6
     with pytest.raises(HeadwordError, match="from the tested split 'test' itself"):
-        evaluate(Colours(), Protocol(**settings, train_split="test"))
+        measured(colours_model(), **settings, train_split="test")
     shutil.rmtree(tmp_path / "data" / "train" / "red")
     with pytest.raises(HeadwordError, match="same classes"):
-        evaluate(Colours(), Protocol(**settings, train_split="train"))
+        measured(colours_model(), **settings, train_split="train")
 
 
-def test_few_shot_adds_class_means(tmp_path):
-    root = painted(tmp_path / "data", each=3)
-    subject = Colours()
-    result = evaluate(subject, Protocol(task="few-shot", data=str(root), shots=(1, 2), draws=1))
+def test_few_shot_adds_class_means(tmp_path, monkeypatch):
+    root, added = painted(tmp_path / "data", each=3), []
+    monkeypatch.setattr(
+        probe, "with_pairs", lambda model, pairs: added.append(pairs) or with_pairs(model, pairs)
+    )
+    result = measured(colours_model(fitted=True), task="few-shot", data=str(root), shots=(1, 2), draws=1)
     assert list(result.metrics) == ["mean_per_class_0", "mean_per_class_1", "mean_per_class_2", "seconds"]
-    assert subject.pairs.names == ("blue", "green", "red")
-    assert set(subject.pairs.source) == {"class-mean"}
+    for pairs in added:
+        assert pairs.names == ("blue", "green", "red")
+        assert set(pairs.source) == {"class-mean"}
     assert result.protocol.templates == ("{}",)
 
 
 def test_centring(tmp_path):
     root = painted(tmp_path / "data")
-    pool = evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on="collection"))
-    assert sum(pool.model["centre"]) > 0
+    pool = measured(colours_model(), task="classification", data=str(root), centre_on="collection")
+    assert pool.model["centre"]["images"] == 9
     assert "tested images" in pool.notes[0]
     bad = painted(tmp_path / "pool", colours=("red",))
     (bad / "red" / "0.png").write_bytes(b"no picture")
-    other = evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on=str(bad)))
-    assert other.model["centre"][0] > 0.9
+    other = measured(colours_model(), task="classification", data=str(root), centre_on=str(bad))
+    assert other.model["centre"] == {"kind": "pool", "images": 2, "source": str(bad), "unreadable": 0}
     assert "1 images of the pool could not be read" in other.notes[0]
     with pytest.raises(HeadwordError, match="no folder"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root), centre_on="/nope"))
+        measured(colours_model(), task="classification", data=str(root), centre_on="/nope")
 
 
 def test_metric_must_be_the_tasks(tmp_path):
     root = painted(tmp_path / "data")
     with pytest.raises(HeadwordError, match="no metric 'r1'; it has top1"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root), metric="r1"))
+        measured(colours_model(), task="classification", data=str(root), metric="r1")
     with pytest.raises(HeadwordError, match="k = 5 does not fit a set of 3 classes"):
-        evaluate(Colours(), Protocol(task="classification", data=str(root), k=(5,)))
+        measured(colours_model(), task="classification", data=str(root), k=(5,))
 
 
 # ---- the cache
@@ -247,17 +250,18 @@ def short_calls_too(monkeypatch):
 @pytest.mark.usefixtures("short_calls_too")
 def test_features_are_computed_once(tmp_path):
     root = painted(tmp_path / "data")
-    protocol = Protocol(task="classification", data=str(root))
-    subject = Colours()
-    first = evaluate(subject, protocol)
-    assert evaluate(subject, protocol).metrics["top1"] == first.metrics["top1"]
-    assert (subject.seen, len(subject.read)) == ([9], 3)
+    protocol = {"task": "classification", "data": str(root)}
+    model = colours_model()
+    seen, read = model.vision.source.model.seen, model.text.source.model.read
+    first = measured(model, **protocol)
+    assert measured(model, **protocol).metrics["top1"] == first.metrics["top1"]
+    assert (seen, len(read)) == ([9], 3)
     os.utime(root / "red" / "0.png", (0, 0))  # an image changed
-    evaluate(subject, protocol)
-    assert subject.seen == [9, 1]
-    other = Colours("other weights")
-    results = compare([subject, other], protocol)
-    assert (subject.seen, other.seen) == ([9, 1], [9])
+    measured(model, **protocol)
+    assert seen == [9, 1]
+    other = colours_model("other weights")
+    results = evaluate({"colours": model, "other weights": other}, Protocol(**protocol))
+    assert (seen, other.vision.source.model.seen) == ([9, 1], [9])
     columns, rows = table(results)
     assert columns == ("model", "mean_per_class", "top1", "seconds")
     assert [row[0] for row in rows] == ["colours", "other weights"]
@@ -266,16 +270,16 @@ def test_features_are_computed_once(tmp_path):
 @pytest.mark.usefixtures("short_calls_too")
 def test_features_of_another_engine_or_precision_are_never_served(tmp_path, monkeypatch):
     """As after OpenVINO was installed, or on a machine that has bfloat16."""
-    protocol = Protocol(task="classification", data=str(painted(tmp_path / "data")))
-    subject = Colours()
-    evaluate(subject, protocol)
+    protocol = {"task": "classification", "data": str(painted(tmp_path / "data"))}
+    model = colours_model()
+    measured(model, **protocol)
     choose = job.choose
     for engine, dtype in (("torch", "bfloat16"), ("openvino", "float32")):
         monkeypatch.setattr(job, "choose", lambda *_, e=engine, d=dtype, **__: job.Choice(e, d))
         monkeypatch.setattr(job, "open_engine", lambda _, choice, *__, **___: (_Other(choice), None))
-        assert evaluate(subject, protocol).metrics["top1"] == pytest.approx(100 / 3)
+        assert measured(model, **protocol).metrics["top1"] == pytest.approx(100 / 3)
     monkeypatch.setattr(job, "choose", choose)
-    assert evaluate(subject, protocol).metrics["top1"] == 100
+    assert measured(model, **protocol).metrics["top1"] == 100
 
 
 class _Other:
@@ -294,35 +298,32 @@ class _Other:
 def test_aligners_on_one_set_of_features(embedded, pictures, tmp_path):
     entries = [{"image": str(pictures[name]), "caption": f"a {name}"} for name in ("cat", "coffee", "rocket")]
     path = captions(tmp_path, entries)
-    subject = headword.evaluation.Recycled(embedded, "m")
     protocol = Protocol(task="retrieval", data=str(path), centre_on="collection")
-    results = compare(with_aligners(subject, ["kernel-ridge", "ridge"]), protocol)
+    results = evaluate(embedded, protocol, aligners=["kernel-ridge", "ridge"])
     assert [r.name for r in results] == ["kernel-ridge", "ridge"]
     assert [r.model["aligner"]["name"] for r in results] == ["kernel-ridge", "ridge"]
     assert results[0].model["centre"]["images"] == 3
-    direct = evaluate(embedded, protocol)
+    (direct,) = evaluate(embedded, protocol)
     assert direct.metrics["t2i_map"] == results[0].metrics["t2i_map"]
     assert embedded.centre.kind == "default"  # the model itself stays as it was
-    assert not torch.equal(
-        subject.centred_on(torch.rand(2, 1280), "x").model.aligner.centre_, embedded.aligner.centre_
-    )
-    with pytest.raises(HeadwordError, match="no aligner 'cats'"):
-        with_aligners(subject, ["cats"])
-    with pytest.raises(HeadwordError, match="no mapping to exchange"):
-        with_aligners(Colours(), ["ridge"])
-    with pytest.raises(HeadwordError, match="each aligner once"):
-        with_aligners(subject, ["ridge", "ridge"])
+    other = recentred(embedded, torch.rand(2, 1280), "x")
+    assert not torch.equal(other.aligner.centre_, embedded.aligner.centre_)
+    for model, aligners, said in (
+        (embedded, ["cats"], "no aligner 'cats'"),
+        (colours_model(), ["ridge"], "no mapping to exchange"),
+        (embedded, ["ridge", "ridge"], "each aligner once"),
+        ([embedded, embedded], ["ridge"], "of one model; give one"),
+        ([], None, "no model"),
+    ):
+        with pytest.raises(HeadwordError, match=said):
+            evaluate(model, protocol, aligners=aligners)
 
 
 def test_few_shot_of_a_real_model(embedded, tmp_path):
     root = painted(tmp_path / "data", each=3)
-    result = evaluate(embedded, Protocol(task="few-shot", data=str(root), shots=(2,), draws=1))
+    result = measured(embedded, task="few-shot", data=str(root), shots=(2,), draws=1)
     assert result.metrics["mean_per_class_2"] >= result.metrics["mean_per_class_0"]
     assert embedded.pairs.sources["head"] == 1000
     assert "class-mean" not in embedded.pairs.sources
-    from headword.evaluation import Recycled
-
-    pairs = embedded.pairs[:3]
-    assert (
-        Recycled(embedded, "m").with_pairs(pairs).provenance()["pairs"]["number"] == len(embedded.pairs) + 3
-    )
+    more = with_pairs(embedded, embedded.pairs[:3])
+    assert more.provenance()["pairs"]["number"] == len(embedded.pairs) + 3

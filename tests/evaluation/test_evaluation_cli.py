@@ -1,4 +1,4 @@
-"""`headword evaluate` and `headword compare`, in-process, and what users get wrong."""
+"""`headword evaluate`, in-process, and what users get wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWORD_CACHE", str(tmp_path / "cache"))
 
 
-def test_evaluate_then_compare(saved, tmp_path):
+def test_a_model_then_its_mappings(saved, tmp_path):
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
     line = ("--task", "classification", "--data", root, "--centre-on", "collection")
@@ -30,24 +30,24 @@ def test_evaluate_then_compare(saved, tmp_path):
     assert result["model"]["vision"]["weights_sha256"]
     assert set(result["metrics"]) == {"top1", "mean_per_class", "seconds"}
     shown = run(
-        "compare", saved, *line, "--aligners", "kernel-ridge, ridge,cca", "--json", tmp_path / "c.json"
+        "evaluate", saved, *line, "--aligners", "kernel-ridge, ridge,cca", "--json", tmp_path / "c.json"
     )
     for name in ("kernel-ridge", "ridge", "cca", "top1"):
         assert name in shown
     result = json.loads((tmp_path / "c.json").read_text())
-    check_result(result, "compare")
+    check_result(result, "evaluate")
     assert [r["model"]["name"] for r in result["results"]] == ["kernel-ridge", "ridge", "cca"]
     assert all(set(r["metrics"]) == {"top1", "mean_per_class", "seconds"} for r in result["results"])
 
 
-def test_compare_models_in_retrieval(saved, tmp_path):
+def test_models_in_one_table_of_retrieval(saved, tmp_path):
     for colour in ("red", "green", "blue"):
         paint(tmp_path / f"{colour}.png", colour)
     rows = "".join(f"{c}.png,a {c} wall,test\n" for c in ("red", "green", "blue"))
     (tmp_path / "c.csv").write_text("image,caption,split\n" + rows)
     said = json.loads(
         run(
-            *("compare", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
+            *("evaluate", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
             *("-k", 1, "-k", 2, "--json", "-"),
         )
     )
@@ -83,7 +83,7 @@ def test_probe(saved, tmp_path):
         (["--task", "retrieval", "--data", "LOST"], "2 of 2 images are missing"),
         (["--task", "retrieval", "--data", "DATA"], "is no caption file"),
         (["--task", "probe", "--data", "DATA", "--shots", "3"], "3 shots and one to test on are more than"),
-        (["--task", "few-shot", "--data", "DATA", "--shots", "0"], "shots must be positive"),
+        (["--task", "few-shot", "--data", "DATA", "--shots", "0"], "shots must be at least 1"),
     ],
 )
 def test_mistakes(saved, tmp_path, options, said):
@@ -105,10 +105,9 @@ def test_model_mistakes(saved, tmp_path):
     assert "there is no model 'nope'" in run("evaluate", "nope", *line, code=2)
     assert "no model 'ViT-B-3200'" in run("evaluate", "open_clip:ViT-B-3200/x", *line, code=2)
     assert "say which weights" in run("evaluate", "open_clip:ViT-B-32", *line, code=2)
-    assert "two models or more" in run("compare", saved, *line, code=2)
-    assert "of one model; give one" in run("compare", saved, saved, *line, "--aligners", "ridge", code=2)
+    assert "of one model; give one" in run("evaluate", saved, saved, *line, "--aligners", "ridge", code=2)
     for aligners in ("x", "ridge,"):
-        assert "no aligner" in run("compare", saved, *line, "--aligners", aligners, code=2)
+        assert "no aligner" in run("evaluate", saved, *line, "--aligners", aligners, code=2)
 
 
 @pytest.mark.data

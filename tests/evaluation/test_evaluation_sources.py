@@ -9,13 +9,13 @@ import tarfile
 import pytest
 from PIL import Image
 
+from headword.data.labelled import open_images
+from headword.data.torchvision_sets import SETS
 from headword.errors import HeadwordError
-from headword.evaluation.data_sets import open_images
-from headword.evaluation.named_sets import SETS
-from headword.evaluation.zero_shot import check_spoken
+from headword.evaluation.task import check_spoken
 from headword.extract import extract
 from headword.head.names import spoken
-from support.evaluation_helpers import Colours, paint, painted
+from support.evaluation_helpers import colours_model, paint, painted
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def colours_of(data):
     """The class of each image, by its colour, through reading it."""
-    features = extract(Colours().vision, data.images).features
+    features = extract(colours_model().vision, data.images).features
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue"}
     return [names[tuple(row.round().int().tolist())] for row in features]
 
@@ -151,7 +151,7 @@ def test_shards(tmp_path):
         assert data.labels == (0, 2, 1, 1)
         assert data.names == ("red", "green", "blue")
         assert data.templates == ("a photo of a {}",)
-    found = extract(Colours().vision, data.images)
+    found = extract(colours_model().vision, data.images)
     assert found.kept == (0, 1, 2)
     assert "1.tar::b.png" in found.errors[3]
     check(open_images(f"wds:{folder}/0.tar"), 2)
@@ -248,7 +248,7 @@ def test_torchvision_set(tmp_path, monkeypatch):
     data = open_images("torchvision:cifar10")
     assert data.names == ("Annual Crop", "red car indoor", "blue")
     assert (data.split, data.templates) == ("test", ("A photo of a {}",))
-    found = extract(Colours().vision, data.images)
+    found = extract(colours_model().vision, data.images)
     assert found.kept == (0, 1)
     assert "image 2 of Small cannot be read" in found.errors[2]
     with pytest.raises(HeadwordError, match="no split 'val'; it has test, train"):

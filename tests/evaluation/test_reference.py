@@ -9,9 +9,8 @@ import torch
 
 from headword.data.images import load_image
 from headword.errors import HeadwordError
-from headword.evaluation import Protocol, evaluate, open_subject
-from headword.extract import image_features
-from support.evaluation_helpers import painted
+from headword.evaluation import open_model
+from support.evaluation_helpers import measured, painted
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +42,12 @@ def test_open_clip_checkpoint(tiny_open_clip, tmp_path):
     model, name = tiny_open_clip
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
-    subject = open_subject(name)
-    result = evaluate(subject, Protocol(task="classification", data=str(root), centre_on="collection"))
+    result = measured(name, task="classification", data=str(root), centre_on="collection")
+    assert result.name == name
+    assert result.model["centre"]["kind"] == "default"
     assert result.protocol.templates == ("a photo of a {}",)
     assert result.data["images"] == 8
-    assert result.model["weights_sha256"]
+    assert result.model["vision"]["weights_sha256"]
     # By hand, through open_clip alone.
     preprocess = open_clip.image_transform(
         32, is_train=False, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
@@ -63,8 +63,8 @@ def test_open_clip_checkpoint(tiny_open_clip, tmp_path):
             image = model.encode_image(preprocess(load_image(path))[None], normalize=True)
             right += ("blue", "green", "red")[int((image @ words.T).argmax())] == path.parent.name
     assert result.metrics["top1"] == pytest.approx(100 * right / 8)
-    with pytest.raises(HeadwordError, match="no mapping that pairs could be added to"):
-        evaluate(subject, Protocol(task="few-shot", data=str(root), shots=(1,), draws=1))
+    with pytest.raises(HeadwordError, match=r"no mapping .* to fit on further pairs"):
+        measured(name, task="few-shot", data=str(root), shots=(1,), draws=1)
 
 
 def test_transformers_clip(tmp_path):
@@ -88,18 +88,17 @@ def test_transformers_clip(tmp_path):
     processor = CLIPProcessor(CLIPImageProcessor(**edge), tokenizer)
     model.save_pretrained(tmp_path / "clip")
     processor.save_pretrained(tmp_path / "clip")
-    subject = open_subject(f"transformers:{tmp_path}/clip")
+    opened = open_model(f"transformers:{tmp_path}/clip")
     root = painted(tmp_path / "data")
     path = root / "red" / "0.png"
-    features = image_features(subject.vision, [path])
     inputs = processor(text=["a cat", "reds"], images=load_image(path), return_tensors="pt", padding=True)
     with torch.inference_mode():
         out = model(**inputs)
-    torch.testing.assert_close(subject.image_embeds(features), out.image_embeds)
-    torch.testing.assert_close(subject.text_embeds(subject.text.encode(["a cat", "reds"])), out.text_embeds)
-    result = evaluate(subject, Protocol(task="probe", data=str(root), shots=(1,), draws=1))
+    torch.testing.assert_close(opened.encode_image([path]), out.image_embeds)
+    torch.testing.assert_close(opened.encode_text(["a cat", "reds"]), out.text_embeds)
+    result = measured(opened, task="probe", data=str(root), shots=(1,), draws=1)
     assert result.metrics["mean_per_class_1"] > 50
-    assert open_subject(f"transformers:{tmp_path}/clip").vision.fingerprint == subject.vision.fingerprint
+    assert open_model(f"transformers:{tmp_path}/clip").vision.fingerprint == opened.vision.fingerprint
 
 
 def test_a_text_encoder_is_no_reference(tmp_path):
@@ -110,4 +109,4 @@ def test_a_text_encoder_is_no_reference(tmp_path):
     )
     BertModel(config).save_pretrained(tmp_path / "bert")
     with pytest.raises(HeadwordError, match="BertModel: no model of images and texts"):
-        open_subject(f"transformers:{tmp_path}/bert")
+        open_model(f"transformers:{tmp_path}/bert")

@@ -14,7 +14,7 @@ from headword.cli import app
 from headword.data.images import load_image
 from headword.errors import HeadwordError
 from headword.extract import extract_features
-from headword.extract.sources import items_of
+from headword.extract.given import items_of
 from headword.extract.vectors import read_vectors
 from support.extraction import draw, draw_many, tiny_vision
 
@@ -131,7 +131,7 @@ def test_urls(folder):
     ("content", "name", "said"),
     [
         ("name\n1\n", "x.csv", "no image column: it has name"),
-        ('{"image": 3}\n', "x.jsonl", "row 1: 3 is no image path"),
+        ('{"image": 3}\n', "x.jsonl", "x.jsonl:1: 3 is no image path"),
         ("{\n", "x.jsonl", "x.jsonl:1 is not valid JSON"),
         ("[1]\n", "x.jsonl", "is not an object"),
         ("id,image\n1,a.jpg\n1,b.jpg\n", "x.csv", "the id '1' names both"),

@@ -16,9 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from headword.data.captions import read_captions
+from headword.data.labelled import open_images
 from headword.errors import HeadwordError
-from headword.evaluation.data_sets import open_images
-from headword.extract.sources import items_of
+from headword.extract.given import items_of
 from headword.extract.vectors import read_vectors
 from headword.training.data.sources import open_training_set
 from support.hostile import bounded, encoded
@@ -254,7 +254,7 @@ def test_parquet_of_few_bytes_and_very_many_rows(tmp_path, monkeypatch):
     assert path.stat().st_size < 40_000
     with bounded(500_000_000, 60):
         assert len(items_of(path)) == 1  # one picture, however often it is named
-    monkeypatch.setattr("headword.extract.sources.MAX_ROWS", rows - 1)
+    monkeypatch.setattr("headword.data.tables.MAX_ROWS", rows - 1)
     monkeypatch.setattr("headword.extract.vectors.memory", lambda: 4 * rows - 1)
     assert "says it has 1,048,576 rows" in refused(items_of, path)
     assert "4,194,304 bytes, more than fit in memory" in refused(read_vectors, path)

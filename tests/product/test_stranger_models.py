@@ -21,7 +21,7 @@ from headword.cli import app
 from headword.encoders import load_text, load_vision
 from headword.encoders.clip_config import check_clip_config
 from headword.errors import HeadwordError
-from headword.evaluation import open_subject
+from headword.evaluation import open_model
 from headword.files import sealed
 from headword.training.build import Blueprint
 from support import stranger_models as made
@@ -120,7 +120,7 @@ class Strangers:
 
     def subject(self, spec: object, *, flags: bool = False) -> None:
         """A CLIP model's name, likewise."""
-        self.call("open_subject", open_subject, str(spec))
+        self.call("open_model", open_model, str(spec))
         if flags:
             self.command("evaluate", spec, "--task", "classification", "--data", self.pictures)
 
@@ -528,4 +528,4 @@ def test_sound_folders_load(models):
     assert load_text(f"open_clip:local-dir:{models}/clip").dim == 16
     assert load_text(f"open_clip:local-dir:{models}/own-clip").dim == 16
     assert load_text(str(models / "sentences")).dim == 8
-    assert open_subject(f"open_clip:local-dir:{models}/clip").provenance()["revision"] is None
+    assert open_model(f"open_clip:local-dir:{models}/clip").provenance()["vision"]["revision"] is None

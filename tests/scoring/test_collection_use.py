@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 import headword
 from headword.errors import HeadwordError
-from headword.evaluation import Protocol, Recycled, evaluate
+from headword.evaluation import Protocol
 from headword.evaluation.subjects import arrival
+from headword.evaluation.zero_shot import ZeroShot
 from headword.scoring.centring import RunningCentre
 from headword.scoring.transductive import Hubs, collective_scores, label_shares
 from support.commands import run
-from support.evaluation_helpers import paint, painted
+from support.evaluation_helpers import measured, paint, painted
 
 LABELS = ["a cat", "a rocket", "a cup of coffee"]
 
@@ -149,10 +150,10 @@ def test_evaluate_command(saved, tmp_path):
 @pytest.mark.parametrize("values", [{"collection": "csls"}, {"collection": "adapt"}, {"centre_on": "online"}])
 def test_evaluate(model, tmp_path, values):
     data = str(painted(tmp_path / "d"))
-    plain = evaluate(model, Protocol(task="classification", data=data))
+    plain = measured(model, task="classification", data=data)
     assert (plain.protocol.collection, plain.notes) == ("off", ())
-    result = evaluate(model, Protocol(task="classification", data=data, **values))
-    assert result.protocol.as_json() == {**plain.protocol.as_json(), **values}
+    result = measured(model, task="classification", data=data, **values)
+    assert result.protocol.as_dict() == {**plain.protocol.as_dict(), **values}
     assert len(result.notes) == 1
 
 
@@ -175,14 +176,14 @@ def test_evaluate_retrieval_with_hubness(saved, tmp_path):
 
 
 def test_online_and_first_protocols(model, features, tmp_path):
-    subject = Recycled(model, "m")
+    protocol = {"task": "classification", "data": str(painted(tmp_path / "d"))}
+    task = ZeroShot(Protocol(**protocol, centre_on="online", seed=3))
     order = arrival(8, 3)
     assert not torch.equal(order, torch.arange(8))
-    embeds = subject.online(3).image_embeds(features)
+    embeds = task.encode_images(model, features)
     by_hand = model.encode_image(features[order], centre=model.running_centre())
     torch.testing.assert_close(embeds[order], by_hand)
-    protocol = Protocol(task="classification", data=str(painted(tmp_path / "d")), centre_on="first:2", seed=5)
-    result = evaluate(model, protocol)
+    result = measured(model, **protocol, centre_on="first:2", seed=5)
     assert result.model["centre"]["images"] == 2
     assert "2 of the tested images" in result.notes[0]
 

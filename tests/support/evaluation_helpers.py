@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from headword.aligners import Identity, make_aligner
+from headword.aligners.pairs import Pairs
 from headword.encoders import TextSource, VisionSource, load_text, load_vision
+from headword.evaluation import Protocol, Result, evaluate
+from headword.evaluation.tasks import Model
+from headword.model import DualEncoder
+from headword.scoring.centring import Centre
+from headword.scoring.probabilities import Scores
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
@@ -17,9 +24,9 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yello
 class _Mean(nn.Module):
     """Pictures `[N, 3, H, W]` → their mean colours; counts how many it is given."""
 
-    def __init__(self, seen: list[int]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen: list[int] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
         self.seen.append(len(pixels))
@@ -31,53 +38,62 @@ def _transform(image: Image.Image) -> Tensor:
     return (torch.tensor(pixel).float() / 255).view(3, 1, 1)
 
 
-class Colours:
-    """See `headword.evaluation.subjects.Subject`; counts what its encoders are given."""
+class _Words(nn.Module):
+    """Texts → the sum of the colours they name; counts what it is given."""
 
-    def __init__(self, name: str = "colours") -> None:
-        self.name = name
-        self.templates = ("{}",)
-        self.hypernym_weight = 0.0
-        self.scale = 20.0
-        self.seen: list[int] = []
+    def __init__(self) -> None:
+        super().__init__()
         self.read: list[str] = []
-        self.centre = torch.zeros(3)
-        source = VisionSource(
-            kind="own",
-            id=name,
-            model=_Mean(self.seen),
-            transform=_transform,
-            transform_settings={},
-            input_size=(1, 1),
-            tower=True,
-        )
-        self.vision = load_vision(source, device="cpu", dtype="float32")
-        self.text = load_text(TextSource(kind="own", id=name, model=nn.Identity(), embed=self._embed))
-        self.seen.clear()  # of what loading tries
-        self.read.clear()
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         self.read += texts
         words = [[torch.tensor(rgb) / 255 for name, rgb in COLOURS.items() if name in t] for t in texts]
         return torch.stack([torch.stack([*found, torch.full((3,), 1e-3)]).sum(dim=0) for found in words])
 
-    def image_embeds(self, features):
-        return F.normalize(features - self.centre, dim=1)
 
-    def text_embeds(self, features):
-        return F.normalize(features, dim=1)
+def colours_model(name: str = "colours", *, fitted: bool = False) -> DualEncoder:
+    """Pictures' mean colours and the colours that texts name, in one space.
 
-    def centred_on(self, features, source):  # noqa: ARG002
-        copy = Colours(self.name)
-        copy.centre = features.mean(dim=0)
-        return copy
+    `vision.source.model.seen` and `text.source.model.read` say what the encoders were given.
 
-    def with_pairs(self, pairs):
-        self.pairs = pairs
-        return self
+    Args:
+        name: of both encoders.
+        fitted: whether a mapping is fitted on pairs of colours, as a recycled model has one.
+    """
+    image, words = _Mean(), _Words()
+    source = VisionSource(
+        kind="own",
+        id=name,
+        model=image,
+        transform=_transform,
+        transform_settings={},
+        input_size=(1, 1),
+        tower=True,
+    )
+    vision = load_vision(source, device="cpu", dtype="float32")
+    text = load_text(TextSource(kind="own", id=name, model=words, embed=words.embed), device="cpu")
+    pairs = None
+    if fitted:
+        names = tuple(COLOURS)
+        pairs = Pairs(torch.tensor([COLOURS[name] for name in names]) / 255, text.encode(names), names)
+    image.seen.clear()  # of what loading tries
+    words.read.clear()
+    return DualEncoder(
+        vision=vision,
+        text=text,
+        aligner=Identity.of(3) if pairs is None else make_aligner("procrustes").fit(pairs),
+        pairs=pairs,
+        templates=("{}",),
+        scores=Scores(20.0, 20.0, 0.2),
+        centre=Centre("default"),
+        training={},
+    )
 
-    def provenance(self):
-        return {"centre": self.centre.tolist()}
+
+def measured(model: Model, **settings: Any) -> Result:
+    """What a protocol says of one model."""
+    (result,) = evaluate(model, Protocol(**settings))
+    return result
 
 
 def paint(path: Path, colour: str, shade: int = 0) -> Path:

@@ -20,7 +20,7 @@ from headword.data.shapes import Shapes
 from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import evaluation_transform
 from headword.errors import HeadwordError
-from headword.evaluation import Protocol, evaluate, open_subject
+from headword.evaluation import Protocol, evaluate
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.training.build import build
 from headword.training.config import TrainConfig
@@ -238,11 +238,11 @@ def test_it_is_measured_as_any_other(folder, tmp_path, images):
         image.save(tmp_path / f"{n}.png")
         lines.append(json.dumps({"image": f"{n}.png", "caption": f"picture {n}"}))
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
-    subject = open_subject(str(folder))
-    result = evaluate(subject, Protocol(task="retrieval", data=str(tmp_path / "captions.jsonl"), k=(1,)))
+    protocol = Protocol(task="retrieval", data=str(tmp_path / "captions.jsonl"), k=(1,))
+    (result,) = evaluate(folder, protocol)
     assert 0 <= result.metrics["t2i_r1"] <= 100
-    with pytest.raises(HeadwordError, match="no mapping to fit on pairs"):
-        subject.with_aligner("ridge")
+    with pytest.raises(HeadwordError, match="no mapping to exchange or to fit on further pairs"):
+        evaluate(folder, protocol, aligners=["ridge"])
 
 
 def test_shapes_protocol_takes_its_encoders(towers):

@@ -2,13 +2,12 @@
 
 | ending | shape |
 |---|---|
-| `.jsonl`, `.ndjson` | one object a line: an image key, a caption key, perhaps `split` |
-| `.csv`, `.tsv`, `.txt` | a header with an image and a caption column, perhaps `split`; commas or tabs |
-| `.json` | a list of such objects; Karpathy's `{"images": [{"filename", "split", "sentences"}]}`; COCO's |
+| `.jsonl`, `.csv`, `.tsv`, `.txt`, `.parquet` | a table: images, captions, perhaps `split` |
+| `.json` | a list of such rows; Karpathy's `{"images": [{"filename", "split", "sentences"}]}`; COCO's |
 
-Image keys are `IMAGE_KEYS`, caption keys `CAPTION_KEYS`. A caption is a string, a list of strings, or a list
-of `{"raw": string}`. Rows of one image are merged, in the order of the file. Captions that a model wrote anew
-may stand beside the original ones, likewise, under `rewritten`.
+Images are in one of `IMAGE_KEYS`, captions in one of `CAPTION_KEYS`. A caption is a string, a list of
+strings, or a list of `{"raw": string}`. Rows of one image are merged, in the order of the file. Captions that
+a model wrote anew may stand beside the original ones, likewise, under `rewritten`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from headword.data.splits import chosen_split, parts, pooled
-from headword.data.tables import JSON_LINES, text_rows
+from headword.data.splits import of_split, pooled
+from headword.data.tables import CAPTION_KEYS, IMAGE_KEYS, TABLES, Row, as_row, column, table_rows
 from headword.errors import HeadwordError
 from headword.files import expand, is_file, read_json
 
-IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
-CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")
 REWRITTEN_KEY = "rewritten"
 
 
@@ -48,7 +45,7 @@ class CaptionList(list[Captioned]):
     """ "train+val" where there are several; None where not all images have one."""
 
 
-class _Row(NamedTuple):
+class _Entry(NamedTuple):
     """What the file says of one image, before it is looked for."""
 
     where: str  # file:line, for messages
@@ -84,45 +81,31 @@ def read_captions(
     rows = _merge(_rows(path))
     if not rows:
         raise HeadwordError(f"{path} has no captions in it")
-    split = split or chosen_split({row.split for row in rows if row.split is not None}, default)
-    if split is not None:
-        rows = _of_split(rows, parts(split), path)
-    if root is not None:
-        folders = [expand(root)]
-        if not folders[0].is_dir():
-            raise HeadwordError(f"there is no folder {folders[0]} (root)")
-    else:
-        folders = [path.parent, path.parent / "images"]
-    found = CaptionList()
-    lost = []
+    rows = of_split(rows, [row.split for row in rows], split, default, path)
+    folders = [path.parent, path.parent / "images"] if root is None else [expand(root)]
+    if root is not None and not folders[0].is_dir():
+        raise HeadwordError(f"there is no folder {folders[0]} (root)")
+    entries, lost = CaptionList(), []
     for row in rows:
         image = next((file for folder in folders if is_file(file := folder / row.image)), None)
         if image is None:
             lost.append(row)
         else:
-            found.append(Captioned(image, tuple(row.captions), row.split, tuple(row.rewritten)))
-    if lost and (missing == "error" or not found):
+            entries.append(Captioned(image, tuple(row.captions), row.split, tuple(row.rewritten)))
+    if lost and (missing == "error" or not entries):
         searched = " or ".join(str(folder) for folder in folders)
         raise HeadwordError(
             f"{len(lost)} of {len(rows)} images are missing, the first is {lost[0].image} ({lost[0].where}); "
             f"searched in {searched}; give the images' folder as root, or skip missing images"
         )
-    found.missing = len(lost)
-    found.split = pooled([row.split for row in rows])
-    return found
+    entries.missing = len(lost)
+    entries.split = pooled([row.split for row in rows])
+    return entries
 
 
-def _of_split(rows: list[_Row], wanted: set[str], path: Path) -> list[_Row]:
-    there = {row.split for row in rows if row.split is not None}
-    if unknown := sorted(wanted - there):
-        known = f"its splits are {', '.join(sorted(there))}" if there else "it has no splits"
-        raise HeadwordError(f"{path} has no split {unknown[0]!r}; {known}")
-    return [row for row in rows if row.split in wanted]
-
-
-def _merge(rows: Iterable[_Row]) -> list[_Row]:
+def _merge(rows: Iterable[_Entry]) -> list[_Entry]:
     """One row an image, with the captions of all its rows."""
-    merged: dict[str, _Row] = {}
+    merged: dict[str, _Entry] = {}
     for row in rows:
         first = merged.setdefault(row.image, row)
         if first is row:
@@ -136,34 +119,32 @@ def _merge(rows: Iterable[_Row]) -> list[_Row]:
     return list(merged.values())
 
 
-def _rows(path: Path) -> Iterator[_Row]:
+def _rows(path: Path) -> Iterator[_Entry]:
     kind = path.suffix.lower()
-    if kind in {*JSON_LINES, ".csv", ".tsv", ".txt"}:
-        return (_row(record, where) for where, record in text_rows(path))
+    if kind in TABLES or kind == ".txt":
+        columns = (*IMAGE_KEYS, *CAPTION_KEYS, REWRITTEN_KEY, "split")
+        return (_entry(row, where) for where, row in table_rows(path, columns))
     if kind == ".json":
         return _json(path)
     raise HeadwordError(
-        f"{path} is no caption file by its ending; known are .jsonl, .csv, .tsv, .txt and .json"
+        f"{path} is no caption file by its ending; known are .jsonl, .csv, .tsv, .txt, .parquet and .json"
     )
 
 
-def _json(path: Path) -> Iterator[_Row]:
+def _json(path: Path) -> Iterator[_Entry]:
     content = read_json(path)
-    if isinstance(content, dict) and "annotations" in content:
-        content = _coco(content, path)
-    elif isinstance(content, dict):
-        content = content.get("images")
+    if isinstance(content, dict):
+        content = _coco(content, path) if "annotations" in content else content.get("images")
     if not isinstance(content, list):
         raise HeadwordError(
             f'{path} is no list of captioned images, nor {{"images": [...]}} as Karpathy or COCO write it'
         )
     for number, record in enumerate(content):
         where = f"{path}, image {number}"
-        if isinstance(record, dict) and {"filename", "filepath"} <= record.keys():
-            # Karpathy's filepath is the folder of filename.
-            yield _row({**record, "filename": f"{record['filepath']}/{record['filename']}"}, where)
-        else:
-            yield _row(record, where)
+        row = as_row(record, where)
+        if {"filename", "filepath"} <= row.keys():  # Karpathy's filepath is the folder of filename
+            row = {**row, "filename": f"{row['filepath']}/{row['filename']}"}
+        yield _entry(row, where)
 
 
 def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -180,27 +161,16 @@ def _coco(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _row(record: Any, where: str) -> _Row:
-    if not isinstance(record, dict):
-        raise HeadwordError(f"{where} is not an object with an image and its captions")
-    image = record[_key(record, IMAGE_KEYS, "image", where)]
-    captions = _texts(record[_key(record, CAPTION_KEYS, "caption", where)], where)
+def _entry(row: Row, where: str) -> _Entry:
+    image = column(row, IMAGE_KEYS, "image", where)
+    captions = _texts(column(row, CAPTION_KEYS, "caption", where), where)
     if not isinstance(image, str) or not image.strip():
         raise HeadwordError(f"{where} has no image name")
-    split = record.get("split")
+    split, rewritten = row.get("split"), row.get(REWRITTEN_KEY)
     if split is not None and not isinstance(split, str):
         raise HeadwordError(f"{where}: the split must be a word, not {split!r}")
-    again = record.get(REWRITTEN_KEY)
-    rewritten = _texts(again, where) if again else []
-    return _Row(where, image.strip(), captions, split or None, rewritten)
-
-
-def _key(record: Mapping[str, Any], known: tuple[str, ...], what: str, where: str) -> str:
-    for key in known:
-        if key in record:
-            return key
-    raise HeadwordError(
-        f"{where} has no {what}: its columns are {', '.join(map(repr, record))}; known are {', '.join(known)}"
+    return _Entry(
+        where, image.strip(), captions, split or None, _texts(rewritten, where) if rewritten else []
     )
 
 

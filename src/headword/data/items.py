@@ -9,14 +9,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
 from headword.data.images import ImageSource, load_image, load_image_bytes
-from headword.data.tars import MAX_MEMBER, read_member
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import open_file, printable
+
+MAX_MEMBER = 1 << 30
+"""Bytes that are read into memory of one image: no picture has more."""
 
 
 class Reader(Protocol):
@@ -37,7 +39,7 @@ class Item:
     file: str | None = None
     """The file, if the item is one: what the cache is keyed by."""
     version: str = ""
-    """Of what is no file: with the id it stands for the content; without one nothing is cached of it."""
+    """Of what is no file: with the id it stands for the content; without one nothing is cached."""
 
     @property
     def name(self) -> str:
@@ -108,6 +110,21 @@ def file_item(path: str | os.PathLike[str], name: str | None = None, *, inside: 
 def all_files(items: Iterable[Item]) -> bool:
     """Whether every item can be read in another process without sending it a picture or a data set."""
     return all(isinstance(item.read, PlaceReader) or item.file is not None for item in items)
+
+
+def read_member(file: BinaryIO, start: int, size: int, name: str) -> bytes:
+    """The bytes of a member of a tar file.
+
+    Raises:
+        HeadwordError: if there are more than `MAX_MEMBER`, or not as many as there were.
+    """
+    if size > MAX_MEMBER:
+        raise HeadwordError(f"{name} has {size:,} bytes; at most {MAX_MEMBER:,} are read")
+    file.seek(start)
+    content = file.read(size)
+    if len(content) != size:
+        raise HeadwordError(f"{name} cannot be read: the shard became shorter since it was scanned")
+    return content
 
 
 def file_system(url: str) -> tuple[Any, str]:

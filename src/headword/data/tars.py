@@ -1,4 +1,7 @@
-"""Tar files as shards of data sets: where their members lie. Nothing is ever unpacked, whatever its name."""
+"""WebDataset shards: tar files in which the members of a sample (image, caption, class) share a name.
+
+Members are found by their headers and read where they lie. Nothing is ever unpacked, whatever its name.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,51 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
 
+from headword.data.folders import image_suffixes
+from headword.data.items import Item, PlaceReader
+from headword.data.splits import chosen_split
 from headword.errors import HeadwordError
-from headword.files import expand
+from headword.files import expand, printable
 
 MAX_HEADER = 1 << 20
 """Bytes that the header of a member may have."""
 
-MAX_MEMBER = 1 << 30
-"""Bytes of a member that are read into memory: no picture has more."""
-
 _BLOCK = 512  # a tar file's unit
+
+
+class Member(NamedTuple):
+    """A regular file in a tar file."""
+
+    name: str
+    start: int
+    """Its first byte, in the tar file."""
+    size: int
+
+    @property
+    def key(self) -> str:
+        """What the members of a sample share: the name up to the first dot, folders left aside."""
+        folder, slash, base = self.name.rpartition("/")
+        return f"{folder}{slash}{base.partition('.')[0]}"
+
+    @property
+    def ending(self) -> str:
+        """The rest of the name, from that dot on: ".jpg", ".cls.txt"."""
+        return self.name.removeprefix(self.key).lower()
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image, by the last of its endings."""
+        return PurePosixPath(self.name).suffix.lower() in image_suffixes()
+
+    def item(self, shard: str, name: str, version: str = "") -> Item:
+        """The image as an item with the id `name`; `version` as `Item` has it."""
+        place = f"{shard}::{self.name}"
+        read = PlaceReader(shard, place, self.start, self.size)
+        return Item(printable(name), printable(place), read, version=version)
 
 
 def expand_shards(pattern: str) -> list[str]:
@@ -34,15 +68,41 @@ def expand_shards(pattern: str) -> list[str]:
     if "://" in pattern:
         return [pattern]
     path = expand(pattern)
-    found = sorted(path.glob("*.tar")) if path.is_dir() else sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
-    if not found:
+    if path.is_dir():
+        shards = sorted(path.glob("*.tar"))
+    else:
+        shards = sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
+    if not shards:
         raise HeadwordError(f"there are no .tar shards in {path}")
-    if not found[0].exists():
+    if not shards[0].exists():
         raise HeadwordError(f"there is no shard {path}")
-    return [str(shard.absolute()) for shard in found]
+    return [str(shard.absolute()) for shard in shards]
 
 
-def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
+def local_shards(pattern: str, split: str | None, default: Sequence[str]) -> tuple[list[str], str | None]:
+    """The files of local shards, and the split they are.
+
+    Args:
+        pattern: a tar file, a folder of them, a glob, or a name with "{000..009}" in it.
+        split: a subfolder of the folder.
+        default: where none is named, the first of these that the folder has.
+
+    Raises:
+        HeadwordError: for a URL, a split that is not there, or no shards.
+    """
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise HeadwordError(f"shards are read from local files; download {pattern} first")
+    root = expand(pattern)
+    if split is None and root.is_dir():
+        split = chosen_split({entry.name for entry in root.iterdir() if entry.is_dir()}, default)
+    if split is not None:
+        if not (root / split).is_dir():
+            raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
+        root = root / split
+    return expand_shards(str(root)), split
+
+
+def members(file: BinaryIO, name: str) -> Iterator[Member]:
     """The regular files of an uncompressed tar file, in their order.
 
     Args:
@@ -65,7 +125,7 @@ def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
                 if member.issparse():
                     raise tarfile.ReadError(f"{member.name} is stored sparsely; pack it again")
                 if member.isfile():
-                    yield member
+                    yield Member(member.name, member.offset_data, member.size)
             # tarfile takes whatever it cannot read for the end; the end is a block of zeros.
             file.seek(tar.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):
@@ -76,21 +136,6 @@ def members(file: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
         raise HeadwordError(
             f"the shard {name} is cut short, damaged, compressed, or no tar file: {error}; copy it again"
         ) from error
-
-
-def read_member(file: BinaryIO, start: int, size: int, name: str) -> bytes:
-    """The bytes of a member.
-
-    Raises:
-        HeadwordError: if there are more than `MAX_MEMBER`, or not as many as there were.
-    """
-    if size > MAX_MEMBER:
-        raise HeadwordError(f"{name} has {size:,} bytes; at most {MAX_MEMBER:,} are read")
-    file.seek(start)
-    content = file.read(size)
-    if len(content) != size:
-        raise HeadwordError(f"{name} cannot be read: the shard became shorter since it was scanned")
-    return content
 
 
 class _Headers:

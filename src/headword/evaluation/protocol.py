@@ -1,44 +1,43 @@
-"""What is measured and how, as data; and what came out."""
+"""What is measured and how, as settings; and what came out."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from headword.encoders.prompts import check_templates
-from headword.errors import HeadwordError, near
+from headword.errors import HeadwordError
 from headword.results import result_json
 from headword.scoring.transductive import OFF, check_method
+from headword.settings import Settings
 
-TASKS = ("classification", "retrieval", "probe", "few-shot")
+Positive = Annotated[int, Field(ge=1)]
+FIRST = "first:"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Protocol:
+class Protocol(Settings):
     """One way to measure a model. What is None is settled by the data or the model, and the result says how.
 
     Raises:
-        HeadwordError: for a task that does not exist, or a value that cannot be meant.
+        HeadwordError: for a setting that does not exist, or a value that cannot be meant.
     """
 
-    task: str
+    task: Literal["classification", "retrieval", "probe", "few-shot"]
     """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features) or "few-shot"."""
     data: str
-    """Where the images are: see `headword.evaluation.data_sets`; for retrieval, a caption file."""
+    """Where the images are: see `headword.data.labelled`; for retrieval, a caption file."""
     name: str | None = None
     """What tables call it; the task and the data when None."""
     split: str | None = None
     """Which part of the data, "a+b" being two; when None, the test split of data that have one, else the
-    validation split, else all of them. A result says which.
-    """
+    validation split, else all of them. A result says which."""
     train_split: str | None = None
     """Where the shots of probe and few-shot come from; the tested split itself, whose shots are then not
-    tested on, when None.
-    """
+    tested on, when None."""
     class_names: tuple[str, ...] | None = None
     """What the classes are called, in the order of the data's own names."""
     templates: tuple[str, ...] | None = None
@@ -46,82 +45,55 @@ class Protocol:
     centre_on: str = "none"
     """"none" (the centre the model has), "collection" (the mean of the tested images), "online" (each image
     on the ones before it, in an order drawn with the seed), "first:N" (the first N of that order),
-    "reference" (the images of `hubness`) or a folder of images.
-    """
-    collection: str = "off"
+    "reference" (the images of `hubness`) or a folder of images."""
+    collection: str = OFF
     """How classification labels the tested images at once, a method of `headword.scoring.transductive`."""
     prior: str | None = None
     """For "sinkhorn": "uniform", or a JSON file from class name to share."""
     hubness: str | None = None
     """For retrieval: the split of the caption file whose images and texts, unmatched, say what is near to
-    everything; see `headword.scoring.transductive.Hubs`.
-    """
-    k: tuple[int, ...] | None = None
+    everything; see `headword.scoring.transductive.Hubs`."""
+    k: tuple[Positive, ...] | None = None
     """The k of top-k and recall@k; 1 and 5, or 1, 5 and 10, as far as the set is large enough, when None."""
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shots: tuple[Positive, ...] = (1, 2, 4, 8, 16)
     """Images of a class that probe and few-shot learn from."""
-    draws: int = 3
+    draws: Positive = 3
     """How often the shots are drawn; results are means, with their standard deviation."""
-    missing: str = "error"
+    missing: Literal["error", "skip"] = "error"
     """Captions that name a missing image: "error" or "skip" (and count)."""
     metric: str | None = None
     """The metric that tables are read by; each task has its own when None."""
     seed: int = 0
     """Of the draws."""
 
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            hint = near(self.task, TASKS, n=1)
-            raise HeadwordError(f"there is no task {self.task!r}{hint}; {_one_of(TASKS)}")
-        if self.missing not in ("error", "skip"):
-            raise HeadwordError(f"missing must be error or skip, got {self.missing!r}")
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse settings that do not go together, before any data is opened."""
         check_method(self.collection, self.prior is not None)
-        for key, value, task in (
+        for setting, given, task in (
             ("collection", self.collection != OFF, "classification"),
             ("hubness", self.hubness is not None, "retrieval"),
         ):
-            if value and self.task != task:
-                raise HeadwordError(f"{key} is for the task {task}, not for {self.task}")
+            if given and self.task != task:
+                raise HeadwordError(f"{setting} is for the task {task}, not for {self.task}")
         if self.centre_on == "reference" and self.hubness is None:
             raise HeadwordError("centre_on reference centres on the images of hubness; give hubness a split")
-        self.first  # noqa: B018 - refuses a number that is none
+        number = self.centre_on.removeprefix(FIRST)
+        if self.centre_on.startswith(FIRST) and not (number.isdecimal() and int(number)):
+            raise HeadwordError(f"centre_on first:N needs a positive number, got {self.centre_on!r}")
+        if self.task == "retrieval" and (self.class_names or self.templates):
+            raise HeadwordError("retrieval has captions, not classes: class names and templates do not apply")
         if self.templates is not None:
             check_templates(self.templates)
-        for name, values in (("k", self.k or (1,)), ("shots", self.shots), ("draws", (self.draws,))):
-            if not values or min(values) < 1:
-                raise HeadwordError(
-                    f"{name} must be positive, got {', '.join(map(str, values)) or 'nothing'}"
-                )
-        if len(set(self.shots)) != len(self.shots) or len(set(self.k or ())) != len(self.k or ()):
-            raise HeadwordError("k and shots must name each number once")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """A protocol from JSON or TOML.
-
-        Raises:
-            HeadwordError: for a key that does not exist, one that is missing, or a value of another type.
-        """
-        known = {entry.name: entry for entry in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise HeadwordError(
-                    f"a protocol has no {key!r}{near(key, known, n=1)}; it has {', '.join(known)}"
-                )
-        for key in ("task", "data"):
-            if key not in values:
-                raise HeadwordError(f"the protocol says no {key}")
-        return cls(**{key: _typed(key, str(known[key].type), value) for key, value in values.items()})
+        for numbers in (self.shots, self.k or (1,)):
+            if not numbers or len(set(numbers)) != len(numbers):
+                raise HeadwordError("k and shots must name a number, and each once")
+        return self
 
     @property
     def first(self) -> int | None:
         """N where the protocol centres on the "first:N" images."""
-        if not self.centre_on.startswith("first:"):
-            return None
-        number = self.centre_on.removeprefix("first:")
-        if not number.isdecimal() or int(number) < 1:
-            raise HeadwordError(f"centre_on first:N needs a positive number, got {self.centre_on!r}")
-        return int(number)
+        return int(self.centre_on.removeprefix(FIRST)) if self.centre_on.startswith(FIRST) else None
 
     @property
     def pool_folder(self) -> str | None:
@@ -133,10 +105,6 @@ class Protocol:
     def title(self) -> str:
         """What tables call it."""
         return self.name or f"{self.task} on {self.data}" + (f" ({self.split})" if self.split else "")
-
-    def as_json(self) -> dict[str, Any]:
-        """The protocol as `from_dict` reads it."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,15 +126,15 @@ class Result:
     notes: tuple[str, ...] = field(default=())
     """What a reader of the numbers should know."""
 
-    def as_json(self, command: str = "evaluate") -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The result JSON (schema 1)."""
-        return result_json(command, **self.parts())
+        return result_json("evaluate", **self.parts())
 
     def parts(self) -> dict[str, Any]:
         """What this result puts into a result JSON."""
         return {
             "model": {"name": self.name, **self.model},
-            "protocol": self.protocol.as_json(),
+            "protocol": self.protocol.as_dict(),
             "metrics": self.metrics,
             "seed": self.protocol.seed,
             "data": self.data,
@@ -187,26 +155,3 @@ def table(results: list[Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 def _shown(metrics: Mapping[str, float], key: str) -> str:
     spread = metrics.get(f"{key}_std")
     return f"{metrics[key]:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-
-
-def _typed(key: str, kind: str, value: Any) -> Any:
-    """The value as its field has it; the annotation is the rule."""
-    optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
-    if value is None and optional:
-        return None
-    item: Callable[[Any], bool] = lambda one: isinstance(one, int) and not isinstance(one, bool)  # noqa: E731
-    if "str" in kind:
-        item = lambda one: isinstance(one, str)  # noqa: E731
-    if kind.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(map(item, value)):
-            return tuple(value)
-        raise HeadwordError(f"the protocol's {key} must be a list, got {value!r}")
-    if not item(value):
-        raise HeadwordError(
-            f"the protocol's {key} must be {'a string' if 'str' in kind else 'a whole number'}, got {value!r}"
-        )
-    return value
-
-
-def _one_of(known: tuple[str, ...]) -> str:
-    return f"choose {', '.join(known)}"

@@ -1,106 +1,122 @@
-"""Run a protocol on one model or on several."""
+"""A protocol on one model, or on several."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
-from headword.aligners import ALIGNERS
-from headword.data.folders import list_images
+from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
-from headword.evaluation.data_sets import open_images
-from headword.evaluation.probe import few_shot, probe
+from headword.evaluation.probe import FewShot, Probe
 from headword.evaluation.protocol import Protocol, Result
-from headword.evaluation.retrieval import captioned, retrieval
-from headword.evaluation.subjects import Recycled, Subject
-from headword.evaluation.zero_shot import zero_shot
+from headword.evaluation.retrieval import Retrieval
+from headword.evaluation.subjects import check_aligners, open_model, with_aligner
+from headword.evaluation.task import Task
+from headword.evaluation.zero_shot import ZeroShot
 from headword.extract import Progress
-from headword.metrics import check_k
+from headword.files import expand
 from headword.model import DualEncoder
-from headword.scoring.transductive import label_shares, read_prior
 
-_TASKS: dict[str, Callable[..., Result]] = {
-    "classification": zero_shot,
-    "retrieval": retrieval,
-    "probe": probe,
-    "few-shot": few_shot,
+TASKS: dict[str, type[Task]] = {
+    "classification": ZeroShot,
+    "retrieval": Retrieval,
+    "probe": Probe,
+    "few-shot": FewShot,
 }
 
+Model: TypeAlias = "str | Path | DualEncoder"
+"""A model, or the name that `open_model` opens it by."""
 
-def evaluate(model: Subject | DualEncoder, protocol: Protocol, *, progress: Progress | None = None) -> Result:
-    """Measure a model by a protocol.
+
+def evaluate(
+    models: Model | Iterable[Model] | Mapping[str, Model],
+    protocol: Protocol,
+    *,
+    aligners: Sequence[str] | None = None,
+    vision: Vision | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Measure models by a protocol, one after the other; the data are opened once, and before any model is.
 
     Args:
-        model: a dual encoder, or what `open_subject` opened.
+        models: one or several, open or by name, or a mapping from what results call them; only one with
+            `aligners`. An open model is called by its aligner where nothing else is said.
         protocol: what to measure.
+        aligners: mappings to measure instead of the model's own, each in its default settings and fitted on
+            the model's pairs.
+        vision: the classifier of the saved models among those given by name, as in `headword.load`.
+        device: "auto", "cpu", "cuda" or "mps", of models given by name.
+        dtype: "auto", "float32" or "bfloat16", of their vision encoders.
         progress: called with (done, all) while images are embedded.
 
-    Raises:
-        HeadwordError: if the data, a split or a name is wrong, or the task has no such metric.
-    """
-    subject = Recycled(model, model.aligner.name) if isinstance(model, DualEncoder) else model
-    start = time.perf_counter()
-    result = _TASKS[protocol.task](subject, protocol, progress=progress)
-    metric = result.protocol.metric
-    if metric not in result.metrics:
-        raise HeadwordError(
-            f"{protocol.task} has no metric {metric!r}; it has {', '.join(k for k in result.metrics)}"
-        )
-    notes = result.notes
-    if protocol.split is None and result.protocol.split is not None:
-        notes = (f"measured on the split {result.protocol.split}, since none was named (--split)", *notes)
-    seconds = {"seconds": time.perf_counter() - start}
-    return replace(result, metrics={**result.metrics, **seconds}, notes=notes)
-
-
-def compare(
-    models: Iterable[Subject | DualEncoder], protocol: Protocol, *, progress: Progress | None = None
-) -> list[Result]:
-    """The same protocol on several models, in their order; see `evaluate`."""
-    return [evaluate(model, protocol, progress=progress) for model in models]
-
-
-def check_data(protocol: Protocol) -> None:
-    """Refuse data that no model could be measured on, before one is loaded.
+    Returns:
+        A result for each model, or aligner, in their order.
 
     Raises:
-        HeadwordError: as the task would.
+        HeadwordError: if the data, a split or a name is wrong, a model cannot be opened or does not do for
+            the task, or the task has no such metric.
     """
-    if protocol.task == "retrieval":
-        captioned(protocol)
-        if protocol.hubness is not None:
-            captioned(replace(protocol, split=protocol.hubness))
+    if not isinstance(models, Mapping):
+        several = [models] if isinstance(models, (str, Path, DualEncoder)) else models
+        named = [(_name(model), model) for model in several]
     else:
-        data = open_images(protocol.data, split=protocol.split, class_names=protocol.class_names)
-        if protocol.task == "classification":
-            check_k(protocol.k or (1,), len(data.names), "classes")
-        if protocol.prior is not None:
-            label_shares(read_prior(protocol.prior), data.names)
-    if protocol.pool_folder is not None:
-        list_images(protocol.pool_folder)
+        named = list(models.items())
+    if not named:
+        raise HeadwordError("there is no model to evaluate")
+    if aligners is not None:
+        check_aligners(aligners)
+        if len(named) != 1:
+            raise HeadwordError("aligners exchange the mapping of one model; give one")
+    task = TASKS[protocol.task](protocol)
+    results = []
+    for name, model in _opened(named, aligners, vision, device, dtype):
+        start = time.perf_counter()
+        outcome = task.measure(model, progress)
+        settled, notes = outcome.protocol, outcome.notes
+        if settled.metric not in outcome.metrics:
+            known = ", ".join(outcome.metrics)
+            raise HeadwordError(f"{protocol.task} has no metric {settled.metric!r}; it has {known}")
+        if protocol.split is None and settled.split is not None:
+            notes = (f"measured on the split {settled.split}, since none was named (--split)", *notes)
+        provenance = outcome.model.provenance()
+        del provenance["scores"]  # the scale and threshold of probabilities: evaluation is by cosines
+        metrics = {**outcome.metrics, "seconds": time.perf_counter() - start}
+        results.append(
+            Result(
+                name=name,
+                model=provenance,
+                protocol=settled,
+                metrics=metrics,
+                data=outcome.data,
+                notes=notes,
+            )
+        )
+    return results
 
 
-def check_aligners(names: Sequence[str]) -> None:
-    """Refuse aligners that do not exist.
-
-    Raises:
-        HeadwordError: for an unknown aligner, none or one twice.
-    """
-    if not names or len(set(names)) != len(names):
-        raise HeadwordError(f"name each aligner once; there are {', '.join(ALIGNERS)}")
-    for name in names:
-        if name not in ALIGNERS:
-            raise HeadwordError(f"there is no aligner {name!r}; the aligners are {', '.join(ALIGNERS)}")
+def _name(model: Model) -> str:
+    return model.aligner.name if isinstance(model, DualEncoder) else os.fspath(model)
 
 
-def with_aligners(subject: Subject, names: Sequence[str]) -> Iterable[Recycled]:
-    """A model with other mappings, each in its default settings and fitted on the model's own pairs.
-
-    Raises:
-        HeadwordError: for an unknown aligner, none or one twice, or a model that has none.
-    """
-    if not isinstance(subject, Recycled):
-        raise HeadwordError(f"{subject.name} has no mapping to exchange; give a recycled model")
-    check_aligners(names)
-    return (subject.with_aligner(name) for name in names)
+def _opened(
+    named: list[tuple[str, Model]],
+    aligners: Sequence[str] | None,
+    vision: Vision | None,
+    device: str,
+    dtype: str,
+) -> Iterator[tuple[str, DualEncoder]]:
+    """Models and what they are called, each opened when it is its turn."""
+    folders = {name for name, model in named if not isinstance(model, DualEncoder) and expand(model).is_dir()}
+    for name, model in named:
+        if not isinstance(model, DualEncoder):
+            own = vision if name in folders or not folders else None
+            model = open_model(model, vision=own, device=device, dtype=dtype)
+        if aligners is None:
+            yield name, model
+        else:
+            yield from ((aligner, with_aligner(model, aligner)) for aligner in aligners)

@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from headword.data.folders import ImageList, list_images, warn
+from headword.data.hub_sets import is_data_set
 from headword.data.images import describe, is_image_tensor
 from headword.data.items import FileReader, Item, file_item
+from headword.data.listing import Items, list_items, unique_items
 from headword.errors import HeadwordError
 from headword.extract.vectors import read_vectors
 from headword.files import expand
@@ -115,6 +117,20 @@ def named_images(source: str | os.PathLike[str]) -> ImageList:
     if not text:
         raise HeadwordError("an empty path names no image")
     return ImageList([path])
+
+
+def items_of(source: object) -> Items:
+    """The items of a source by name (`headword.data.listing`), or of images as `given` takes them.
+
+    Raises:
+        HeadwordError: if there are none, two have one id, or they are features.
+    """
+    if isinstance(source, (str, os.PathLike)) or is_data_set(source):
+        return list_items(source)
+    images = given(source)
+    if isinstance(images, Tensor):
+        raise HeadwordError("these are no images but what was made of them; give image files or pictures")
+    return unique_items([item for stretch in images for item in stretch], source)
 
 
 def _stretches(images: Iterable[object]) -> Iterator[list[Item]]:

@@ -18,8 +18,8 @@ from headword.encoders import VisionEncoder, load_vision
 from headword.errors import HeadwordError
 from headword.extract.engines import choose
 from headword.extract.features import Progress
+from headword.extract.given import items_of
 from headword.extract.job import Computed, Job
-from headword.extract.sources import items_of
 from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
 from headword.extract.torch_engine import Choice
 from headword.files import expand
@@ -86,7 +86,7 @@ def extract_features(
     Args:
         vision: the encoder.
         source: a folder, glob, table of paths, WebDataset shards, Hugging Face data set, URL, or images: see
-            `headword.extract.sources`.
+            `headword.data.listing`.
         out: the store's folder. Rows that are there already are left alone and not computed again, also those
             of unreadable images.
         shared: store embeddings in the shared space, not features.

@@ -17,15 +17,16 @@ from torch import Tensor
 from headword.data.captions import Captioned, read_captions
 from headword.data.images import load_image
 from headword.data.items import Item
+from headword.data.labelled import LabelledImages, open_images
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
 from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource
 from headword.encoders.clip_folder import evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE
 from headword.errors import HeadwordError
-from headword.evaluation.data_sets import LabelledImages, open_images
 from headword.evaluation.shape_questions import evaluate_shapes
-from headword.evaluation.zero_shot import METRIC, check_spoken
+from headword.evaluation.task import check_spoken
+from headword.evaluation.zero_shot import METRIC
 from headword.extract import Extracted, extract
 from headword.extract.features import none_read
 from headword.files import expand

@@ -21,11 +21,14 @@ import torch
 from torch import Tensor
 
 from headword.cache import once
-from headword.data.captions import CAPTION_KEYS, REWRITTEN_KEY
+from headword.data.captions import REWRITTEN_KEY
 from headword.data.images import load_image_bytes
-from headword.data.tars import expand_shards, members, read_member
+from headword.data.items import read_member
+from headword.data.splits import TRAINED
+from headword.data.tables import CAPTION_KEYS
+from headword.data.tars import local_shards, members
 from headword.errors import HeadwordError
-from headword.files import expand, open_file, open_regular, parse_json
+from headword.files import open_file, open_regular, parse_json
 from headword.training.data.sources import Sample
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -86,14 +89,8 @@ class Shards:
         Raises:
             HeadwordError: as `Shards`; also for a URL or a split that is not there.
         """
-        if "://" in pattern or pattern.startswith("pipe:"):
-            raise HeadwordError(f"shards are read from local files; download {pattern} first")
-        root = expand(pattern)
-        if split is not None and not (root / split).is_dir():
-            raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
-        if split is not None or (root / "train").is_dir():
-            root = root / (split or "train")
-        return cls(expand_shards(str(root)), shrink_to=shrink_to)
+        files, _ = local_shards(pattern, split, TRAINED)
+        return cls(files, shrink_to=shrink_to)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -154,14 +151,12 @@ def scan(file: str) -> Index:
     samples: dict[str, list[tuple[int, int]]] = {}
     with open_file(file) as stream:
         for member in members(stream, file):
-            folder, slash, base = member.name.rpartition("/")
-            key, dot, ending = base.partition(".")
-            kind = _kind(f".{ending.lower()}")
-            if not dot or not key or kind is None or member.size == 0:
+            kind = _kind(member.ending)
+            if kind is None or member.key.endswith("/") or not member.key or member.size == 0:
                 continue
-            places = samples.setdefault(f"{folder}{slash}{key}", [(-1, -1)] * 3)
+            places = samples.setdefault(member.key, [(-1, -1)] * 3)
             if places[kind][0] < 0:
-                places[kind] = (member.offset_data, member.size)
+                places[kind] = (member.start, member.size)
     whole = {key: places for key, places in samples.items() if places[0][0] >= 0 and max(places[1:])[0] >= 0}
     names = "".join(f"{key}\0" for key in whole).encode("utf-8", "surrogateescape")
     return Index(
