@@ -76,9 +76,7 @@ def recentred(model: DualEncoder, features: Tensor, source: str, strength: float
     """
     if is_reference(model):
         return model
-    aligner = type(model.aligner).restore(model.aligner.settings, model.aligner.tensors)
-    aligner.to(model.aligner.centre_.device)
-    aligner.centre_on(features.to(aligner.centre_.device), strength)
+    aligner = model.aligner.centred_on(features.to(model.aligner.centre_.device), strength)
     return replace(model, aligner=aligner, centre=Centre("pool", len(features), source))
 
 
