@@ -15,11 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Child processes find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 # Tests neither profit from nor add to what the user's own runs have cached.
-# The processes of one run share what they cache; where HEADWORD_TEST_CACHE names a folder, later runs do too.
+# The processes of one run share what they cache.
 _CACHE = None
-if kept := os.environ.get("HEADWORD_TEST_CACHE"):
-    os.environ["HEADWORD_CACHE"] = kept
-elif "PYTEST_XDIST_WORKER" not in os.environ:
+if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
     os.environ["HEADWORD_CACHE"] = _CACHE.name
 

@@ -1,6 +1,4 @@
-"""How long, and in how much memory, the default is fitted: a 1,000-row head and a 21,841-row one.
-
-    python -m experiments beyond-fit
+"""Seconds and memory to make and fit the default's pairs, of 1,000 and of 21,841 classes.
 
 The 1,000 rows are the embedded head's. The 21,841 have real names (timm's imagenet-22k: names, synonyms,
 definitions, kinds and hypernyms) and seeded synthetic rows, 1,024 wide. Texts go through the embedded text
@@ -11,18 +9,12 @@ the small head are the median of five.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
-import time
+from typing import Any
 
 import torch
 
-from experiments.benchmarks.common import write
+from experiments.harness import apart, memory, seconds
 from headword.aligners import KernelRidge
 from headword.encoders import load_text, load_vision
 from headword.encoders.enrichment import enriched_pairs
@@ -31,68 +23,35 @@ from headword.head.names import imagenet_classes
 LARGE, WIDTH, SEED = 21_841, 1024, 0
 
 
-def main() -> None:
-    if one_case() is not None:
-        return
-    found = {case: run_apart(case) for case in ("1000", str(LARGE))}
-    write(
-        "beyond_fit",
-        {
-            "metrics": found,
-            "protocol": {
-                "small": "the embedded head, its own rows",
-                "large": f"imagenet-22k's names, seeded synthetic rows {WIDTH} wide",
-                "aligner": "kernel-ridge",
-            },
-            "seed": SEED,
+def run(first: int = LARGE) -> dict[str, Any]:
+    """Measure each head, or its first classes, in a process of its own."""
+    return {
+        "metrics": {str(rows): apart(measure, rows, first) for rows in (1000, LARGE)},
+        "protocol": {
+            "small": "the embedded head, its own rows",
+            "large": f"imagenet-22k's names, seeded synthetic rows {WIDTH} wide",
+            "aligner": KernelRidge.name,
         },
-    )
+        "seed": SEED,
+    }
 
 
-def one_case() -> str | None:
-    """Measure one head in this process, where it was started for that."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--case")
-    case: str | None = parser.parse_args().case
-    if case is not None:
-        print(json.dumps(measure(int(case))))
-    return case
-
-
-def run_apart(case: str) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True, env=os.environ
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def measure(rows: int) -> dict[str, float]:
+def measure(rows: int, first: int) -> dict[str, float]:
     """Seconds for texts and fit, and the peak memory."""
     text = load_text("embedded")
     if rows == LARGE:
         known = imagenet_classes(rows)
         assert known is not None
-        classes = known[1]
-        weight = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(SEED))
+        classes, weight = known[1], torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(SEED))
     else:
         head, labels = load_vision("embedded").named_head()
         classes, weight = labels.classes, head.weight.float()
-    start = time.perf_counter()
-    pairs = enriched_pairs(weight, classes, text)
-    texts, seconds = time.perf_counter() - start, []
-    for _ in range(1 if rows == LARGE else 5):
-        start = time.perf_counter()
-        KernelRidge().fit(pairs)
-        seconds.append(time.perf_counter() - start)
+    made = []
+    text_seconds = seconds(lambda: made.append(enriched_pairs(weight[:first], classes[:first], text)))
+    fits = [seconds(lambda: KernelRidge().fit(made[0])) for _ in range(1 if rows == LARGE else 5)]
     return {
-        "pairs": len(pairs),
-        "text_seconds": texts,
-        "fit_seconds": statistics.median(seconds),
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "pairs": len(made[0]),
+        "text_seconds": text_seconds,
+        "fit_seconds": statistics.median(fits),
+        "peak_gb": memory() / 1e9,
     }
-
-
-if __name__ == "__main__":
-    main()

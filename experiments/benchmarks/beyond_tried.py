@@ -1,9 +1,5 @@
 """Ideas for the mapping that are not the default, against it: by leaving classes out, and on images.
 
-    python -m experiments beyond-tried
-    pip install --target /tmp/wl --no-deps wordllama && \\
-        python -m experiments beyond-tried --only words --wordllama /tmp/wl/wordllama
-
 All read the default's words, on EfficientNet-Lite0 and all-MiniLM-L6-v2:
 
 - width: the kernel's τ and penalty λ;
@@ -11,51 +7,51 @@ All read the default's words, on EfficientNet-Lite0 and all-MiniLM-L6-v2:
 - network: the closed form as the start of a network of one hidden layer, one unit a pair, whose output layer
   Adam trains on cosines or on contrast among classes; stopped early on a tenth of the classes held out;
 - structure: the same with texts' similarities kept by the mapped texts (a Gram term);
-- words: a second text encoder (WordLlama's static token vectors) joined to the first.
+- words: a second text encoder (WordLlama's static token vectors; `pip install --target DIR --no-deps
+  wordllama`, `--wordllama DIR/wordllama`) joined to the first.
 
 "left out" chooses (`left_out`: no image). The four sets and flickr8k's validation captions only report.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+import typer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experiments.benchmarks.common import RESULTS, data_root, write
-from experiments.recipes.bench import CLASSIFICATION, Bench
-from experiments.recipes.beyond_words import Speech, left_out, stages
-from experiments.recipes.ladder import accuracy_rung
-from experiments.recipes.measure import first_ten
+from experiments import harness
+from experiments.bench import CLASSIFICATION, Bench, data_root
+from experiments.measure import first_ten
+from experiments.rungs import accuracy_rung
+from experiments.words import Texts, left_out, stages
 from headword.aligners import Aligner, KernelRidge
 from headword.aligners.kernel import name_kernel
 from headword.aligners.linalg import double, solve_positive
+from headword.errors import HeadwordError
 
-NAME = "beyond_tried"
 BATCH, EPOCHS, CONTRAST = 512, 8, 0.05
 WORDS = stages()[-1]
 
 
+@dataclass(eq=False, repr=False)
 class Mixture(KernelRidge):
     """(1 − γ) k_τ + γ k₂, where k₂ is the inner product, or a kernel of another width."""
 
     name = "mixture"
 
-    def __init__(
-        self, tau: float = 0.15, penalty: float = 0.3, share: float = 0.0, other: float | None = None
-    ) -> None:
-        super().__init__(tau, penalty)
-        self.share, self.other = share, other
+    share: float = 0.0
+    other: float | None = None
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         second = a @ b.T if self.other is None else name_kernel(a, b, self.other)
@@ -71,17 +67,16 @@ class Mixture(KernelRidge):
         return self._kernel(text, self.text_) @ self.alpha_
 
 
+@dataclass(eq=False, repr=False)
 class Network(KernelRidge):
     """Kernel ridge's α as the start of gradient descent, for as many epochs as held-out classes gain by."""
 
     name = "network"
 
-    def __init__(
-        self, loss: str = "cosine", structure: float = 0.0, rate: float = 0.03, seed: int = 0
-    ) -> None:
-        super().__init__(seed=seed)
-        self.loss, self.structure, self.rate = loss, structure, rate
-        self.epochs_used: int | None = None
+    loss: str = "cosine"
+    structure: float = 0.0
+    rate: float = 0.03
+    epochs_used: int | None = field(default=None, init=False)
 
     def _solved(self, image: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         image, text, weight = image.clone(), text.clone(), weight.clone()
@@ -130,7 +125,7 @@ class Network(KernelRidge):
         return loss + self.structure * F.mse_loss(unit @ unit.T, text @ text.T)
 
 
-class Second(Speech):
+class Second(Texts):
     """Two encoders side by side: [√(1 − γ) a, √γ b] of unit-norm a and b, so that inner products add up."""
 
     def __init__(self, bench: Bench, folder: Path, share: float) -> None:
@@ -150,13 +145,13 @@ class Second(Speech):
         return torch.cat((parts[0], math.sqrt(self._share) * parts[1]), dim=1)
 
 
-def measured(bench: Bench, speech: Speech, aligner: Aligner, *, captions: bool = True) -> dict[str, Any]:
+def measured(bench: Bench, texts: Texts, aligner: Aligner, *, captions: bool = True) -> dict[str, Any]:
     """A mapping by left-out classes, on the four sets and on flickr8k's validation captions; percent."""
     head = bench.head()
-    fitted = aligner.unfitted(0).fit(speech.pairs(head, WORDS))
-    found: dict[str, Any] = {"left_out": round(left_out(head, speech, WORDS, aligner=aligner), 1)}
+    fitted = aligner.unfitted(0).fit(texts.pairs(head, WORDS))
+    found: dict[str, Any] = {"left_out": round(left_out(head, texts, WORDS, aligner=aligner), 1)}
     data = {name: bench.labelled(name) for name in CLASSIFICATION}
-    labels = {name: speech.labels(one.names, WORDS) for name, one in data.items()}
+    labels = {name: texts.labels(one.names, WORDS) for name, one in data.items()}
     truth = {name: one.labels for name, one in data.items()}
     for way in ("inductive", "pool"):
         scores = {}
@@ -173,20 +168,20 @@ def measured(bench: Bench, speech: Speech, aligner: Aligner, *, captions: bool =
 
 def ideas(bench: Bench, wordllama: Path | None) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
     """(Group, setting, what measures it)."""
-    speech = Speech(bench)
+    texts = Texts(bench)
 
     def of(aligner: Aligner) -> Callable[[], dict[str, Any]]:
-        return partial(measured, bench, speech, aligner)
+        return partial(measured, bench, texts, aligner)
 
     yield "default", "τ 0.15, λ 0.3", of(KernelRidge())
     for share in (0.1, 0.25, 0.5):
         yield "mixture", f"linear {share:g}", of(Mixture(share=share))
         yield "mixture", f"τ 0.6 {share:g}", of(Mixture(share=share, other=0.6))
-    yield "network", "cosine, a tenth of the rate", of(Network("cosine", rate=0.003))
+    yield "network", "cosine, a tenth of the rate", of(Network(loss="cosine", rate=0.003))
     for loss in ("cosine", "contrast"):
-        yield "network", loss, of(Network(loss))
-        yield "structure", f"{loss}, 1", of(Network(loss, structure=1.0))
-        yield "structure", f"{loss}, 10", of(Network(loss, structure=10.0))
+        yield "network", loss, of(Network(loss=loss))
+        yield "structure", f"{loss}, 1", of(Network(loss=loss, structure=1.0))
+        yield "structure", f"{loss}, 10", of(Network(loss=loss, structure=10.0))
     for tau in (0.08, 0.1, 0.15, 0.2, 0.3):
         for penalty in (0.1, 0.3, 1.0, 3.0):
             yield "width", f"τ {tau:g}, λ {penalty:g}", of(KernelRidge(tau=tau, penalty=penalty))
@@ -195,25 +190,19 @@ def ideas(bench: Bench, wordllama: Path | None) -> Iterator[tuple[str, str, Call
         yield "words", f"share {share:g}", partial(measured, bench, joined, KernelRidge(), captions=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", help="one group: width, mixture, network, structure, words")
-    parser.add_argument("--wordllama", type=Path, help="the installed package's folder, for `words`")
-    args = parser.parse_args()
-    if args.only == "words" and args.wordllama is None:
-        parser.error("words needs --wordllama FOLDER")
-    bench = Bench(root=data_root().parent)
-    file = RESULTS / f"{NAME}.json"
+def run(
+    only: Annotated[str | None, typer.Option(help="Of width, mixture, network, structure, words.")] = None,
+    wordllama: Annotated[Path | None, typer.Option(help="The installed package's folder, for words.")] = None,
+    classes: int | None = None,
+) -> dict[str, Any]:
+    """Measure one group, or all, and keep what other runs found."""
+    if only == "words" and wordllama is None:
+        raise HeadwordError("words needs --wordllama FOLDER")
+    bench, file = Bench(root=data_root(), classes=classes), harness.RESULTS / "beyond_tried.json"
     rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
     with torch.inference_mode():
-        for group, setting, measure in ideas(bench, args.wordllama):
-            if args.only in (None, group):
+        for group, setting, measure in ideas(bench, wordllama):
+            if only in (None, group):
                 rows.setdefault(group, {})[setting] = measure()
                 print(group, setting, rows[group][setting], flush=True)
-    write(NAME, {"rows": rows, "provenance": bench.provenance(), "seed": bench.seed})
-
-
-if __name__ == "__main__":
-    main()
+    return {"rows": rows, "provenance": bench.provenance(), "seed": bench.seed}

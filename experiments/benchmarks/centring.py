@@ -11,83 +11,80 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.benchmarks.common import CLASSIFICATION, data_root, features_of, write
-from experiments.benchmarks.expected_centre import expected_centre
+from experiments.bench import CLASSIFICATION, Bench, data_root
+from experiments.expected_centre import expected_centre
 from headword.aligners import KernelRidge
-from headword.data.captions import read_captions
-from headword.data.folders import list_images
-from headword.encoders import load_text, load_vision
 from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
 from headword.evaluation.subjects import arrival
-from headword.extract import image_features
 from headword.metrics import classification_metrics
-from headword.recycling import head_pairs
 from headword.scoring.centring import RunningCentre
 
 FIRST = (1, 4, 16, 64, 256)
 SEEDS = (0, 1, 2)
 
 
-def main() -> None:
-    vision, text = load_vision("embedded", dtype="float32"), load_text("embedded")
-    aligner = KernelRidge().fit(head_pairs(vision, text, FOUR_TEMPLATES))
-    sets = {name: features_of(vision, name) for name in CLASSIFICATION}
+def run(classes: int | None = None) -> dict[str, Any]:
+    """Centre the four sets, by the head's first classes alone where so asked."""
+    bench = Bench(root=data_root(), classes=classes)
+    aligner = KernelRidge().fit(bench.pairs(templates=FOUR_TEMPLATES))
+    sets = {name: bench.labelled(name) for name in CLASSIFICATION}
     words = {
-        name: aligner.text(embed_names(text, data.names, FOUR_TEMPLATES)) for name, (data, _) in sets.items()
+        name: aligner.text(embed_names(bench.text(), data.names, FOUR_TEMPLATES))
+        for name, data in sets.items()
     }
-    entries = read_captions(data_root() / "flickr8k" / "captions.jsonl", split="val")
-    others = image_features(vision, [entry.image for entry in entries])
-    network = expected_centre(vision)
+    others = bench.captions("val").features
+    network = expected_centre(bench.vision())
     assert network is not None
     priors = {
-        name: (prior, spread_over_error(others, prior))
-        for name, prior in {
-            "zero": torch.zeros(vision.dim),
-            "network": network,
-            "generic": unit_mean(image_features(vision, list_images(data_root() / "imagenet_sample"))),
-        }.items()
+        "zero": torch.zeros_like(network),
+        "network": network,
+        "generic": unit_mean(bench.labelled("imagenet_sample").features),
     }
+    strengths = {name: spread_over_error(others, prior) for name, prior in priors.items()}
 
     def accuracies(centre: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """By set, and their mean, of images centred on what `centre` makes of their features."""
-        found = {}
-        for name, (data, features) in sets.items():
-            scores = aligner.image(features, centre(features)) @ words[name].T
-            labels = torch.tensor(data.labels)
-            found[name] = classification_metrics(scores, labels, ks=(1,))["mean_per_class"]
-        return {**found, "mean": statistics.fmean(found.values())}
+        top1 = {}
+        for name, data in sets.items():
+            scores = aligner.image(data.features, centre(data.features)) @ words[name].T
+            top1[name] = classification_metrics(scores, data.labels, ks=(1,))["mean_per_class"]
+        return {**top1, "mean": statistics.fmean(top1.values())}
+
+    def over_seeds(centre: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+        """Means over orders of arrival, and the deviation of the mean over the sets."""
+        runs = [accuracies(lambda x, seed=seed: centre(x, arrival(len(x), seed))) for seed in SEEDS]  # type: ignore[misc]
+        means = {name: statistics.fmean(one[name] for one in runs) for name in runs[0]}
+        return {**means, "mean_std": statistics.stdev(one["mean"] for one in runs)}
 
     results: dict[str, object] = {"pool": accuracies(unit_mean)}
-    for name, (prior, strength) in priors.items():
+    for name, prior in priors.items():
+
+        def centres(x: Tensor, prior: Tensor = prior, strength: float = strengths[name]) -> Tensor:
+            return RunningCentre(prior, strength).centres(x)
+
         results[f"{name} alone"] = accuracies(lambda _, prior=prior: prior)  # type: ignore[misc]
-        for first in FIRST:
-            runs = [accuracies(centre_of_first(prior, strength, first, seed)) for seed in SEEDS]
-            results[f"first {first}, {name}"] = summary(runs)
-        runs = [accuracies(centre_as_they_arrive(prior, strength, seed)) for seed in SEEDS]
-        results[f"online, {name}"] = summary(runs)
-    for first in FIRST:
-        runs = [accuracies(lambda x, n=first, s=seed: unit_mean(x[arrival(len(x), s)[:n]])) for seed in SEEDS]  # type: ignore[misc]
-        results[f"first {first}, no prior"] = summary(runs)
-    write(
-        "centring",
-        {
-            "metrics": {
-                "mean_per_class_top1": results,
-                "strength": {name: strength for name, (_, strength) in priors.items()},
-                "cosine_of_network_and_pool": {
-                    name: float(F.cosine_similarity(network, unit_mean(features), dim=0))
-                    for name, (_, features) in sets.items()
-                },
-            },
-            "protocol": {"sets": CLASSIFICATION, "templates": FOUR_TEMPLATES, "order": "drawn with the seed"},
-            "seed": list(SEEDS),
+        for n in FIRST:
+            results[f"first {n}, {name}"] = over_seeds(lambda x, order: centres(x[order[:n]])[-1])  # noqa: B023
+        results[f"online, {name}"] = over_seeds(lambda x, order: centres(x[order])[order.argsort()])
+    for n in FIRST:
+        results[f"first {n}, no prior"] = over_seeds(lambda x, order: unit_mean(x[order[:n]]))  # noqa: B023
+    pools = {name: unit_mean(data.features) for name, data in sets.items()}
+    cosines = {name: float(F.cosine_similarity(network, pool, dim=0)) for name, pool in pools.items()}
+    return {
+        "metrics": {
+            "mean_per_class_top1": results,
+            "strength": strengths,
+            "cosine_of_network_and_pool": cosines,
         },
-    )
+        "protocol": {"sets": CLASSIFICATION, "templates": FOUR_TEMPLATES, "order": "drawn with the seed"},
+        "seed": list(SEEDS),
+    }
 
 
 def unit_mean(features: Tensor) -> Tensor:
@@ -99,35 +96,3 @@ def spread_over_error(features: Tensor, prior: Tensor) -> float:
     """κ: the spread of unit-norm images around their mean over the prior's squared distance from it."""
     mean = unit_mean(features)
     return float((1 - mean.square().sum()) / (mean - prior).square().sum())
-
-
-def centre_of_first(prior: Tensor, strength: float, first: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """The centre after the first images have come."""
-
-    def centre(features: Tensor) -> Tensor:
-        order = arrival(len(features), seed)[:first]
-        return RunningCentre(prior, strength).centres(features[order])[-1]
-
-    return centre
-
-
-def centre_as_they_arrive(prior: Tensor, strength: float, seed: int) -> Callable[[Tensor], Tensor]:
-    """Each image's centre when it comes."""
-
-    def centre(features: Tensor) -> Tensor:
-        order = arrival(len(features), seed)
-        centres = torch.empty_like(features)
-        centres[order] = RunningCentre(prior, strength).centres(features[order])
-        return centres
-
-    return centre
-
-
-def summary(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the seeds, and the standard deviation of the mean over the sets."""
-    means = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
-    return {**means, "mean_std": statistics.stdev(run["mean"] for run in runs)}
-
-
-if __name__ == "__main__":
-    main()

@@ -12,50 +12,46 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from experiments.benchmarks.common import CLASSIFICATION, features_of, write
+from experiments.bench import CLASSIFICATION, Bench, data_root
 from headword.aligners import KernelRidge
-from headword.encoders import load_text, load_vision
 from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
 from headword.metrics import classification_metrics
-from headword.recycling import head_pairs
 from headword.scoring.probabilities import fit_scores
 from headword.scoring.transductive import METHODS, adapt, collective_scores, label_shares
 
 
-def main() -> None:
-    vision, text = load_vision("embedded", dtype="float32"), load_text("embedded")
-    pairs = head_pairs(vision, text, FOUR_TEMPLATES)
+def run(classes: int | None = None) -> dict[str, Any]:
+    """Label the four sets, by the head's first classes alone where so asked."""
+    bench = Bench(root=data_root(), classes=classes)
+    pairs = bench.pairs(templates=FOUR_TEMPLATES)
     aligner = KernelRidge().fit(pairs)
     scale = fit_scores(aligner, pairs).scale
-    found: dict[str, dict[str, float]] = {}
+    top1: dict[str, dict[str, float]] = {}
+
+    def note(arm: str, name: str, scores: Tensor) -> None:
+        metrics = classification_metrics(scores, bench.labelled(name).labels, ks=(1,))
+        top1.setdefault(arm, {})[name] = metrics["mean_per_class"]
+
     for name in CLASSIFICATION:
-        data, features = features_of(vision, name)
-        words = aligner.text(embed_names(text, data.names, FOUR_TEMPLATES))
-        pool = torch.nn.functional.normalize(features, dim=1).mean(dim=0)
+        data = bench.labelled(name)
+        words = aligner.text(embed_names(bench.text(), data.names, FOUR_TEMPLATES))
+        pool = aligner.unit(data.features).mean(dim=0)
         for (centre, at), method in itertools.product({"raw": 0 * pool, "pool": pool}.items(), METHODS):
             shares = label_shares("uniform", data.names) if method == "sinkhorn" else None
-            images = aligner.image(features, at)
+            images = aligner.image(data.features, at)
             scores = collective_scores(images, words, method=method, scale=scale, shares=shares)
-            metrics = classification_metrics(scores, torch.tensor(data.labels), ks=(1,))
-            found.setdefault(f"{method}, {centre}", {})[name] = metrics["mean_per_class"]
+            note(f"{method}, {centre}", name, scores)
+        images = aligner.image(data.features, pool)
         for weight in (0.5, 2.0):
-            images = aligner.image(features, pool)
             moved = adapt(images, words, scale, weight=weight)
-            metrics = classification_metrics(images @ moved.T, torch.tensor(data.labels), ks=(1,))
-            found.setdefault(f"adapt of weight {weight}, pool", {})[name] = metrics["mean_per_class"]
-    means = {arm: {**by, "mean": statistics.fmean(by.values())} for arm, by in found.items()}
-    write(
-        "collection",
-        {
-            "metrics": {"mean_per_class_top1": means, "scale": scale},
-            "protocol": {"sets": CLASSIFICATION, "templates": FOUR_TEMPLATES},
-            "seed": 0,
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()
+            note(f"adapt of weight {weight}, pool", name, images @ moved.T)
+    means = {arm: {**by_set, "mean": statistics.fmean(by_set.values())} for arm, by_set in top1.items()}
+    return {
+        "metrics": {"mean_per_class_top1": means, "scale": scale},
+        "protocol": {"sets": CLASSIFICATION, "templates": FOUR_TEMPLATES},
+        "seed": 0,
+    }

@@ -10,12 +10,14 @@ resamples. Folds of another seed say how well familiarity is calibrated on the h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import headword
-from experiments.benchmarks.common import CLASSIFICATION, features_of, write
+from experiments.bench import CLASSIFICATION, Bench, Labelled, data_root
 from headword.aligners import KernelRidge
 from headword.encoders.prompts import embed_names
 from headword.model import DualEncoder
@@ -26,10 +28,13 @@ RESAMPLES = 2_000
 SCORES = ("familiarity", "cosine_to_nearest_name", "norm")
 
 
-def main() -> None:
-    model = headword.recycle()
+def run() -> dict[str, Any]:
+    """Measure the default on the four sets."""
+    bench, model = Bench(root=data_root()), headword.recycle()
     assert model.familiarity_fit is not None
-    columns: dict[str, dict[str, Tensor]] = {name: per_class(model, name) for name in CLASSIFICATION}
+    columns: dict[str, dict[str, Tensor]] = {
+        name: per_class(model, bench.labelled(name)) for name in CLASSIFICATION
+    }
     pooled = {key: torch.cat([c[key] for c in columns.values()]) for key in (*SCORES, "accuracy")}
     low = pooled["familiarity"] < model.familiarity_fit.low
     farthest = pooled["cosine_to_nearest_name"].argsort()[: int(low.sum())]
@@ -49,20 +54,17 @@ def main() -> None:
         },
         "left_out_classes_of_the_head": reliability(model),
     }
-    write(
-        "familiarity",
-        {
-            "metrics": metrics,
-            "fit": model.familiarity_fit.as_json(),
-            "protocol": {
-                "sets": CLASSIFICATION,
-                "centre": "each set's own images",
-                "prompt": "name",
-                "bootstrap": {"resamples": RESAMPLES, "over": "classes", "interval": "2.5 to 97.5 %"},
-            },
-            "seed": 0,
+    return {
+        "metrics": metrics,
+        "fit": model.familiarity_fit.as_json(),
+        "protocol": {
+            "sets": CLASSIFICATION,
+            "centre": "each set's own images",
+            "prompt": "name",
+            "bootstrap": {"resamples": RESAMPLES, "over": "classes", "interval": "2.5 to 97.5 %"},
         },
-    )
+        "seed": 0,
+    }
 
 
 def rows_of(columns: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -70,13 +72,12 @@ def rows_of(columns: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     return {name: column[rows] for name, column in columns.items()}
 
 
-def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
+def per_class(model: DualEncoder, data: Labelled) -> dict[str, Tensor]:
     """Scores and accuracy of each class that has images: `[C]` each."""
-    data, features = features_of(model.vision, name)
-    labels = torch.tensor(data.labels)
-    said = model.centre_on(features).cosines(features, data.names).argmax(dim=1)
-    there = [c for c in range(len(data.names)) if (labels == c).any()]
-    names = [data.names[c] for c in there]
+    classifier = model.centre_on(data.features).classifier(data.names, templates="{}")
+    label = classifier.cosines(model.encode_image(data.features)).argmax(dim=1)
+    present = torch.unique(data.labels).tolist()
+    names = [data.names[c] for c in present]
     texts = F.normalize(embed_names(model.text, names), dim=1)
     assert model.pairs is not None
     taught = F.normalize(taught_rows(model.pairs).text, dim=1)
@@ -85,7 +86,7 @@ def per_class(model: DualEncoder, name: str) -> dict[str, Tensor]:
         "familiarity": model.familiarity(names),
         "cosine_to_nearest_name": (texts @ taught.T).max(dim=1).values,
         "norm": model.aligner._map_text(texts).norm(dim=1),
-        "accuracy": torch.tensor([float((said[labels == c] == c).float().mean()) for c in there]),
+        "accuracy": torch.tensor([float((label[data.labels == c] == c).float().mean()) for c in present]),
     }
 
 
@@ -124,6 +125,8 @@ def mean_ranks(values: Tensor) -> Tensor:
 def interval(values: Tensor) -> list[float]:
     """2.5 and 97.5 % quantiles of those that are numbers: a resample of one repeated class has no ranks."""
     kept = values[~values.isnan()].double()
+    if not len(kept):
+        return []
     return kept.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
@@ -134,15 +137,15 @@ def reliability(model: DualEncoder, seed: int = 1) -> dict[str, object]:
     assert model.pairs is not None
     left_out = leave_classes_out(model.aligner, model.pairs, seed=seed)
     assert left_out is not None
-    said, was, cosine = [], [], []
+    expected, was, cosine = [], [], []
     for rows, cosines, right in zip(left_out.rows, left_out.cosines, left_out.right, strict=True):
         inside = torch.zeros(len(left_out.known), dtype=torch.bool)
         inside[rows] = True
-        rest, asked = left_out.known[~inside], left_out.known.text[rows]
-        said.append(fit.of(Taught(rest).evidence(asked)))
-        cosine.append((F.normalize(asked, dim=1) @ F.normalize(rest.text, dim=1).T).max(dim=1).values)
+        rest, text = left_out.known[~inside], left_out.known.text[rows]
+        expected.append(fit.of(Taught(rest).evidence(text)))
+        cosine.append((F.normalize(text, dim=1) @ F.normalize(rest.text, dim=1).T).max(dim=1).values)
         was.append(chance_first(cosines, right, fit.among))
-    familiarity, chance = torch.cat(said), torch.cat(was)
+    familiarity, chance = torch.cat(expected), torch.cat(was)
     quarters = torch.tensor_split(familiarity.argsort(), 4)
     return {
         "seed_of_the_folds": seed,
@@ -151,7 +154,3 @@ def reliability(model: DualEncoder, seed: int = 1) -> dict[str, object]:
         "mean_familiarity_by_quarter": [100 * float(familiarity[q].mean()) for q in quarters],
         "found_first_by_quarter": [100 * float(chance[q].mean()) for q in quarters],
     }
-
-
-if __name__ == "__main__":
-    main()

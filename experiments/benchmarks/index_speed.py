@@ -4,156 +4,125 @@ Images: flickr8k's 8,000 (HEADWORD_DATA), whose features the cache is made to ho
 Queries: indexes of 100,000 and 1,000,000 images that do not exist, with features (1,280-d) noise around
 flickr8k's; a different text each time, text encoding included, in a warm process; medians. Memory: of a
 process that indexes 100,000 synthetic features, above what it holds with the model loaded.
-
-Run: python -m experiments index-speed [images|queries|memory] ... [--sizes 100000 1000000] [--threads 2]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 import headword
-from experiments.benchmarks.common import data_root, write
-from experiments.benchmarks.synthetic_index import make_index
+from experiments.bench import data_root
+from experiments.harness import cost, memory, seconds
+from experiments.synthetic_index import make_index
 from headword.data.folders import list_images
 from headword.model import DualEncoder
 from headword.search import Index, Query, build_index
 
-NEW = 100
-QUERIES = 40
+PARTS = ["images", "memory", "queries"]
+SIZES = [100_000, 1_000_000]
 
 
-def seconds(work: Callable[[], Any]) -> dict[str, float]:
-    """Of the clock, and of this process's processors."""
-    begin, cpu = time.perf_counter(), time.process_time()
-    work()
-    return {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
+def run(
+    parts: Annotated[list[str], typer.Argument(help="Of images, memory, queries.")] = PARTS,
+    sizes: Annotated[list[int], typer.Option("--size", help="Images of an index that is queried.")] = SIZES,
+    count: Annotated[int, typer.Option(help="Images of the index that memory is measured of.")] = 100_000,
+    new: Annotated[int, typer.Option(help="Images that come later.")] = 100,
+    queries: int = 40,
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Measure some parts, or all."""
+    torch.set_num_threads(threads)
+    models: list[DualEncoder] = []
+    loading = seconds(lambda: models.append(headword.recycle(device="cpu")))
+    model, source = models[0], list_images(data_root() / "data" / "flickr8k" / "images")
+    base = model.image_features(source)
+    result: dict[str, Any] = {"threads": threads, "model_seconds": loading}
+    if "images" in parts:
+        result["images"] = of_images(model, source, new)
+    if "memory" in parts:
+        result["memory"] = of_memory(model, base, count)
+    if "queries" in parts:
+        result["queries"] = [of_queries(model, base, size, queries) for size in sizes]
+    return {"file": "index_speed" if len(parts) == len(PARTS) else f"index_speed_{parts[0]}", **result}
 
 
-def images(model: DualEncoder) -> dict[str, Any]:
-    """The first index of 8,000 images, nothing new, 100 new ones, tags."""
-    source = list_images(data_root() / "flickr8k" / "images")
-    with tempfile.TemporaryDirectory() as parent:
-        folder, out = Path(parent) / "images", Path(parent) / "index"
-        shutil.copytree(source[0].parent, folder)
-        held = [folder / path.name for path in source[-NEW:]]
-        for path in held:
-            path.rename(Path(parent) / path.name)
-        first = model.image_features(list_images(folder))  # into the cache
-        result: dict[str, Any] = {
-            "images": len(first),
-            "first": seconds(lambda: build_index(model, folder, out)),
-            "nothing_new": seconds(lambda: build_index(model, folder, out)),
-        }
-        for path in held:
-            (Path(parent) / path.name).rename(path)
-        result["new_images"] = NEW
-        result["new"] = seconds(lambda: build_index(model, folder, out))
-        alone = Path(parent) / "alone"
+def of_images(model: DualEncoder, source: list[Path], new: int) -> dict[str, Any]:
+    """The first index of all but the new images, nothing new, the new ones, tags."""
+    with tempfile.TemporaryDirectory() as name:
+        parent = Path(name)
+        folder, alone, out = parent / "images", parent / "alone", parent / "index"
+        folder.mkdir()
         alone.mkdir()
-        for path in held:
-            shutil.copy(path, alone / path.name)
-        result["the_new_by_themselves"] = seconds(lambda: build_index(model, alone, Path(parent) / "other"))
-        index = Index.open(out, model=model)
+        for path in source[:-new]:
+            shutil.copy(path, folder)
+        first = model.image_features(list_images(folder))  # into the cache
+        index = partial(build_index, model, folder, out)
+        costs = {"first": cost(index), "nothing_new": cost(index)}
+        for path in source[-new:]:
+            shutil.copy(path, folder)
+            shutil.copy(path, alone)
+        costs["new"] = cost(index)
+        costs["the_new_by_themselves"] = cost(lambda: build_index(model, alone, parent / "other"))
         labels = [entry.name for entry in model.classes[::50]]
-        result["labels"] = len(labels)
-        result["tag"] = seconds(lambda: index.tag(labels))
-        return result
+        opened = Index.open(out, model=model)
+        costs["tag"] = cost(lambda: opened.tag(labels))
+        counts = {"images": len(first), "new_images": new, "labels": len(labels)}
+        return counts | {what: one._asdict() for what, one in costs.items()}
 
 
-def queries(model: DualEncoder, base: Tensor, sizes: list[int], k: int = 10) -> list[dict[str, Any]]:
+def of_queries(model: DualEncoder, base: Tensor, size: int, queries: int, k: int = 10) -> dict[str, Any]:
     """Milliseconds from words to hits."""
-    texts = [entry.synonyms[0] if entry.synonyms else entry.name for entry in model.classes]
-    found = []
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as parent:
-            out = Path(parent) / "index"
-            made = seconds(partial(make_index, model, out, size, base))
-            index = Index.open(out, model=model)
-            took: list[dict[str, float]] = []
-            for n in range(QUERIES + 3):
-                query = Query(text=f"{texts[n]} in the park, number {n}")
-                took.append(seconds(partial(index.search, query, k=k)))
-            encoding = [seconds(partial(model.encode_text, [f"{text} at night"])) for text in texts[:QUERIES]]
-            opened = seconds(partial(Index.open, out, model=model))
-            found.append(
-                {
-                    "images": size,
-                    "dim": model.vision.dim,
-                    "made": made,
-                    "open_ms": 1000 * opened["seconds"],
-                    "p50_ms": 1000 * statistics.median(one["seconds"] for one in took[3:]),
-                    "p50_cpu_ms": 1000 * statistics.median(one["cpu_seconds"] for one in took[3:]),
-                    "of_which_text_p50_ms": 1000 * statistics.median(one["seconds"] for one in encoding),
-                }
-            )
-    return found
-
-
-def memory(model: DualEncoder, base: Tensor, count: int = 100_000) -> dict[str, float]:
-    """Peak of this process while it makes an index: anonymous memory, as mapped files are the system's."""
-    import threading
-
-    def anonymous() -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
-
-    before, most, done = anonymous(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            most[0] = max(most[0], anonymous())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+    texts = [entry.synonyms[0] if entry.synonyms else entry.name for entry in model.classes][: queries + 3]
     with tempfile.TemporaryDirectory() as parent:
-        make_index(model, Path(parent) / "index", count, base)
-        size = sum(path.stat().st_size for path in Path(parent).rglob("*") if path.is_file())
-    done.set()
-    thread.join()
+        out = Path(parent) / "index"
+        made = cost(partial(make_index, model, out, size, base))
+        index = Index.open(out, model=model)
+        asked = [Query(text=f"{text} in the park, number {n}") for n, text in enumerate(texts)]
+        costs = [cost(partial(index.search, query, k=k)) for query in asked][3:]
+        encoding = [seconds(partial(model.encode_text, [f"{text} at night"])) for text in texts[3:]]
+        opened = seconds(partial(Index.open, out, model=model))
     return {
-        "images": count,
-        "loaded_mb": before,
-        "peak_mb": most[0],
-        "above_loaded_mb": most[0] - before,
-        "index_mb": size / 1e6,
+        "images": size,
+        "dim": model.vision.dim,
+        "made": made._asdict(),
+        "open_ms": 1000 * opened,
+        "p50_ms": 1000 * statistics.median(one.seconds for one in costs),
+        "p50_cpu_ms": 1000 * statistics.median(one.cpu_seconds for one in costs),
+        "of_which_text_p50_ms": 1000 * statistics.median(encoding),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["images", "queries", "memory"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[100_000, 1_000_000])
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    begin = time.perf_counter()
-    model = headword.recycle(device="cpu")
-    result: dict[str, Any] = {"threads": given.threads, "model_seconds": time.perf_counter() - begin}
-    base = model.image_features(list_images(data_root() / "flickr8k" / "images"))
-    if "images" in given.parts:
-        result["images"] = images(model)
-    if "memory" in given.parts:
-        result["memory"] = memory(model, base)
-    if "queries" in given.parts:
-        result["queries"] = queries(model, base, given.sizes)
-    write("index_speed" if len(given.parts) == 3 else f"index_speed_{given.parts[0]}", result)
+def of_memory(model: DualEncoder, base: Tensor, count: int) -> dict[str, float]:
+    """Peak of this process while it makes an index: anonymous memory, as mapped files are the system's."""
+    before, most, done = memory("RssAnon"), [0], threading.Event()
 
+    def watch() -> None:
+        while not done.wait(0.02):
+            most[0] = max(most[0], memory("RssAnon"))
 
-if __name__ == "__main__":
-    if not os.environ.get("HEADWORD_DATA"):
-        sys.exit("set HEADWORD_DATA to a folder that has data/ (see experiments/benchmarks/README.md)")
-    main()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        with tempfile.TemporaryDirectory() as parent:
+            make_index(model, Path(parent) / "index", count, base)
+            size = sum(path.stat().st_size for path in Path(parent).rglob("*") if path.is_file())
+    finally:
+        done.set()
+        thread.join()
+    return {
+        "images": count,
+        "loaded_mb": before / 1e6,
+        "peak_mb": most[0] / 1e6,
+        "above_loaded_mb": (most[0] - before) / 1e6,
+        "index_mb": size / 1e6,
+    }

@@ -7,39 +7,38 @@ scale of a grid is shown beside, chosen on the set itself, for comparison only.
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
 import headword
-from experiments.benchmarks.common import CLASSIFICATION, features_of, write
+from experiments.bench import CLASSIFICATION, Bench, data_root
 
 GRID = (5, 8, 10, 12, 15, 20, 25, 30, 40, 60)
 
 
-def main() -> None:
-    model = headword.recycle()
+def run() -> dict[str, Any]:
+    """Measure the default on the four sets."""
+    bench, model = Bench(root=data_root()), headword.recycle()
     metrics = {}
     for name in CLASSIFICATION:
-        data, features = features_of(model.vision, name)
-        labels = torch.tensor(data.labels)
-        classifier = model.centre_on(features).classifier(data.names)
-        embeddings = model.encode_image(features)
+        data = bench.labelled(name)
+        classifier = model.centre_on(data.features).classifier(data.names)
+        embeddings = model.encode_image(data.features)
         cosines = classifier.cosines(embeddings)
-        confidence, said = classifier.probabilities(classifier.logits(embeddings)).max(dim=1)
+        confidence, label = classifier.probabilities(classifier.logits(embeddings)).max(dim=1)
+        right = label == data.labels
+        own = cosines.gather(1, data.labels[:, None])
         metrics[name] = {
-            "top1": 100 * float((said == labels).float().mean()),
+            "top1": 100 * float(right.float().mean()),
             "mean_confidence": 100 * float(confidence.mean()),
-            "calibration_error": 100 * calibration_error(confidence, said == labels),
-            "best_scale_of_grid": min(GRID, key=lambda k: float(F.cross_entropy(k * cosines, labels))),
-            "own_label_over_threshold": 100
-            * share_over(cosines.gather(1, labels[:, None]), model.scores.threshold),
+            "calibration_error": 100 * calibration_error(confidence, right),
+            "best_scale_of_grid": min(GRID, key=lambda k: float(F.cross_entropy(k * cosines, data.labels))),
+            "own_label_over_threshold": 100 * float((own > model.scores.threshold).float().mean()),
         }
     protocol = {"sets": CLASSIFICATION, "centre": "each set's own images", "bins": 10}
-    write(
-        "score_calibration",
-        {"metrics": metrics, "scores": model.scores.as_json(), "protocol": protocol, "seed": 0},
-    )
+    return {"metrics": metrics, "scores": model.scores.as_json(), "protocol": protocol, "seed": 0}
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = 10) -> float:
@@ -52,12 +51,3 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 10) -> floa
             gap = confidence[inside].mean() - right[inside].float().mean()
             error += float(inside.float().mean() * gap.abs())
     return error
-
-
-def share_over(cosines: Tensor, threshold: float) -> float:
-    """Share of cosines above the threshold."""
-    return float((cosines > threshold).float().mean())
-
-
-if __name__ == "__main__":
-    main()

@@ -13,19 +13,20 @@ knew a thousand classes, which is kind to small heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Tensor
 
-import headword
-from experiments.benchmarks.common import CLASSIFICATION, features_of, write
+from experiments.bench import CLASSIFICATION, Bench, data_root
+from experiments.words import Texts, Words
 from headword.aligners import Aligner, make_aligner
 from headword.aligners.pairs import Pairs
-from headword.encoders import TextEncoder
-from headword.encoders.enrichment import RICH, enriched_pairs
-from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
+from headword.encoders.enrichment import RICH
+from headword.encoders.prompts import FOUR_TEMPLATES, Prompts
 from headword.scoring.probabilities import fit_softmax, leave_classes_out, prior_scores, scores_from
 
 SIZES = {2: 16, 5: 16, 10: 16, 20: 16, 35: 12, 50: 12, 100: 8, 200: 4, 500: 2}
@@ -37,61 +38,49 @@ GRID = [STEP**n for n in range(-8, 21)]
 KINDS = ("mixed", "one topic")
 
 
-class Remembered:
-    """The text encoder, each text encoded once."""
-
-    def __init__(self, text: TextEncoder) -> None:
-        self.text, self.dim, self.known = text, text.dim, dict[str, Tensor]()
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """N texts → `[N, k]`."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        self.known.update(zip(new, self.text.encode(new), strict=True))
-        return torch.stack([self.known[text] for text in texts])
-
-
-def parts(classes: int) -> Iterator[tuple[int, str, list[int]]]:
+def parts(classes: int, most: int) -> Iterator[tuple[int, str, list[int]]]:
     """Size, kind and rows of each part."""
     drawn = torch.Generator().manual_seed(0)
     for size, number in SIZES.items():
-        for _ in range(number):
+        for _ in range(min(number, most)):
             yield size, KINDS[0], torch.randperm(classes, generator=drawn)[:size].tolist()
             start = int(torch.randint(classes - size + 1, (1,), generator=drawn))
             yield size, KINDS[1], list(range(start, start + size))
 
 
-def main() -> None:
-    model = headword.recycle()
-    head, labels = model.vision.named_head()
-    rows, text = head.weight.float().cpu(), Remembered(model.text)
+def run(
+    most: Annotated[int, typer.Option(help="Parts of each size and kind at most.")] = 16,
+) -> dict[str, Any]:
+    """Recycle parts of the head and score the four sets with each."""
+    bench = Bench(root=data_root())
+    head, texts = bench.head(), Texts(bench)
     sets = []
     for name in CLASSIFICATION:
-        data, features = features_of(model.vision, name)
-        words = embed_names(text, data.names, FOUR_TEMPLATES, hypernym_weight=RICH.hypernym_weight)  # type: ignore[arg-type]
-        sets.append((features, words, torch.tensor(data.labels)))
-    found: dict[tuple[int, str], list[dict[str, Tensor]]] = {}
-    for size, kind, chosen in parts(len(rows)):
-        classes = [labels.classes[row] for row in chosen]
-        pairs = enriched_pairs(rows[chosen], classes, text, enrichment=RICH)  # type: ignore[arg-type]
-        aligner = make_aligner("kernel-ridge").fit(pairs)
+        data = bench.labelled(name)
+        words = Prompts(data.names, FOUR_TEMPLATES, RICH.hypernym_weight)
+        sets.append((data.features, words.combine(texts.encode(words.texts)), data.labels))
+    results: dict[tuple[int, str], list[dict[str, Tensor]]] = {}
+    for size, kind, chosen in parts(len(head.rows), most):
+        pairs = texts.pairs(head, Words(title=kind, enrichment=RICH), torch.tensor(chosen))
+        aligner = make_aligner().fit(pairs)
         curves = torch.stack([gain(aligner, *data) for data in sets])  # [set, centre, scale]
-        found.setdefault((size, kind), []).append({"curves": curves, **scales(aligner, pairs, size)})
+        results.setdefault((size, kind), []).append({"curves": curves, **scales(aligner, pairs, size)})
     metrics: dict[str, dict[int, object]] = {kind: {} for kind in KINDS}
-    for (size, kind), entries in found.items():
+    for (size, kind), entries in results.items():
         metrics[kind][size] = summary(entries)
         print(size, kind, metrics[kind][size], flush=True)
-    prior = best_prior([(size, entries) for (size, _), entries in found.items() if size <= MOST])
+    prior = best_prior([(size, entries) for (size, _), entries in results.items() if size <= MOST])
     protocol = {"sets": CLASSIFICATION, "parts": SIZES, "grid": GRID, "centre": "each set's own, and none"}
-    write("small_heads", {"metrics": metrics, "prior": prior, "protocol": protocol, "seed": 0})
+    return {"metrics": metrics, "prior": prior, "protocol": protocol, "seed": 0}
 
 
 @torch.inference_mode()
 def gain(aligner: Aligner, features: Tensor, words: Tensor, labels: Tensor) -> Tensor:
     """`[2, grid]` nats that a set's cross-entropy is below guessing, centred and not, at each scale."""
-    spoken, mean = aligner.text(words), F.normalize(features, dim=1).mean(dim=0)
+    texts, mean = aligner.text(words), F.normalize(features, dim=1).mean(dim=0)
     rows = []
     for centre in (mean, torch.zeros_like(mean)):
-        cosines = aligner.image(features, centre) @ spoken.T
+        cosines = aligner.image(features, centre) @ texts.T
         guessing = math.log(cosines.shape[1])
         rows.append([guessing - float(F.cross_entropy(s * cosines, labels)) for s in GRID])
     return torch.tensor(rows)
@@ -136,7 +125,3 @@ def best_prior(heads: list[tuple[int, list[dict[str, Tensor]]]]) -> dict[str, fl
 
     top, half = max(((t, c) for t in range(16, 41, 2) for c in range(2, 41, 2)), key=total)
     return {"top": top, "half": half}
-
-
-if __name__ == "__main__":
-    main()

@@ -3,45 +3,78 @@
 Searches by words and by pictures, labels, embeddings, files, facts, and requests that are to be refused, from
 several clients at once, over an index of the gallery's pictures. The server is a process of its own; what is
 reported of its memory is what is resident after each tenth of the requests.
-
-    python -m experiments soak [--requests 5000] [--clients 4]
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import collections
 import http.client
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import headword
-from experiments.benchmarks.common import write
+from experiments.harness import load, memory, serving
 from headword.data.gallery import gallery
 from headword.search import build_index
-from headword.server.client import Running
 
 PARTS = 10
 
-Asked = tuple[str, str, Any]
+Request = tuple[str, str, Any]
 
 
-def requests(pictures: list[Path]) -> list[Callable[[int], Asked]]:
+def run(requests: int = 5_000, clients: int = 4) -> dict[str, Any]:
+    """Ask, and look at the server's memory now and then."""
+    statuses: collections.Counter[int] = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        photos, index = Path(folder) / "photos", Path(folder) / "index"
+        photos.mkdir()
+        pictures = [Path(shutil.copy(picture.path, photos)) for picture in gallery()]
+        build_index(headword.recycle().save(Path(folder) / "model"), photos, index)
+        with serving(index) as (running, process, _):
+            kinds = kinds_of_requests(pictures)
+
+            def ask(n: int) -> int:
+                method, path, body = kinds[n % len(kinds)](n)
+                content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+                connection = http.client.HTTPConnection(running.host, running.port, timeout=300)
+                try:
+                    connection.request(method, path, content, {"Content-Type": "application/json"})
+                    response = connection.getresponse()
+                    response.read()
+                    return response.status
+                finally:
+                    connection.close()
+
+            resident = [memory("VmRSS", process) / 1e6]
+            with ThreadPoolExecutor(clients) as pool:
+                for part in range(PARTS):
+                    part_of = range(requests * part // PARTS, requests * (part + 1) // PARTS)
+                    statuses.update(pool.map(ask, part_of))
+                    resident.append(memory("VmRSS", process) / 1e6)
+    return {
+        "metrics": {
+            "statuses": {str(status): count for status, count in sorted(statuses.items())},
+            "failures": sum(count for status, count in statuses.items() if status >= 500),
+            "alive": True,  # `serving` ends the run where the server has ended
+            "resident_mb": resident,
+            "grown_in_the_second_half_mb": resident[-1] - resident[PARTS // 2],
+        },
+        "protocol": {"requests": requests, "clients": clients, "pictures": len(pictures), "load": load()},
+    }
+
+
+def kinds_of_requests(pictures: list[Path]) -> list[Callable[[int], Request]]:
     """Kinds of requests, each of a number: method, path, body."""
     names = [path.name for path in pictures]
     sent = [base64.b64encode(path.read_bytes()).decode() for path in pictures]
 
-    def search(**body: Any) -> Asked:
+    def search(**body: Any) -> Request:
         return "POST", "/search", body
 
     return [
@@ -60,71 +93,3 @@ def requests(pictures: list[Path]) -> list[Callable[[int], Asked]]:
         lambda n: ("POST", "/search", (b"{", b"[1]", b'{"text": 7}', b"\xff" * 1000, b'{"k": 1}')[n % 5]),
         lambda n: search(image=base64.b64encode(b"no picture %d" % n * 100).decode()),
     ]
-
-
-def resident(process: int) -> float:
-    """Megabytes of a process that are in memory."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1e3
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--requests", type=int, default=5_000)
-    parser.add_argument("--clients", type=int, default=4)
-    options = parser.parse_args()
-    statuses: collections.Counter[int] = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        photos, index = Path(folder) / "photos", Path(folder) / "index"
-        photos.mkdir()
-        pictures = [Path(shutil.copy(picture.path, photos)) for picture in gallery()]
-        build_index(headword.recycle().save(Path(folder) / "model"), photos, index)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headword", "app", str(index), "--port", "0", "--quiet"]
-        )
-        try:
-            while (running := Running.read(index)) is None:
-                if process.poll() is not None:
-                    sys.exit("the server ended")
-                time.sleep(0.05)
-            kinds = requests(pictures)
-
-            def ask(n: int) -> int:
-                method, path, body = kinds[n % len(kinds)](n)
-                content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-                connection = http.client.HTTPConnection(running.host, running.port, timeout=300)
-                try:
-                    connection.request(method, path, content, {"Content-Type": "application/json"})
-                    response = connection.getresponse()
-                    response.read()
-                    return response.status
-                finally:
-                    connection.close()
-
-            memory = [resident(process.pid)]
-            with ThreadPoolExecutor(options.clients) as pool:
-                for part in range(PARTS):
-                    every = range(options.requests * part // PARTS, options.requests * (part + 1) // PARTS)
-                    statuses.update(pool.map(ask, every))
-                    memory.append(resident(process.pid))
-            alive = process.poll() is None
-        finally:
-            process.terminate()
-            process.wait()
-    write(
-        "soak",
-        {
-            "metrics": {
-                "statuses": {str(status): count for status, count in sorted(statuses.items())},
-                "failures": sum(count for status, count in statuses.items() if status >= 500),
-                "alive": alive,
-                "resident_mb": memory,
-                "grown_in_the_second_half_mb": memory[-1] - memory[PARTS // 2],
-            },
-            "protocol": {**vars(options), "pictures": len(pictures), "load": os.getloadavg()[0]},
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,14 @@
 """CLIP against SuperCLIP: same seeds, same data, same steps. Each run is a file; a stopped one goes on.
 
-    python -m experiments superclip-matrix lr          # the learning rate, for CLIP, on the validation split
-    python -m experiments superclip-matrix shapes      # from scratch: batch 32, 64, 128, three seeds
-    python -m experiments superclip-matrix flickr8k   # from EfficientNet-Lite0, also with recycled prototypes
-    python -m experiments superclip-matrix summary     # results/superclip_matrix.json and .png
-
-`--device cuda` trains in bfloat16; `--only TEXT` runs what has TEXT in its name. A run whose file is there
-with the same configuration is not run again. Images are decoded and scaled once, into a file that is mapped
-into memory.
+`lr` compares learning rates, for CLIP, on the validation split; `shapes` trains from scratch at batch 32, 64
+and 128, three seeds; `flickr8k` from EfficientNet-Lite0, also with recycled prototypes; `summary` writes
+results/superclip_matrix.json and .png. On CUDA training is in bfloat16. A run whose file is there with the
+same configuration is not run again. Images are decoded and scaled once, into a file that is mapped into
+memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -23,15 +19,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 
-from experiments.benchmarks.common import RESULTS, data_root, write
+from experiments import harness
+from experiments.bench import data_root
+from experiments.figures import Figure, Lines, Series, draw
 from headword.cache import place
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.metrics import retrieval_metrics, retrieval_places
@@ -60,6 +60,18 @@ FLICKR = TrainConfig(
 )  # fmt: skip
 
 
+class What(str, Enum):
+    """What to do."""
+
+    lr = "lr"
+    shapes = "shapes"
+    flickr8k = "flickr8k"
+    summary = "summary"
+
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run."""
@@ -76,34 +88,35 @@ class Run:
 class Scaled:
     """A training set whose images were decoded and scaled to a square once, kept in a file."""
 
-    def __init__(self, data: TrainingSet, side: int) -> None:
-        key = hashlib.sha256(f"1 {data.fingerprint} {side}".encode()).hexdigest()[:32]
+    def __init__(self, data: TrainingSet, side: int, images: int | None = None) -> None:
+        key = hashlib.sha256(f"1 {data.fingerprint} {side} {images or ''}".rstrip().encode()).hexdigest()[:32]
         self.fingerprint, self._data, self._side = key, data, side
+        self._images = min(len(data), images or len(data))
         self._file = place("benchmarks", f"pixels-{key}.npy")
         if not self._file.exists():
             self._write()
         self._pixels = np.load(self._file, mmap_mode="r")
 
     def _write(self) -> None:
-        partial = self._file.with_name(f".{self._file.stem}.{os.getpid()}.npy")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(self._data), self._side, self._side, 3)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_name(f"{self._file.stem}.{os.getpid()}.partial.npy")
+        shape = (self._images, self._side, self._side, 3)
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        for index in range(len(self._data)):
+        for index in range(self._images):
             image = self._data[index].image
             pixels[index] = np.asarray(image.resize((self._side, self._side), Image.Resampling.BICUBIC))
         pixels.flush()
         partial.rename(self._file)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._images
 
     def __getitem__(self, index: int) -> Sample:
         captions, rewritten, name = self._data.text(index)  # type: ignore[attr-defined]
         return Sample(Image.fromarray(self._pixels[index]), captions, rewritten, name)
 
 
-def shapes_runs(lr: float, device: str) -> Iterator[Run]:
+def shapes_runs(lr: float, device: Device) -> Iterator[Run]:
     """Every run sees as many pairs; the learning rate grows with the root of the batch, for both arms."""
     for seed in SEEDS:
         for batch in BATCHES:
@@ -115,7 +128,7 @@ def shapes_runs(lr: float, device: str) -> Iterator[Run]:
                 yield Run(f"shapes-{method}-b{batch}-s{seed}", config)
 
 
-def lr_runs(device: str) -> Iterator[Run]:
+def lr_runs(device: Device) -> Iterator[Run]:
     """CLIP at batch 64, somewhat shorter, with another seed."""
     for lr in LRS:
         config = SHAPES.replace(
@@ -125,7 +138,7 @@ def lr_runs(device: str) -> Iterator[Run]:
         yield Run(f"lr-{lr:g}", config)
 
 
-def flickr_runs(device: str) -> Iterator[Run]:
+def flickr_runs(device: Device) -> Iterator[Run]:
     """Every run sees as many pairs; the learning rate goes with the root of the batch."""
     for seed in FLICKR_SEEDS:
         for method in ARMS:
@@ -139,7 +152,7 @@ def flickr_runs(device: str) -> Iterator[Run]:
 
 
 def file_of(run: Run) -> Path:
-    return RESULTS / NAME / f"{run.name}.json"
+    return harness.RESULTS / NAME / f"{run.name}.json"
 
 
 def finished(run: Run) -> dict[str, Any] | None:
@@ -151,17 +164,18 @@ def finished(run: Run) -> dict[str, Any] | None:
     return said if before.replace(device="auto") == run.config.replace(device="auto") else None
 
 
-def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any]) -> None:
-    """Run what has no result yet; the folder of a run that was stopped is gone on with."""
+def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any]) -> list[str]:
+    """Run what has no result yet, and name all; the folder of a run that was stopped is gone on with."""
+    names = []
     for run in runs:
+        names.append(run.name)
         if finished(run) is not None:
             continue
         print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
         out = place("benchmarks", NAME) / run.name
         begun = time.process_time()
         result = train(run.config, out, dataset=data, evaluators=evaluators, resume="auto", watch=show)
-        (RESULTS / NAME).mkdir(parents=True, exist_ok=True)
-        write(
+        harness.write(
             f"{NAME}/{run.name}",
             {
                 "config": run.config.as_dict(),
@@ -173,6 +187,7 @@ def perform(runs: Iterator[Run], data: TrainingSet, evaluators: Mapping[str, Any
             },
         )
         shutil.rmtree(out)
+    return names
 
 
 def show(record: Mapping[str, float]) -> None:
@@ -188,7 +203,9 @@ def shapes_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
 
 
 def flickr_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
-    held = Scaled(open_training_set(str(data_root() / "flickr8k" / "captions.jsonl"), split="test"), 112)
+    held = Scaled(
+        open_training_set(str(data_root() / "data" / "flickr8k" / "captions.jsonl"), split="test"), 112
+    )
 
     def retrieval(model: SuperCLIP) -> dict[str, float]:
         images, texts = encoders_of(model)
@@ -214,7 +231,7 @@ def best_lr() -> float:
     return max(known, key=lambda lr: known[lr])
 
 
-def summary() -> None:
+def summary() -> dict[str, Any]:
     """Means and standard deviations over seeds, and SuperCLIP's advantage pair by pair."""
     cells: dict[str, Any] = {}
     groups = {
@@ -239,9 +256,9 @@ def summary() -> None:
                 for s in both
             ]
             cells[group]["superclip - clip"] = {"seeds": both, **spread(gains)}
-    write(NAME, {"samples": SAMPLES, "lr": best_lr(), "cells": cells})
     figure(cells)
     print(table(cells))
+    return {"samples": SAMPLES, "lr": best_lr(), "cells": cells}
 
 
 def table(cells: Mapping[str, Any]) -> str:
@@ -281,57 +298,44 @@ def spread(values: list[dict[str, float]]) -> dict[str, Any]:
 
 def figure(cells: Mapping[str, Any]) -> None:
     """SuperCLIP's advantage attribute by attribute against the batch size, mean and deviation over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(1, len(ATTRIBUTES), figsize=(12, 2.6), sharey=True, layout="constrained")
-    splits = (
-        ("val", "seen combinations", "#767676", 0.97),
-        ("test", "held-out combinations", "#c8502f", 1.03),
-    )
-    for name, axis in zip(ATTRIBUTES, axes, strict=True):
-        axis.axhline(0, color="black", linewidth=0.8)
-        for split, label, colour, beside in splits:
-            said = [cells[f"shapes, batch {b}"].get("superclip - clip") for b in BATCHES]
-            points = [
-                (b * beside, one[f"{split}/{name}"]["mean"], one[f"{split}/{name}"]["sd"] or 0)
-                for b, one in zip(BATCHES, said, strict=True)
-                if one
-            ]
-            if points:
-                x, y, error = zip(*points, strict=True)
-                axis.errorbar(x, y, yerr=error, color=colour, marker="o", capsize=3, label=label)
-        axis.set(title=name, xscale="log", xticks=BATCHES, xticklabels=BATCHES, xlabel="batch")
-        axis.minorticks_off()
-    axes[0].set(ylabel="SuperCLIP − CLIP,\npoints")
-    axes[3].legend(frameon=False, fontsize="small")
-    drawn.savefig(RESULTS / f"{NAME}.png", dpi=150)
+    splits = {"seen combinations": "val", "held-out combinations": "test"}
+    charts = []
+    for attribute in ATTRIBUTES:
+        series = []
+        for title, split in splits.items():
+            gains = {batch: cells[f"shapes, batch {batch}"].get("superclip - clip") for batch in BATCHES}
+            known = {batch: gain[f"{split}/{attribute}"] for batch, gain in gains.items() if gain}
+            means, spread = (
+                [one["mean"] for one in known.values()],
+                [one["sd"] or 0.0 for one in known.values()],
+            )
+            series.append(Series(title, list(known), means, spread))
+        charts.append(
+            Lines(
+                title=attribute, x_label="batch", y_label="SuperCLIP − CLIP, points", series=series,
+                levels=(("", 0.0),), ticks=[(batch, str(batch)) for batch in BATCHES], log_x=True,
+            )
+        )  # fmt: skip
+    drawn = draw(Figure(name=NAME, caption="", charts=charts), "png")
+    (harness.RESULTS / f"{NAME}.png").write_bytes(drawn)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["lr", "shapes", "flickr8k", "summary"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--only", default="", help="what a run's name must contain")
-    args = parser.parse_args()
+def run(
+    what: Annotated[What, typer.Argument(help="Which runs, or their summary.")],
+    device: Device = "cpu",
+    only: Annotated[str, typer.Option(help="What a run's name must contain.")] = "",
+    images: Annotated[int | None, typer.Option(help="Train on the first so many, for a trial.")] = None,
+) -> dict[str, Any]:
+    """Train what has no result yet, or gather what there is."""
     logging.disable(logging.WARNING)
-    if args.what == "summary":
-        summary()
-        return
-    if args.what == "flickr8k":
-        runs = flickr_runs(args.device)
-        source, side = open_training_set(str(data_root() / "flickr8k" / "captions.jsonl"), split="train"), 112
-        evaluators = flickr_evaluators()
+    if what is What.summary:
+        return summary()
+    if what is What.flickr8k:
+        runs, side, evaluators = flickr_runs(device), 112, flickr_evaluators()
+        source = open_training_set(str(data_root() / "data" / "flickr8k" / "captions.jsonl"), split="train")
     else:
-        runs = lr_runs(args.device) if args.what == "lr" else shapes_runs(best_lr(), args.device)
-        source, side = open_training_set("shapes"), 64
-        evaluators = shapes_evaluators()
-    perform((run for run in runs if args.only in run.name), Scaled(source, side), evaluators)
-
-
-if __name__ == "__main__":
-    main()
+        runs = lr_runs(device) if what is What.lr else shapes_runs(best_lr(), device)
+        source, side, evaluators = open_training_set("shapes"), 64, shapes_evaluators()
+    names = perform((one for one in runs if only in one.name), Scaled(source, side, images), evaluators)
+    logging.disable(logging.NOTSET)
+    return {"file": f"{NAME}/{what.value}", "runs": names}

@@ -1,9 +1,5 @@
 """What reading costs training: images/s with a data set against the same batches ready in memory.
 
-    python -m experiments train-input
-    python -m experiments train-input --data $HEADWORD_DATA/data/flickr8k/captions.jsonl --backbone embedded
-    python -m experiments train-input --device cuda --workers 8 --batch 256
-
 Three ways in turn, block by block, so that all meet the same machine: batches in memory; read and decoded
 between steps; read ahead as `headword train` does it (a thread, or `--workers` processes behind it). The
 figure is the median over blocks of the ratio of images/s to memory's in the same block. The ratio of CPU time
@@ -12,16 +8,15 @@ an image, of all threads of this process, says what reading costs where no core 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any, Literal
 
 import torch
 
-from experiments.benchmarks.common import write
+from experiments.harness import cost
 from headword.training.build import build
 from headword.training.config import TrainConfig
 from headword.training.data import Batch, open_training_set
@@ -29,81 +24,71 @@ from headword.training.engine import make_fabric
 from headword.training.feed import ahead, batches_from, make_batches
 from headword.training.trainer import Trainer
 
+Device = Literal["cpu", "cuda"]
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default="shapes")
-    parser.add_argument("--backbone", default=None)
-    parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of the step's arithmetic"
-    )
-    parser.add_argument("--steps", type=int, default=6, help="steps of one way in a block")
-    parser.add_argument("--blocks", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+
+def run(
+    data: str = "shapes",
+    backbone: str | None = None,
+    image_size: int | None = None,
+    batch: int = 64,
+    workers: int = 0,
+    device: Device = "cpu",
+    threads: int | None = None,
+    steps: int = 6,
+    blocks: int = 5,
+) -> dict[str, Any]:
+    """Steps of one way in a block, and blocks of all ways in turn."""
+    protocol = {
+        "data": "shapes" if data == "shapes" else "caption file", "backbone": backbone,
+        "image_size": image_size, "batch": batch, "workers": workers, "device": device, "threads": threads,
+        "steps": steps, "blocks": blocks,
+    }  # fmt: skip
+    if threads:
+        torch.set_num_threads(threads)
     config = TrainConfig(
-        data=args.data, backbone=args.backbone, image_size=args.image_size, batch_size=args.batch,
-        workers=args.workers, device=args.device,
+        data=data, backbone=backbone, image_size=image_size, batch_size=batch, workers=workers, device=device,
     )  # fmt: skip
     fabric = make_fabric(config)
     model, blueprint = build(config)
-    data = open_training_set(config.data)
-    made = partial(make_batches, config, data, blueprint, model.tokenizer, pin_memory=args.device == "cuda")
+    pairs = open_training_set(config.data)
+    batches = partial(make_batches, config, pairs, blueprint, model.tokenizer, pin_memory=device == "cuda")
     trainer = Trainer(fabric, config, model, steps=10**6)
     far = 10**6
-    memory = list(itertools.islice(batches_from(made(), 0, far), 4))
-    plain = batches_from(made(), 0, far)
-    thread = ahead(lambda: batches_from(made(), 0, far))
+    memory = list(itertools.islice(batches_from(batches(), 0, far), 4))
+    plain = batches_from(batches(), 0, far)
+    thread = ahead(lambda: batches_from(batches(), 0, far))
     ways: dict[str, Iterator[Batch]] = {"memory": itertools.cycle(memory), "between": plain, "ahead": thread}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
+
+    def advance(name: str, number: int) -> None:
+        for one in itertools.islice(ways[name], number):
+            images = one.images.to(trainer.fabric.device, non_blocking=True)
+            trainer.advance(images, one.texts.to(trainer.fabric.device, non_blocking=True))
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     for name in ways:
-        speed(trainer, ways[name], 2, args)
-    for _ in range(args.blocks):
-        for name, batches in ways.items():
-            rate, cpu = speed(trainer, batches, args.steps, args)
-            rates[name].append(rate)
-            costs[name].append(cpu)
+        advance(name, 2)
+    for _ in range(blocks):
+        for name in ways:
+            took = cost(lambda: advance(name, steps))  # noqa: B023
+            rates[name].append(steps * batch / took.seconds)
+            costs[name].append(took.cpu_seconds / (steps * batch))
     thread.close()
+
+    def share(of: dict[str, list[float]], name: str, *, less_is_more: bool = False) -> float:
+        pairs = zip(of[name], of["memory"], strict=True)
+        return round(statistics.median(b / a if less_is_more else a / b for a, b in pairs), 3)
+
     read = ("between", "ahead")
-    pairs = {name: zip(rates[name], rates["memory"], strict=True) for name in read}
-    cpu_pairs = {name: zip(costs["memory"], costs[name], strict=True) for name in read}
-    write(
-        f"train_input_{args.device}" + ("" if args.data == "shapes" else "_files"),
-        {
-            "protocol": {**vars(args), "data": "shapes" if args.data == "shapes" else "caption file"},
-            "images_per_second": {name: round(statistics.median(r), 1) for name, r in rates.items()},
-            "share_of_memory": {
-                name: round(statistics.median(a / b for a, b in both), 3) for name, both in pairs.items()
-            },
-            "cpu_seconds_per_image": {name: round(statistics.median(c), 5) for name, c in costs.items()},
-            "share_of_cpu_time": {
-                name: round(statistics.median(a / b for a, b in both), 3) for name, both in cpu_pairs.items()
-            },
-            "blocks": {name: [round(rate, 1) for rate in r] for name, r in rates.items()},
-        },
-    )
-
-
-def speed(
-    trainer: Trainer, batches: Iterator[Batch], steps: int, args: argparse.Namespace
-) -> tuple[float, float]:
-    """Images a second over some steps, and CPU seconds an image."""
-    begun, cpu = time.perf_counter(), time.process_time()
-    for batch in itertools.islice(batches, steps):
-        images = batch.images.to(trainer.fabric.device, non_blocking=True)
-        trainer.advance(images, batch.texts.to(trainer.fabric.device, non_blocking=True))
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    images_read = float(steps * args.batch)
-    return images_read / (time.perf_counter() - begun), (time.process_time() - cpu) / images_read
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "file": f"train_input_{device}" + ("" if data == "shapes" else "_files"),
+        "protocol": protocol,
+        "images_per_second": {name: round(statistics.median(r), 1) for name, r in rates.items()},
+        "share_of_memory": {name: share(rates, name) for name in read},
+        "cpu_seconds_per_image": {name: round(statistics.median(c), 5) for name, c in costs.items()},
+        "share_of_cpu_time": {name: share(costs, name, less_is_more=True) for name in read},
+        "blocks": {name: [round(rate, 1) for rate in r] for name, r in rates.items()},
+    }

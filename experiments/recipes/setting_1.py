@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from experiments.figures import Dots, Figure, Series
-from experiments.recipes.bench import CLASSIFICATION, NOTES, Bench
-from experiments.recipes.fits import fit_once
-from experiments.recipes.measure import NAME, PHOTO, accuracies, recalls
-from experiments.recipes.recipe import Cell, Claim, Findings, Outcome, Recipe, Table, Verdict, judge
+from experiments.bench import CLASSIFICATION, NOTES, Bench
+from experiments.figures import Figure
+from experiments.findings import Findings, Outcome, Recipe, Verdict, judge
+from experiments.fits import fit_once
+from experiments.measure import NAME, PHOTO, accuracies, recalls
+from experiments.records import Records
 from headword.aligners import CCA, MLP, Aligner, KernelRidge, Linear, Procrustes, PrototypeAttention, Ridge
 
 HEADS = ("embedded", "embedded:lite1", "embedded:lite2", "mobilenetv2_100_in1k")
@@ -17,24 +15,19 @@ HEADS = ("embedded", "embedded:lite1", "embedded:lite2", "mobilenetv2_100_in1k")
 TIMES_CHANCE = 3.0
 """Above so many times chance, recall says that the captions were understood."""
 
+USES = {
+    "photo, raw": (PHOTO, False),
+    "name, raw": (NAME, False),
+    "photo, centred": (PHOTO, True),
+    "name, centred": (NAME, True),
+}
+"""Prompt, and whether images are centred on the tested ones; the paper's way first."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """One way to use one mapping."""
-
-    mapping: str
-    template: str
-    pool: bool
-
-    @property
-    def title(self) -> str:
-        """What figures call it."""
-        centre = "centred" if self.pool else "raw"
-        return f"{'name' if self.template == NAME else 'photo'}, {centre}"
-
-
-ARMS = tuple((template, pool) for pool in (False, True) for template in (PHOTO, NAME))
-"""The paper's way (its prompt, images not centred) first."""
+TOP1 = "mean per-class top-1, %"
+RECALLS = {
+    "t2i_r10": "t2i R@10", "i2t_r10": "i2t R@10", "t2i_r1": "t2i R@1", "i2t_p1": "i2t P@1",
+    "i2t_p5": "i2t P@5", "i2t_map": "i2t mAP",
+}  # fmt: skip
 
 
 def mappings(epochs: int | None) -> dict[str, Aligner]:
@@ -56,57 +49,76 @@ def mappings(epochs: int | None) -> dict[str, Aligner]:
 
 
 def run(bench: Bench) -> Findings:
-    """Fit each mapping on the embedded head; measure zero-shot and retrieval."""
-    pairs = bench.head().pairs
-    found: dict[Arm, dict[str, float]] = {}
+    """Fit each mapping on the embedded head; measure zero-shot and retrieval; the default on other heads."""
+    records, heads = Records(), Records()
     seconds: dict[str, float] = {}
     kept = {name: one for name, one in mappings(bench.epochs).items() if one.name not in bench.without}
     for name, aligner in kept.items():
         if aligner.iterative:
             bench.say(f"{name}: by gradient descent; the first fit can take an hour, later ones are read")
-        fitted, seconds[name] = fit_once(aligner, pairs)
-        for template, pool in ARMS:
-            arm = Arm(mapping=name, template=template, pool=pool)
-            found[arm] = {
-                **accuracies(fitted, bench, template=template, pool=pool),
-                **recalls(fitted, bench.captions("test"), pool=pool),
-            }
-    main = next(iter(kept))
-    paper = found[Arm(mapping=main, template=PHOTO, pool=False)]
+        fitted, seconds[name] = fit_once(aligner, bench.head().pairs)
+        for use, (template, pool) in USES.items():
+            records.add(name, use, **accuracies(fitted, bench, template=template, pool=pool),
+                        **_recalls(fitted, bench, pool=pool))  # fmt: skip
+    for name in HEADS:
+        head = bench.head(name)
+        fitted = KernelRidge().fit(head.pairs)
+        back = _recalls(fitted, bench, head=name)
+        recall = {key: back[key] for key in ("t2i R@10", "i2t R@10")}
+        heads.add(head.title, **accuracies(fitted, bench, head=name), **recall)
+    main, paper = next(iter(kept)), next(iter(USES))
     chance = {name: 100 / len(bench.labelled(name).names) for name in CLASSIFICATION}
     guess = {
         name: (share * (100 - share) / len(bench.labelled(name).labels)) ** 0.5
         for name, share in chance.items()
     }
+    top1 = {name: records.value(main, paper, name) for name in CLASSIFICATION}
+    recall = {key: records.value(main, paper, key) for key in RECALLS.values()}
     images = len(bench.captions("test").features)
-    heads, head_table = _heads(bench)
     return Findings(
-        tables=(_table(found, seconds), head_table),
-        figures=(_figure(found),),
-        metrics={
-            **{
-                f"{arm.mapping}, {arm.title}, {key}": value[key]
-                for arm, value in found.items()
-                for key in ("mean", "t2i_r10", "i2t_r10", "i2t_p1", "i2t_p5", "i2t_map", "t2i_r1")
-            },
-            **{f"{name} mean": value for name, value in heads.items()},
-        },
+        records=records | heads,
+        tables=(
+            records.select(metric=("mean", *RECALLS.values())).table(
+                "Weights only: mean of four sets and retrieval, %; seconds of the fit",
+                {"arm": "mapping", "set": "use"},
+                more={"fit s": seconds},
+            ),
+            heads.table("The default mapping on the rows of other heads, %", {"arm": "head"}),
+        ),
+        figures=(
+            Figure(
+                name="setting-1",
+                caption="Weights only: zero-shot accuracy and retrieval of each mapping, with the paper's "
+                "prompt or the bare name, images centred on the collection or not. Captions have no prompt.",
+                charts=(
+                    records.select(metric="mean").dots(
+                        "mean per-class top-1, %",
+                        "arm",
+                        "set",
+                        title="Zero-shot, mean of four sets",
+                        joined=True,
+                    ),
+                    records.select(metric="t2i R@10", set=("name, raw", "name, centred")).dots(
+                        "R@10, %", "arm", "set", title="Text to image, flickr8k", joined=True
+                    ),
+                ),
+            ),
+        ),
         verdicts={
             "zero-shot": judge(
-                min(paper[name] - chance[name] - 2 * guess[name] for name in CLASSIFICATION),
+                min(top1[name] - chance[name] - 2 * guess[name] for name in CLASSIFICATION),
                 f"{main}, used the paper's way, is above chance on every set, by more than two standard "
-                "errors "
-                "of guessing",
+                "errors of guessing",
                 f"{main}: "
-                + ", ".join(f"{name} {paper[name]:.1f} % (chance {chance[name]:.1f})" for name in chance),
+                + ", ".join(f"{name} {top1[name]:.1f} % (chance {chance[name]:.1f})" for name in chance),
             ),
             "retrieval": judge(
-                paper["t2i_r10"] * images / 1000 - TIMES_CHANCE,
+                recall["t2i R@10"] * images / 1000 - TIMES_CHANCE,
                 f"it finds the image of a caption among its first ten more than {TIMES_CHANCE:.0f} times as "
                 "often as chance",
-                f"text to image R@10 {paper['t2i_r10']:.1f} % of {images:,} images (chance "
-                f"{1000 / images:.1f}), R@1 {paper['t2i_r1']:.1f} %; image to text P@1 "
-                f"{paper['i2t_p1']:.1f} %, mAP {paper['i2t_map']:.1f} %",
+                f"text to image R@10 {recall['t2i R@10']:.1f} % of {images:,} images (chance "
+                f"{1000 / images:.1f}), R@1 {recall['t2i R@1']:.1f} %; image to text P@1 "
+                f"{recall['i2t P@1']:.1f} %, mAP {recall['i2t mAP']:.1f} %",
             ),
             "wide-heads": Verdict(
                 outcome=Outcome.absent,
@@ -123,7 +135,7 @@ def run(bench: Bench) -> Findings:
             "retrieval": "flickr8k test",
             "epochs": bench.epochs or "the paper's",
         },
-        model=bench.provenance(*HEADS),
+        heads=HEADS,
         notes=(
             NOTES["flickr8k"],
             NOTES["tiny_imagenet"],
@@ -136,92 +148,25 @@ def run(bench: Bench) -> Findings:
     )
 
 
-def _heads(bench: Bench) -> tuple[dict[str, float], Table]:
-    """The default mapping on other heads."""
-    means: dict[str, float] = {}
-    rows: list[tuple[Cell, ...]] = []
-    for name in HEADS:
-        head = bench.head(name)
-        fitted = KernelRidge().fit(head.pairs)
-        top = accuracies(fitted, bench, head=name)
-        back = recalls(fitted, bench.captions("test", name))
-        means[head.title] = top["mean"]
-        rows.append((head.title, *top.values(), back["t2i_r10"], back["i2t_r10"]))
-    table = Table(
-        title="kernel-ridge on other ImageNet-1k heads: names, centred, %",
-        columns=("head", *CLASSIFICATION, "mean", "t2i R@10", "i2t R@10"),
-        rows=tuple(rows),
-    )
-    return means, table
-
-
-def _table(found: dict[Arm, dict[str, float]], seconds: dict[str, float]) -> Table:
-    rows = tuple(
-        (
-            arm.mapping,
-            arm.title,
-            value["mean"],
-            value["t2i_r10"],
-            value["i2t_r10"],
-            value["t2i_r1"],
-            value["i2t_p1"],
-            value["i2t_map"],
-            seconds[arm.mapping],
-        )
-        for arm, value in found.items()
-    )
-    return Table(
-        title="Weights only: mean of four sets and retrieval, %; seconds of the fit",
-        columns=("mapping", "use", "mean", "t2i R@10", "i2t R@10", "t2i R@1", "i2t P@1", "i2t mAP", "fit s"),
-        rows=rows,
-    )
-
-
-def _figure(found: dict[Arm, dict[str, float]]) -> Figure:
-    names = list(dict.fromkeys(arm.mapping for arm in found))
-    titles = list(dict.fromkeys(arm.title for arm in found))
-    unprompted = list(dict.fromkeys(arm.title for arm in found if arm.template == NAME))
-
-    def chart(key: str, title: str, label: str, uses: Sequence[str]) -> Dots:
-        series = []
-        for use in uses:
-            chosen = [
-                (names.index(arm.mapping), value[key]) for arm, value in found.items() if arm.title == use
-            ]
-            series.append(Series(use, [value for _, value in chosen], [row for row, _ in chosen]))
-        return Dots(title=title, rows=names, x_label=label, series=series, joined=True)
-
-    return Figure(
-        name="setting-1",
-        caption="Weights only: zero-shot accuracy and retrieval of each mapping, with the paper's prompt or "
-        "the bare name, images centred on the collection or not. Captions have no "
-        "prompt.",
-        charts=(
-            chart("mean", "Zero-shot, mean of four sets", "mean per-class top-1, %", titles),
-            chart("t2i_r10", "Text to image, flickr8k", "R@10, %", unprompted),
-        ),
-    )
+def _recalls(
+    aligner: Aligner, bench: Bench, *, head: str = "embedded", pool: bool = True
+) -> dict[str, float]:
+    back = recalls(aligner, bench.captions("test", head), pool=pool)
+    return {title: back[key] for key, title in RECALLS.items()}
 
 
 RECIPE = Recipe(
     name="setting-1",
     title="Setting I: words from weights alone",
-    lead="A thousand rows and a thousand names are all the pairs there are. Every mapping learns from "
-    "them, and "
-    "labels and finds images that it has never seen a caption of.",
-    claims=(
-        Claim(
-            key="zero-shot",
-            found="A mapping learnt on the head's rows alone classifies images of other sets without an "
-            "image-text pair.",
-        ),
-        Claim(
-            key="retrieval",
-            found="The same mapping retrieves images and captions (Flickr30k, COCO) without an "
-            "image-text pair.",
-        ),
-        Claim(key="wide-heads", found="Heads of ImageNet-21k do better than heads of ImageNet-1k."),
-    ),
+    lead="A thousand rows and a thousand names are all the pairs there are. Every mapping learns from them, "
+    "and labels and finds images that it has never seen a caption of.",
+    claims={
+        "zero-shot": "A mapping learnt on the head's rows alone classifies images of other sets without an "
+        "image-text pair.",
+        "retrieval": "The same mapping retrieves images and captions (Flickr30k, COCO) without an "
+        "image-text pair.",
+        "wide-heads": "Heads of ImageNet-21k do better than heads of ImageNet-1k.",
+    },
     run=run,
     sets=(*CLASSIFICATION, "flickr8k"),
     weights=("mobilenetv2_100_in1k",),

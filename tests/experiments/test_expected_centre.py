@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.benchmarks.expected_centre import expected_centre
+from experiments.expected_centre import expected_centre
 from headword.encoders import load_vision
 
 

@@ -8,13 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.recipes import RECIPES, modality_gap, publish, recipe_of
-from experiments.recipes.bench import Bench, Captions
-from experiments.recipes.caption_sweep import captions_of
-from experiments.recipes.moments import Moments, Queries
-from experiments.recipes.neighbourhoods import matched_classes
-from experiments.recipes.publish import reproduce
-from experiments.recipes.recipe import Mean, Outcome, judge, mean_of, parts, shown, standard_error
+from experiments import report
+from experiments.bench import Bench, Captions
+from experiments.findings import Outcome, judge, parts
+from experiments.measure import matched_classes
+from experiments.moments import Moments, Queries
+from experiments.recipes import RECIPES, modality_gap
+from experiments.recipes.setting_2 import captions_of
+from experiments.records import Mean, Records, mean_of, shown, standard_error
+from experiments.report import reproduce
 from headword.aligners import Ridge
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
@@ -41,23 +43,24 @@ def found():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_claim_has_a_verdict_and_every_row_its_columns(found, name):
     recipe, findings = RECIPES[name], found[name]
-    assert set(findings.verdicts) == {claim.key for claim in recipe.claims}
+    assert set(findings.verdicts) == set(recipe.claims)
     assert findings.tables
     assert findings.figures
     assert findings.protocol
-    assert "text" in findings.model
     for table in findings.tables:
         assert table.rows
         assert {len(row) for row in table.rows} == {len(table.columns)}
-    said = json.loads(json.dumps(parts(recipe, findings, 0), allow_nan=False))
-    assert all(isinstance(value, int | float) for value in said["metrics"].values())
-    assert all(claim["measured"] and claim["rule"] for claim in said["claims"])
+    result = json.loads(json.dumps(parts(recipe, findings, planted()), allow_nan=False))
+    assert "text" in result["model"]
+    assert len(result["metrics"]) == len(result["records"])
+    assert all(isinstance(value, int | float) for value in result["metrics"].values())
+    assert all(claim["measured"] and claim["rule"] for claim in result["claims"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_seed_gives_one_result(found, name):
     again = RECIPES[name].run(planted())
-    assert dict(again.metrics) == pytest.approx(dict(found[name].metrics), abs=1e-6)
+    assert again.records.metrics() == pytest.approx(found[name].records.metrics(), abs=1e-6)
 
 
 def test_planted_answers(found):
@@ -69,27 +72,28 @@ def test_planted_answers(found):
     assert outcomes["setting-2"]["vanish"] is Outcome.holds
     assert outcomes["few-shot"]["most-with-few"] is Outcome.holds
     assert outcomes["equal-budget"]["classification"] is Outcome.holds
-    assert found["setting-1"].metrics["kernel-ridge, name, centred, mean"] > 60
+    assert found["setting-1"].records.metrics()["kernel-ridge, name, centred, mean"] > 60
 
 
 def test_a_gap_is_found_where_there_is_one(found):
     bench = planted()
     bench.gap, bench.row_noise = 0.0, bench.noise
-    none, some = RECIPES["modality-gap"].run(bench).metrics, found["modality-gap"].metrics
-    assert some["p"] == pytest.approx(1 / 100)  # the least that 99 shuffles can give
-    assert none["p"] > some["p"]
-    assert some["separability"] > 80 > none["separability"]
-    assert some["mean distance"] < some["distance"]
+    none, some = RECIPES["modality-gap"].run(bench).records, found["modality-gap"].records
+    p, apart = ("none", "gap", "p"), ("none", "gap", "told apart")
+    assert some.value(*p) == pytest.approx(1 / 100)  # the least that 99 shuffles can give
+    assert none.value(*p) > some.value(*p)
+    assert some.value(*apart) > 80 > none.value(*apart)
+    assert some.value("mean", "gap", "distance") < some.value("none", "gap", "distance")
 
 
 def test_mappings_can_be_left_out(found):
     less = RECIPES["setting-1"].run(planted(without=("mlp", "linear")))
-    whole = found["setting-1"].metrics
-    assert set(less.metrics) < set(whole)
-    assert {key: whole[key] for key in less.metrics} == pytest.approx(dict(less.metrics), abs=1e-6)
+    whole, metrics = found["setting-1"].records.metrics(), less.records.metrics()
+    assert set(metrics) < set(whole)
+    assert {key: whole[key] for key in metrics} == pytest.approx(metrics, abs=1e-6)
     assert "Left out: mlp, linear." in less.notes
     few = RECIPES["few-shot"].run(planted(without=("mlp",)))
-    assert not any("mlp" in key for key in few.metrics)
+    assert not any("mlp" in key for key in few.records.metrics())
 
 
 # ---- what recipes are made of
@@ -115,6 +119,37 @@ def test_cells():
     assert mean_of([3.0]) == 3.0
     assert mean_of([1.0, 3.0]) == Mean(2.0, pytest.approx(2**0.5))
     assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
+
+
+def test_records_are_one_list_that_tables_and_charts_are_read_off():
+    records = Records()
+    for draw in (1.0, 3.0):
+        records.add("ours", 100, accuracy=draw, loss=0.5)
+    records.add("ours", 10, accuracy=1.0)
+    records.add("theirs", 100, accuracy=Mean(2.0, 0.1))
+    assert records.axis("set") == ["10", "100"]
+    assert records.metrics()["ours, 100, accuracy"] == 2.0
+    first = next(iter(records))
+    assert (first.value, first.deviation) == (2.0, pytest.approx(2**0.5))
+    assert records.draws("ours", 100, "accuracy") == [1.0, 3.0]
+    table = records.select(metric="accuracy").table("t", {"set": "N"}, "arm")
+    assert table.columns == ("N", "ours", "theirs")
+    assert table.rows[0] == ("10", 1.0, None)
+    assert table.rows[1] == ("100", Mean(2.0, pytest.approx(2**0.5)), Mean(2.0, 0.1))
+    chosen = records.select(arm=("theirs", "ours"), metric="accuracy")
+    assert [series.name for series in chosen.lines("N", "%").series] == ["theirs", "ours"]
+    ours = chosen.lines("N", "%").series[1]
+    assert (ours.x, ours.y) == ([10.0, 100.0], [1.0, 2.0])
+    dots = chosen.dots("%", rows="set").series[0]
+    assert (dots.x, dots.y, dots.spread) == ([2.0], [1], [0.1])
+    means = Records()
+    for arm, sets in {"both": ("a", "b"), "one": ("a",)}.items():
+        for place, name in enumerate(sets):
+            for draw in (0.0, 2.0):
+                means.add(arm, name, top1=draw + place)
+    assert means.means_over(("a", "b"), "top1").draws("both", "mean", "top1") == [0.5, 2.5]
+    assert means.means_over(("a", "b"), "top1").axis("arm") == ["both"]
+    assert means.select(set="a").gains("both", "one", "a", "top1") == [0.0, 0.0]
 
 
 def test_matched_classes():
@@ -197,18 +232,18 @@ def test_a_folder_is_written_whole(tmp_path, monkeypatch):
     result = json.loads((out / "result.json").read_text())
     assert result["schema"] == 1
     assert result["command"] == "experiments"
-    assert result["metrics"] == done.findings.metrics
+    assert result["metrics"] == done.findings.records.metrics()
     page = Page((out / "report.html").read_text())
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(done.findings.figures)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in images)
-    for claim in done.recipe.claims:
-        assert claim.found in page.text
-        assert done.findings.verdicts[claim.key].measured in page.text
+    for key, found in done.recipe.claims.items():
+        assert found in page.text
+        assert done.findings.verdicts[key].measured in page.text
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
     with pytest.raises(HeadwordError, match="already exists"):
         reproduce(RECIPES["cosine-classifier"], planted(), out)
-    monkeypatch.setattr(publish, "draw", lambda *_: b"again")
+    monkeypatch.setattr(report, "draw", lambda *_: b"again")
     reproduce(RECIPES["cosine-classifier"], planted(), out, overwrite=True)
     assert {path.read_bytes() for path in (out / "figures").iterdir()} == {b"again"}
 
@@ -229,8 +264,3 @@ def test_missing_data_is_named(tmp_path):
     Bench(root=tmp_path).check(("cifar10",))
     with pytest.raises(HeadwordError, match="no folder weights/"):
         Bench(root=tmp_path).check((), ("x",))
-
-
-def test_unknown_recipe():
-    with pytest.raises(HeadwordError, match="did you mean 'few-shot'"):
-        recipe_of("fewshot")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from experiments.__main__ import app
-from experiments.recipes import RECIPES, bench, modality_gap, publish
-from headword.metrics.cosine import cosine_against_linear
-from headword.metrics.neighbours import drawn_means, likeness
+from experiments import bench, report
+from experiments.__main__ import FILES, app
+from experiments.recipes import RECIPES, modality_gap
+from headword.metrics.classification import cosine_against_linear
+from headword.metrics.geometry import drawn_means, likeness
 from support import recipe_helpers
 from support.commands import check_result, run_app
 
@@ -35,8 +37,10 @@ def drawn(figure, form):
 
 
 def test_list():
-    said = run("--list")
-    assert all(name in said for name in RECIPES)
+    listed = run()
+    assert run("--list") == run("-h") == listed
+    assert set(RECIPES) < set(FILES)
+    assert all(re.search(rf"^  {name}  +\S", listed, re.MULTILINE) for name in (*FILES, "all"))
 
 
 def test_one_recipe(planted, tmp_path, monkeypatch):
@@ -55,7 +59,7 @@ def test_one_recipe(planted, tmp_path, monkeypatch):
     assert result["recipe"] == "cosine-classifier"
     assert [claim["outcome"] for claim in result["claims"]]
     assert (tmp_path / "o" / "cosine-classifier" / "report.html").is_file()
-    monkeypatch.setattr(publish, "draw", drawn)
+    monkeypatch.setattr(report, "draw", drawn)
     again = ("--seed", 1, "--quiet", "--overwrite")
     assert not run("cosine-classifier", "--data", tmp_path, "--out", tmp_path / "o", *again)
     assert "already exists" in run(
@@ -64,7 +68,7 @@ def test_one_recipe(planted, tmp_path, monkeypatch):
 
 
 def test_all_of_them(planted, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "draw", drawn)
+    monkeypatch.setattr(report, "draw", drawn)
     line = ("all", "--data", tmp_path, "--out", tmp_path / "o", "--without", "mlp", "--seed", 3)
     result = json.loads(run(*line, "--json", "-"))
     assert [one["recipe"] for one in result["results"]] == list(RECIPES)
@@ -74,7 +78,6 @@ def test_all_of_them(planted, tmp_path, monkeypatch):
 
 def test_mistakes(tmp_path, monkeypatch):
     monkeypatch.delenv("HEADWORD_DATA", raising=False)
-    assert "name a recipe, or all" in run(code=2)
     assert "did you mean 'setting-1'" in run("setting1", code=2)
     assert "set HEADWORD_DATA" in run("setting-1", code=2)
     assert "there is no folder" in run("setting-1", "--data", tmp_path / "no", code=2)

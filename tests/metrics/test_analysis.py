@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from headword.errors import HeadwordError, MissingExtraError
-from headword.metrics.cosine import cosine_against_linear
+from headword.metrics.classification import cosine_against_linear
 from headword.metrics.gap import (
     attention_corrected,
     linear_corrected,
@@ -20,7 +20,7 @@ from headword.metrics.gap import (
     own_kind,
     planar,
 )
-from headword.metrics.neighbours import chance_neighbours, drawn_means, drawn_places, likeness
+from headword.metrics.geometry import chance_neighbours, drawn_means, drawn_places, likeness
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

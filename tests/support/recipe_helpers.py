@@ -7,7 +7,7 @@ import zlib
 import torch
 import torch.nn.functional as F
 
-from experiments.recipes.bench import EMBEDDED, HEADS, Bench, Captions, Head, Labelled
+from experiments.bench import EMBEDDED, HEADS, Bench, Captions, Head, Labelled
 from headword.head.names import ClassName
 
 LATENT, WIDTH, TEXT = 6, 24, 16

@@ -57,9 +57,12 @@ class JointKernelRidge(KernelRidge):
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         self._check_settings()
         self._require(not self.centre_by_source, "centre_by_source", "is for one backbone")
-        self._require(self.gate > 0, "gate", "must be positive")
-        self._require(all(width > 0 for width in self.widths), "widths", "must be positive")
-        self._require(all(w > 0 for w in self.part_weights), "part_weights", "must be positive")
+        for name, values in (
+            ("gate", (self.gate,)),
+            ("widths", self.widths),
+            ("part_weights", self.part_weights),
+        ):
+            self._require(all(value > 0 for value in values), name, "must be positive")
         one_each = len(self.part_weights) in (0, max(1, len(self.widths)))
         self._require(one_each, "part_weights", "must be one for each part")
         if self.widths and sum(self.widths) != image.shape[1]:

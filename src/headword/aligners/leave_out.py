@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -89,8 +89,10 @@ def class_groups(pairs: Pairs) -> Tensor:
             i = parent[i]
         return i
 
-    named: list[Hashable] = [name or ("unnamed", i) for i, name in enumerate(pairs.names)]
-    for keys in (named, _equal_rows(pairs.text), _equal_rows(pairs.image)):
+    keyed: list[list[Hashable]] = [[name or ("unnamed", i) for i, name in enumerate(pairs.names)]]
+    for side in (pairs.text, pairs.image):
+        keyed.append(torch.unique(side.detach(), dim=0, return_inverse=True)[1].tolist())
+    for keys in keyed:
         first: dict[Hashable, int] = {}
         for i, key in enumerate(keys):
             parent[root(i)] = root(first.setdefault(key, i))
@@ -113,8 +115,3 @@ def class_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
         fold_of_group[group] = lightest
         load[lightest] += sizes[group]
     return fold_of_group[groups]
-
-
-def _equal_rows(rows: Tensor) -> Iterable[Hashable]:
-    """A key for each row, equal where the rows are."""
-    return list(torch.unique(rows.detach(), dim=0, return_inverse=True)[1].tolist())

@@ -47,25 +47,18 @@ class Pairs:
         n = len(self.image)
         object.__setattr__(self, "names", tuple(self.names) or ("",) * n)
         object.__setattr__(self, "source", tuple(self.source) or ("user",) * n)
-        if not self.weight.numel() and n:
-            object.__setattr__(
-                self, "weight", torch.ones(n, dtype=self.image.dtype, device=self.image.device)
-            )
-        self._check()
-
-    def _check(self) -> None:
-        n = len(self.image)
+        if not self.weight.numel():
+            object.__setattr__(self, "weight", self.image.new_ones(n))
         if self.image.ndim != 2 or self.text.ndim != 2:
             raise HeadwordError(
                 f"pairs need two matrices, got shapes {list(self.image.shape)} and {list(self.text.shape)}"
             )
         if n == 0:
             raise HeadwordError("there are no pairs; give at least one class name or caption")
-        lengths = {"image": n, "text": len(self.text), "names": len(self.names), "source": len(self.source)}
-        lengths["weight"] = len(self.weight)
+        lengths = {name: len(getattr(self, name)) for name in ("image", "text", "names", "source", "weight")}
         if set(lengths.values()) != {n}:
-            said = ", ".join(f"{k} {v}" for k, v in lengths.items())
-            raise HeadwordError(f"the parts of the pairs differ in length: {said}")
+            each = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise HeadwordError(f"the parts of the pairs differ in length: {each}")
         for name in ("image", "text", "weight"):
             side = getattr(self, name)
             if not side.is_floating_point():
@@ -107,15 +100,9 @@ class Pairs:
         chosen = torch.as_tensor(rows).cpu()
         # An empty list has no type of its own; as indices it says "no rows", which the check refuses by name.
         index = torch.arange(len(self))[chosen if chosen.numel() else chosen.long()]
-        picked = index.tolist()
-        on = index.to(self.image.device)
-        return Pairs(
-            image=self.image[on],
-            text=self.text[on],
-            names=tuple(self.names[i] for i in picked),
-            source=tuple(self.source[i] for i in picked),
-            weight=self.weight[on],
-        )
+        image, text, weight = (side[index.to(side.device)] for side in (self.image, self.text, self.weight))
+        names, source = (tuple(side[i] for i in index.tolist()) for side in (self.names, self.source))
+        return Pairs(image, text, names, source, weight)
 
     def __add__(self, other: Pairs) -> Pairs:
         """Both pairs' rows, one after the other."""
@@ -126,13 +113,10 @@ class Pairs:
                     f"pairs of different {side} widths cannot be joined: {ours} and {theirs}; "
                     "they come from different encoders"
                 )
-        return Pairs(
-            image=torch.cat([self.image, other.image]),
-            text=torch.cat([self.text, other.text]),
-            names=self.names + other.names,
-            source=self.source + other.source,
-            weight=torch.cat([self.weight, other.weight]),
+        image, text, weight = (
+            torch.cat([getattr(self, side), getattr(other, side)]) for side in ("image", "text", "weight")
         )
+        return Pairs(image, text, self.names + other.names, self.source + other.source, weight)
 
     def sample(self, n: int, *, seed: int = 0) -> Pairs:
         """`n` rows drawn without replacement, in their old order.

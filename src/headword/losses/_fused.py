@@ -21,8 +21,7 @@ MIN_CHUNK_ROWS = 128
 
 
 def chunk_rows_for(batch: int, vocab_size: int) -> int:
-    """Rows a chunk: within `CHUNK_BYTES` where the vocabulary allows, and the same in all chunks, give or
-    take one."""
+    """Rows a chunk: within `CHUNK_BYTES` where the vocabulary allows, and alike in all chunks."""
     most = max(MIN_CHUNK_ROWS, CHUNK_BYTES // (4 * vocab_size))
     chunks = -(-batch // most)
     return -(-batch // max(chunks, 1))
@@ -31,11 +30,9 @@ def chunk_rows_for(batch: int, vocab_size: int) -> int:
 def fused_token_loss(
     features: Tensor, weight: Tensor, bias: Tensor, ids: Tensor, shares: Tensor, chunk_rows: int | None = None
 ) -> Tensor:
-    """Mean over rows of −Σ_j shares_ij · log softmax(features @ weight.T + bias)_i,ids_ij, without `[B, V]`
-    tensors.
+    """Mean over rows of −Σ_j shares_ij · log softmax(features @ weight.T + bias)_i,ids_ij, in chunks.
 
-    Uses −Σ ŷ log softmax(z) = (Σ ŷ) logsumexp(z) − Σ ŷ z, so that only the captions' own ids are ever looked
-    up.
+    −Σ ŷ log softmax(z) = (Σ ŷ) logsumexp(z) − Σ ŷ z: only the captions' own ids are ever looked up.
 
     Args:
         features: `[B, width]`, B ≥ 1.
@@ -54,17 +51,11 @@ def fused_token_loss(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     grad = torch.is_grad_enabled()
-    loss: Tensor = _token_loss(
-        features,
-        weight,
-        bias,
-        ids,
-        shares,
-        dtype,
-        chunk_rows or chunk_rows_for(len(features), len(weight)),
-        grad and features.requires_grad,
-        grad and (weight.requires_grad or bias.requires_grad),
-    )[0]
+    chunk_rows = chunk_rows or chunk_rows_for(len(features), len(weight))
+    want_input = grad and features.requires_grad
+    want_head = grad and (weight.requires_grad or bias.requires_grad)
+    loss: Tensor
+    loss, *_ = _token_loss(features, weight, bias, ids, shares, dtype, chunk_rows, want_input, want_head)
     return loss
 
 
@@ -148,17 +139,12 @@ def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[
     # In place where nothing will read them again: a scaled copy would hold the head's gradient, the largest
     # tensor left, twice.
     scaled = [k * grad for k in kept] if _graph_is_kept() else [k.mul_(grad) for k in kept]
-    return (
-        scaled[0] if ctx.want_input else None,
-        scaled[1] if ctx.want_head else None,
-        scaled[2] if ctx.want_head else None,
-        *(None,) * 6,
-    )
+    wanted = (ctx.want_input, ctx.want_head, ctx.want_head)
+    return (*(one if want else None for one, want in zip(scaled, wanted, strict=True)), *(None,) * 6)
 
 
 def _graph_is_kept() -> bool:
-    """Whether this backward may be repeated (`retain_graph`). PyTorch has no public way to ask; not knowing
-    means yes."""
+    """Whether this backward may be repeated (`retain_graph`). PyTorch cannot be asked in public: else yes."""
     ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return ask is None or torch.compiler.is_compiling() or bool(ask())
 

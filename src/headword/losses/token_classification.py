@@ -71,8 +71,7 @@ class TokenClassificationLoss(nn.Module):
     documents: Tensor
     """Scalar int64, captions with words seen so far. Absent in reference counting."""
     batch_frequency: Tensor
-    """`[V]` float32, sum of batch means. Reference counting only: another name, so that states cannot be
-    mixed up."""
+    """`[V]` float32, sum of batch means. Reference counting only: states cannot be mixed up."""
     batches: Tensor
     """Scalar int64, batches seen so far. Reference counting only."""
 
@@ -98,14 +97,9 @@ class TokenClassificationLoss(nn.Module):
             )
         if chunk_rows is not None and chunk_rows < 1:
             raise HeadwordError(f"chunk_rows must be at least 1, got {chunk_rows}")
-        self.vocab_size = vocab_size
-        self.end_id = end_id
-        self.weight = weight
-        self.uniform = uniform
-        self.reference_counting = reference_counting
-        self.chunk_rows = chunk_rows
-        self.check_finite = check_finite
-        self.process_group = process_group
+        self.vocab_size, self.end_id, self.weight = vocab_size, end_id, weight
+        self.uniform, self.reference_counting = uniform, reference_counting
+        self.chunk_rows, self.check_finite, self.process_group = chunk_rows, check_finite, process_group
         rules = TokenRules(vocab_size=vocab_size, excluded_ids=frozenset(excluded_ids), end_id=end_id)
         self.register_buffer("excluded", rules.mask(), persistent=False)
         if reference_counting:
@@ -118,8 +112,7 @@ class TokenClassificationLoss(nn.Module):
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Any, *, vocab_size: int | None = None, **settings: Any) -> Self:
-        """The loss for a tokenizer's captions, its special tokens and padding excluded (see
-        `TokenRules.of`)."""
+        """The loss for a tokenizer's captions, its special tokens and padding excluded (`TokenRules.of`)."""
         rules = TokenRules.of(tokenizer, vocab_size=vocab_size)
         return cls(rules.vocab_size, excluded_ids=rules.excluded_ids, end_id=rules.end_id, **settings)
 
@@ -167,8 +160,7 @@ class TokenClassificationLoss(nn.Module):
         return (~is_word.any(dim=1)).sum()
 
     def update(self, token_ids: Tensor) -> None:
-        """Count captions `[B, L]`, on all ranks together: every rank must call it, with equally many
-        captions."""
+        """Count captions `[B, L]`, on all ranks together, which must all call it with equally many."""
         self._count(self.token_sets(token_ids))
 
     def targets(self, token_ids: Tensor) -> TokenTargets:
@@ -186,16 +178,14 @@ class TokenClassificationLoss(nn.Module):
     def _count(self, sets: TokenSets) -> None:
         if self.uniform:
             return
-        # [V + 1]: how many captions have each word, and how many have any, in one collective. float32 is
-        # exact up to 16 M.
+        # [V + 1]: captions with each word, and with any, in one collective. float32 is exact up to 16 M.
         counts = torch.zeros(self.vocab_size + 1, device=sets.ids.device)
         counts[:-1].scatter_add_(0, sets.ids.flatten(), sets.keep.flatten().float())
         counts[-1] = sets.keep.any(dim=1).sum()
         if self.world_size > 1:
             dist.all_reduce(counts, group=self.process_group)
         if self.reference_counting:
-            # Ranks hold equally many captions, so the sum over the global batch is the average of the ranks'
-            # means.
+            # Ranks hold equally many captions: the global batch's sum is the average of the ranks' means.
             self.batch_frequency += counts[:-1] / (len(sets.ids) * self.world_size)
             self.batches += 1
         else:
@@ -214,8 +204,7 @@ class TokenClassificationLoss(nn.Module):
             weights = keep * ratio.log().clamp_min(0)
         else:
             weights = keep * ((self.documents + 1) / (self.document_frequency[ids] + 0.5)).log()
-        # A caption's weights sum to 0 if it has no words, or in reference counting if all its words are in
-        # every caption.
+        # They sum to 0 without words, or in reference counting if all words are in every caption.
         return TokenTargets(ids, weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12))
 
     def _check(self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,8 +74,13 @@ class TokenRules:
 
     def mask(self) -> Tensor:
         """`[V]` bool, True for the excluded ids."""
+        ids = sorted(self.excluded_ids)
+        if ids and not 0 <= ids[0] <= ids[-1] < self.vocab_size:
+            raise HeadwordError(
+                f"excluded ids {ids[0]}…{ids[-1]} do not all lie in a vocabulary of {self.vocab_size:,}"
+            )
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
-        mask[_ids_in_range(self.excluded_ids, self.vocab_size)] = True
+        mask[ids] = True
         return mask
 
 
@@ -118,12 +122,3 @@ def token_sets(token_ids: Tensor, excluded: Tensor, end_id: int | None) -> Token
     keep = ordered < vocab_size
     keep[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
     return TokenSets(ordered.masked_fill(~keep, 0), keep)
-
-
-def _ids_in_range(ids: Iterable[int], vocab_size: int) -> list[int]:
-    listed = sorted(ids)
-    if listed and not 0 <= listed[0] <= listed[-1] < vocab_size:
-        raise HeadwordError(
-            f"excluded ids {listed[0]}…{listed[-1]} do not all lie in a vocabulary of {vocab_size:,}"
-        )
-    return listed

@@ -56,26 +56,17 @@ def linear_separability(
     if A.shape[1] != B.shape[1]:
         raise HeadwordError(f"the two sets of points have {A.shape[1]} and {B.shape[1]} dimensions")
     generator = torch.Generator().manual_seed(seed)
-    points, sides = (
-        torch.cat([A, B]).float(),
-        torch.arange(2).repeat_interleave(torch.tensor([len(A), len(B)])),
-    )
+    points, sides = _two_clouds(A, B)
     train, test = _stratified(sides, held_out, generator)
-    bound = points.shape[1] ** -0.5  # as torch.nn.Linear starts
     with torch.inference_mode(False), torch.enable_grad():
-        weight = torch.empty(2, points.shape[1]).uniform_(-bound, bound, generator=generator)
-        bias = torch.empty(2).uniform_(-bound, bound, generator=generator)
-        layer = (weight.requires_grad_(), bias.requires_grad_())
-        points = points.clone()
-        optimiser = torch.optim.Adam(layer, lr=lr)
+        points = points.float().clone()
+        layer = _layer(points.shape[1], 2, generator)
+        optimiser = torch.optim.Adam(layer.parameters(), lr=lr)
         for _ in range(epochs):
             shuffled = train[torch.randperm(len(train), generator=generator)]
             for rows in torch.split(shuffled, batch_size):
-                loss = F.cross_entropy(F.linear(points[rows], *layer), sides[rows])
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        right = F.linear(points, *layer).argmax(dim=1) == sides
+                _step(optimiser, F.cross_entropy(layer(points[rows]), sides[rows]))
+        right = layer(points).argmax(dim=1) == sides
     return Separability(
         train=100 * float(right[train].double().mean()),
         test=100 * float(right[test].double().mean()),
@@ -95,7 +86,7 @@ def own_kind(A: Tensor, B: Tensor, k: int = 10) -> float:
     Raises:
         HeadwordError: if there are not more than k points.
     """
-    points, sides = torch.cat([A, B]), torch.arange(2).repeat_interleave(torch.tensor([len(A), len(B)]))
+    points, sides = _two_clouds(A, B)
     check_k([k], len(points) - 1, "other points")
     distances = torch.cdist(points, points)
     distances.fill_diagonal_(torch.inf)
@@ -155,20 +146,13 @@ def linear_corrected(
         raise HeadwordError(f"{list(source.shape)} rows need as many class means, got {list(target.shape)}")
     source, target = F.normalize(source, dim=1), F.normalize(target, dim=1)
     generator = torch.Generator().manual_seed(seed)
-    width = source.shape[1]
     with torch.inference_mode(False), torch.enable_grad():
-        layer = nn.Linear(width, width)
-        with torch.no_grad():
-            for tensor in (layer.weight, layer.bias):
-                tensor.uniform_(-(width**-0.5), width**-0.5, generator=generator)
+        layer = _layer(source.shape[1], source.shape[1], generator)
         source, target = source.clone(), target.clone()
         optimiser = torch.optim.Adam(layer.parameters(), lr=lr)
         for _ in range(steps):
             keep = torch.rand(source.shape, generator=generator) >= dropout
-            loss = F.mse_loss(layer(source * keep / (1 - dropout)), target)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            _step(optimiser, F.mse_loss(layer(source * keep / (1 - dropout)), target))
         with torch.no_grad():
             return F.normalize(layer(F.normalize(rows, dim=1).clone()), dim=1)
 
@@ -189,6 +173,27 @@ def planar(points: Tensor, *, seed: int = 0) -> Tensor:
             raise MissingExtraError("the picture of rows and images (umap-learn)", "eval") from None
         found = UMAP(metric="cosine", random_state=seed).fit_transform(points.numpy())
     return torch.from_numpy(found)
+
+
+def _two_clouds(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """All points `[n + m, d]`, and which cloud each is of: 0 or 1."""
+    return torch.cat([A, B]), torch.arange(2).repeat_interleave(torch.tensor([len(A), len(B)]))
+
+
+def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """As `nn.Linear` starts, from a generator of its own."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    bound = inputs**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
 
 
 def _stratified(sides: Tensor, held_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,13 @@ from headword.data.captions import read_captions
 from headword.data.items import Item
 from headword.data.labelled import open_images
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
+from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError
 from headword.extract import Progress, image_features
+from headword.files import expand
 from headword.head.names import ClassName
+
+T = TypeVar("T")
 
 CLASSIFICATION = ("cifar10", "caltech101", "tiny_imagenet", "tf_flowers")
 """The sets that zero-shot figures are means of."""
@@ -114,6 +118,8 @@ class Bench:
     permutations: int = 10_000
     epochs: int | None = None
     """Of fits by gradient descent; the paper's when None."""
+    classes: int | None = None
+    """The first so many classes of each head alone, for a quick trial."""
     without: tuple[str, ...] = ()
     """Aligners that are left out, by name: those whose fit there is no time for."""
     say: Callable[[str], None] = field(default=lambda _line: None, repr=False)
@@ -142,31 +148,39 @@ class Bench:
 
     def head(self, name: str = EMBEDDED) -> Head:
         """A classifier's head."""
-        found: Head = self._once(("head", name), lambda: self._head(name))
-        return found
+        return self._once(("head", name), lambda: self._head(name))
 
     def labelled(self, data: str, head: str = EMBEDDED) -> Labelled:
         """A set of class folders, as a classifier's encoder sees it."""
-        found: Labelled = self._once(("labelled", data, head), lambda: self._labelled(data, head))
-        return found
+        return self._once(("labelled", data, head), lambda: self._labelled(data, head))
 
     def captions(self, split: str, head: str = EMBEDDED) -> Captions:
         """A split of flickr8k, as a classifier's encoder and the text encoder see it."""
-        found: Captions = self._once(("captions", split, head), lambda: self._captions(split, head))
-        return found
+        return self._once(("captions", split, head), lambda: self._captions(split, head))
 
     def words(self, texts: Sequence[str], template: str = "{}") -> Tensor:
         """Unit-norm text embeddings `[N, k]`."""
         prompts = tuple(template.replace("{}", text) for text in texts)
-        found: Tensor = self._once(
-            ("words", prompts), lambda: F.normalize(self._text().encode(prompts), dim=1)
-        )
-        return found
+        return self._once(("words", prompts), lambda: F.normalize(self.text().encode(prompts), dim=1))
+
+    def vision(self, name: str = EMBEDDED) -> VisionEncoder:
+        """A classifier, in float32."""
+        spec = name if name.startswith(EMBEDDED) else str(self.root / "weights" / name)
+        return self._once(("vision", name), lambda: load_vision(spec, device=self.device, dtype="float32"))
+
+    def text(self) -> TextEncoder:
+        """The text encoder."""
+        return self._once(("text",), lambda: load_text("embedded", device=self.device))
+
+    def images(self, files: Sequence[Path | Item], what: str, head: str = EMBEDDED) -> Tensor:
+        """A classifier's features of some pictures `[N, d]`."""
+        self.say(f"{HEADS[head]}: {len(files):,} images of {what}")
+        return image_features(self.vision(head), list(files), progress=self.progress)
 
     def provenance(self, *heads: str) -> dict[str, Any]:
         """Where the encoders came from, by name."""
-        eyes = {HEADS[name]: self._vision(name).provenance() for name in heads or (EMBEDDED,)}
-        return {**eyes, "text": self._text().provenance()}
+        vision = {HEADS[name]: self.vision(name).provenance() for name in heads or (EMBEDDED,)}
+        return {**vision, "text": self.text().provenance()}
 
     def generator(self, *parts: int) -> torch.Generator:
         """Random numbers that depend on the seed and on what they are for."""
@@ -175,47 +189,57 @@ class Bench:
             number = (number * 1_000_003 + part + 1) % 2**31
         return torch.Generator().manual_seed(number)
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]
+        kept: T = self._kept[key]
+        return kept
 
-    def _vision(self, name: str) -> VisionEncoder:
-        def load() -> VisionEncoder:
-            spec = name if name.startswith(EMBEDDED) else str(self.root / "weights" / name)
-            return load_vision(spec, device=self.device, dtype="float32")
-
-        encoder: VisionEncoder = self._once(("vision", name), load)
-        return encoder
-
-    def _text(self) -> TextEncoder:
-        encoder: TextEncoder = self._once(("text",), lambda: load_text("embedded", device=self.device))
-        return encoder
+    def pairs(self, head: str = EMBEDDED, templates: Sequence[str] = ("{}",)) -> Pairs:
+        """A head's rows beside its class names, read in some templates."""
+        one = self.head(head)
+        words = embed_names(self.text(), one.names, templates)
+        return Pairs(image=one.rows, text=words, names=tuple(one.names), source=("head",) * len(one.rows))
 
     def _head(self, name: str) -> Head:
-        head, labels = self._vision(name).named_head()
-        bias, classes = head.bias, labels.classes
+        head, labels = self.vision(name).named_head()
+        n = self.classes or len(labels.classes)
+        classes = labels.classes[:n]
         return Head(
             name=name,
             title=HEADS[name],
-            rows=head.weight.float().cpu(),
-            bias=torch.zeros(len(classes)) if bias is None else bias.float().cpu(),
+            rows=head.weight[:n].float().cpu(),
+            bias=torch.zeros(n) if head.bias is None else head.bias[:n].float().cpu(),
             classes=classes,
             text=self.words([entry.name for entry in classes]),
         )
 
     def _labelled(self, data: str, head: str) -> Labelled:
-        found = open_images(os.fspath(self.root / "data" / data))
-        features = self._features(found.images, data, head)
-        return Labelled(name=data, features=features, labels=torch.tensor(found.labels), names=found.names)
+        listed = open_images(os.fspath(self.root / "data" / data))
+        features = self.images(listed.images, data, head)
+        return Labelled(name=data, features=features, labels=torch.tensor(listed.labels), names=listed.names)
 
     def _captions(self, split: str, head: str) -> Captions:
         entries = read_captions(self.root / "data" / "flickr8k" / "captions.jsonl", split=split)
         texts = [caption for entry in entries for caption in entry.captions]
         owner = torch.tensor([row for row, entry in enumerate(entries) for _ in entry.captions])
-        features = self._features([entry.image for entry in entries], f"flickr8k {split}", head)
+        features = self.images([entry.image for entry in entries], f"flickr8k {split}", head)
         return Captions(features=features, text=self.words(texts), owner=owner)
 
-    def _features(self, images: Sequence[Path | Item], what: str, head: str) -> Tensor:
-        self.say(f"{HEADS[head]}: {len(images):,} images of {what}")
-        return image_features(self._vision(head), list(images), progress=self.progress)
+
+def data_root(data: Path | None = None) -> Path:
+    """The folder with data/ and weights/: the given one, or `$HEADWORD_DATA`.
+
+    Raises:
+        HeadwordError: if there is neither, or no such folder.
+    """
+    named = data or os.environ.get("HEADWORD_DATA")
+    if not named:
+        raise HeadwordError(
+            "there is no data to measure on; set HEADWORD_DATA to a folder with data/ and weights/, or give "
+            "it as --data"
+        )
+    root = expand(named)
+    if not root.is_dir():
+        raise HeadwordError(f"there is no folder {root}")
+    return root

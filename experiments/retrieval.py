@@ -1,16 +1,18 @@
-"""The retrieval side of `beyond`: rows alone and with a few captions; hubs from unlabelled references."""
+"""The retrieval side of the recipe `beyond`: rows alone and with a few captions, and hubs."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.recipes.bench import Bench, Captions
-from experiments.recipes.ladder import Rung, recall_rungs
-from experiments.recipes.measure import first_ten
+from experiments.bench import Bench, Captions
+from experiments.measure import first_ten
+from experiments.records import Records
+from experiments.rungs import Rung, recall_rungs
 from headword.aligners import Aligner, KernelRidge
 from headword.aligners.pairs import Pairs
 from headword.scoring.transductive import Hubs
@@ -42,69 +44,43 @@ class Reference:
         return cls(train.features, train.text[first])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recalls:
-    """Recall@10 both ways."""
-
-    t2i: Rung
-    i2t: Rung
-
-
 @torch.inference_mode()
-def recall(aligner: Aligner, data: Captions, seed: int, *, hubs: Reference | None = None) -> Recalls:
-    """Recall@10 by cosines, or with texts centred and hubs subtracted as a reference says (CSLS)."""
+def recall(aligner: Aligner, data: Captions, seed: int, *, hubs: Reference | None = None) -> dict[str, Rung]:
+    """Recall@10 both ways, by cosines, or with texts centred and hubs subtracted by a reference (CSLS)."""
     images, texts = aligner.image(data.features), aligner.text(data.text)
     if hubs is not None:
         known = Hubs.of(aligner.image(hubs.features), aligner.text(hubs.text))
         images, texts = known.sides(images, texts)
-    return Recalls(*recall_rungs(texts @ images.T, data.owner, seed))
+    return dict(zip(("t2i R@10", "i2t R@10"), recall_rungs(texts @ images.T, data.owner, seed), strict=True))
 
 
-def by_rows(aligner: Aligner, data: Captions, reference: Reference, seed: int) -> dict[str, Recalls]:
+def by_rows(aligner: Aligner, data: Captions, reference: Reference, seed: int) -> dict[str, dict[str, Rung]]:
     """A mapping fitted on rows alone: as it is, centred, and with hubs."""
-    found = {"as it is": recall(aligner, data, seed)}
     mapping = aligner.centred_on(reference.features)
-    found["images centred on the reference"] = recall(mapping, data, seed)
-    found["texts centred too, and hubs"] = recall(mapping, data, seed, hubs=reference)
-    return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WithCaptions:
-    """Rows and the captions of a few images: what validation chose, and the test."""
-
-    number: int
-    tau: float
-    weight: float
-    plain: Recalls
-    hubs: Recalls
+    return {
+        "as it is": recall(aligner, data, seed),
+        "images centred on the reference": recall(mapping, data, seed),
+        "texts centred too, and hubs": recall(mapping, data, seed, hubs=reference),
+    }
 
 
 def with_captions(
-    bench: Bench, rows: Pairs, number: int, reference: Reference, *, draw: int = 0
-) -> WithCaptions:
+    bench: Bench, records: Records, rows: Pairs, number: int, reference: Reference, *, draw: int = 0
+) -> None:
     """Rows and the captions of `number` training images, τ and the captions' weight chosen on val."""
     train, val, test = (bench.captions(split) for split in ("train", "val", "test"))
     order = torch.randperm(len(train.features), generator=bench.generator(draw, number))
     shown = caption_pairs(train, order[:number])
-    best: tuple[float, Aligner, float, float] | None = None
-    for tau in TAUS:
-        for weight in WEIGHTS:
-            aligner = KernelRidge(tau=tau, penalty=1.0, centre_by_source=True)
-            aligner.fit(rows + shown.weighted(weight))
-            reached = first_ten(aligner, val)
-            if best is None or reached > best[0]:
-                best = (reached, aligner, tau, weight)
-    assert best is not None
-    _, chosen, tau, weight = best
-    chosen.centre_on(reference.features)
-    return WithCaptions(
-        number,
-        tau,
-        weight,
-        recall(chosen, test, bench.seed),
-        recall(chosen, test, bench.seed, hubs=reference),
-    )
+    tried = []
+    for tau, weight in itertools.product(TAUS, WEIGHTS):
+        aligner = KernelRidge(tau=tau, penalty=1.0, centre_by_source=True).fit(rows + shown.weighted(weight))
+        tried.append((first_ten(aligner, val), aligner, {"τ": tau, "caption weight": weight}))
+    _, best, choice = max(tried, key=lambda one: one[0])
+    best.centre_on(reference.features)
+    arm = f"rows + {number} images with captions"
+    for way, hubs in (("plain", None), ("hubs", reference)):
+        recalls = recall(best, test, bench.seed, hubs=hubs)
+        records.add(arm, way, **choice, **{metric: rung.cell for metric, rung in recalls.items()})
 
 
 def caption_pairs(train: Captions, images: Tensor) -> Pairs:

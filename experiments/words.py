@@ -1,4 +1,4 @@
-"""The text side of `beyond`: enrichments step by step, and how leaving classes out ranks them."""
+"""The text side of the recipe `beyond`: enrichments step by step, and how leaving classes out ranks them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.recipes.bench import Bench, Head
+from experiments.bench import Bench, Head
 from headword.aligners import Aligner, KernelRidge
 from headword.aligners.pairs import Pairs
 from headword.encoders.enrichment import PLAIN, RICH, Enrichment, enriched_pairs
@@ -31,8 +31,8 @@ class Words:
 def stages() -> tuple[Words, ...]:
     """From the paper's bare names to the default, one idea more each."""
     none = dict.fromkeys(("synonyms", "definitions", "kinds", "hypernyms", "hypernym_weight"), 0.0)
-    found = [Words(title="kernel ridge, bare names", enrichment=PLAIN)]
-    found.append(Words(title="+ four templates for labels", enrichment=PLAIN, templates=FOUR_TEMPLATES))
+    steps = [Words(title="kernel ridge, bare names", enrichment=PLAIN)]
+    steps.append(Words(title="+ four templates for labels", enrichment=PLAIN, templates=FOUR_TEMPLATES))
     for setting, title in (
         ("synonyms", "+ synonyms"),
         ("definitions", "+ definitions"),
@@ -41,11 +41,11 @@ def stages() -> tuple[Words, ...]:
         ("hypernym_weight", "+ “a kind of” for labels: the default"),
     ):
         none[setting] = getattr(RICH, setting)
-        found.append(Words(title=title, enrichment=Enrichment(**none), templates=FOUR_TEMPLATES))
-    return tuple(found)
+        steps.append(Words(title=title, enrichment=Enrichment(**none), templates=FOUR_TEMPLATES))
+    return tuple(steps)
 
 
-class Speech:
+class Texts:
     """The bench's text encoder, each text embedded once."""
 
     def __init__(self, bench: Bench) -> None:
@@ -74,7 +74,7 @@ class Speech:
 
 @torch.inference_mode()
 def left_out(
-    head: Head, speech: Speech, words: Words, *, aligner: Aligner | None = None, seed: int = 0
+    head: Head, texts: Texts, words: Words, *, aligner: Aligner | None = None, seed: int = 0
 ) -> float:
     """How often a left-out row finds its own name first among the names left out with it, in percent.
 
@@ -87,9 +87,9 @@ def left_out(
     right = 0
     for out in parts[:MEASURED]:
         kept = torch.cat([part for part in parts if part is not out]).sort().values
-        pairs = speech.pairs(head, words, kept)
+        pairs = texts.pairs(head, words, kept)
         mapping = settings.unfitted(len(pairs)).fit(pairs).centre_on(head.rows[kept])
         names = [head.names[row] for row in out.tolist()]
-        scores = mapping.image(head.rows[out]) @ mapping.text(speech.labels(names, words)).T
+        scores = mapping.image(head.rows[out]) @ mapping.text(texts.labels(names, words)).T
         right += int((scores.argmax(dim=1) == torch.arange(len(out))).sum())
     return 100 * right / sum(len(out) for out in parts[:MEASURED])

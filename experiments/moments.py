@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.recipes.bench import Captions
+from experiments.bench import Captions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from experiments.recipes.recipe import Mean
+from experiments.records import Mean
 from headword.metrics import places_of_labels
 
 RESAMPLES = 200
@@ -62,11 +61,11 @@ def recall_rungs(scores: Tensor, owner: Tensor, seed: int, *, k: int = 10) -> tu
         seed: equal seeds draw equal resamples.
         k: of the recall.
     """
-    found = places_of_labels(scores, owner) <= k
+    right_first = places_of_labels(scores, owner) <= k
     right = torch.full_like(scores, -torch.inf).scatter_(1, owner[:, None], scores.gather(1, owner[:, None]))
     best = right.max(dim=0).values  # [N] the best of an image's own captions
     wrong = (scores >= best).sum(dim=0) - (right >= best).sum(dim=0)
-    return _resampled(found, seed), _resampled(wrong < k, seed + 1)
+    return _resampled(right_first, seed), _resampled(wrong < k, seed + 1)
 
 
 def _by_set(scores: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -79,13 +78,3 @@ def _resampled(right: Tensor, seed: int) -> Rung:
     drawn = torch.randint(len(right), (RESAMPLES, len(right)), generator=torch.Generator().manual_seed(seed))
     shares = torch.cat([right.double().mean().view(1), right[drawn].double().mean(dim=1)])
     return Rung(100 * shares)
-
-
-def told(rung: Rung | None) -> Mean | None:
-    """A table's cell; none where nothing was measured."""
-    return None if rung is None else rung.cell
-
-
-def steps(rungs: Sequence[Rung]) -> list[Mean | None]:
-    """What each rung adds to the one before it."""
-    return [None, *(after.above(before) for before, after in pairwise(rungs))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.recipes.ladder import Rung, accuracy_rung, recall_rungs, steps
+from experiments.rungs import Rung, accuracy_rung, recall_rungs
 from headword.metrics import classification_metrics, retrieval_metrics, retrieval_places
 
 
@@ -49,5 +49,3 @@ def test_differences_are_paired():
     assert high.above(low).value == pytest.approx(3)
     assert high.above(low).sd == pytest.approx(0, abs=1e-6)
     assert high.times(low).value == pytest.approx(float(1 + 3 / values[0]))
-    assert steps([low, high])[0] is None
-    assert steps([low, high])[1] == high.above(low)

@@ -1,0 +1,89 @@
+"""Every benchmark runs, small: a few pictures, a few classes, a few steps; and writes its result."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import headword
+from experiments import harness
+from experiments.__main__ import FILES, app
+from support.commands import run_app
+from support.small_data import small_data
+
+SMALL = {
+    "beyond-fit": ("--first", 12),
+    "beyond-tried": ("--only", "default", "--classes", 60),
+    "centring": ("--classes", 60),
+    "collection": ("--classes", 60),
+    "extract-memory": ("--images", 30),
+    "extract-speed": ("--images", 4, "--photos", 1, "--rounds", 1),
+    "familiarity": (),
+    "first-minutes": ("--rounds", 1, "--recycles", 0),
+    "fit-large": ("--pairs", 60, "--agreement-pairs", 60, "--runs", 1, "--only", "ridge"),
+    "gradcache": ("--batch", 4, "--pieces", 1, "--pieces", 2),
+    "index-speed": ("--size", 50, "--count", 50, "--new", 2, "--queries", 2),
+    "joint": (
+        *("--general", "embedded", "--general", "embedded:lite1", "--special", "embedded:lite2"),
+        *("--classes", 12),
+    ),
+    "kernel-vs-paper-mlp": ("--classes", 30, "--epochs", 2),
+    "metrics-speed": ("--share", 0.01),
+    "reproduce": (),
+    "score-calibration": (),
+    "search-speed": ("--rows", 2000, "--turns", 1),
+    "serve-speed": ("--images", 50, "--searches", 1, "--parallel", 4, "--rounds", 1, "--commands", 1),
+    "small-heads": ("--most", 1),
+    "soak": ("--requests", 30),
+    "superclip-flops": ("--models", "RN50"),
+    "superclip-matrix": ("lr", "--images", 64, "--only", "0.001"),
+    "superclip-step": ("--model", "ViT-S-32-alt", "--batch", 2, "--steps", 1),
+    "text-cache": ("--prompts", 20),
+    "token-loss-memory": ("--batch", 64, "--vocab", 300, "--width", 8, "--steps", 1, "--repeats", 1),
+    "train-input": ("--batch", 4, "--steps", 1, "--blocks", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def results(data, model, tmp_path, monkeypatch):
+    """Where results go, with few pictures for data and the model that other tests have recycled."""
+    monkeypatch.setenv("HEADWORD_DATA", str(data))
+    monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(headword, "recycle", lambda **_options: model)
+    return tmp_path / "results"
+
+
+def test_none_is_forgotten():
+    assert set(SMALL) == {name for name, file in FILES.items() if file.parent.name == "benchmarks"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_runs_small(name, results, saved, monkeypatch):
+    options = list(SMALL[name])
+    if name == "search-speed":
+        pytest.importorskip("faiss")
+        monkeypatch.delenv("HEADWORD_DATA")
+    if name == "first-minutes":
+        options += ["--model", saved]
+    if name == "familiarity":
+        monkeypatch.setattr("experiments.benchmarks.familiarity.RESAMPLES", 20)
+    if name == "joint":
+        monkeypatch.setattr("experiments.benchmarks.joint.BIRDS", list(range(6)))
+    if name == "small-heads":
+        monkeypatch.setattr("experiments.benchmarks.small_heads.SIZES", {5: 1, 20: 1})
+    if name == "superclip-matrix":
+        monkeypatch.setattr("experiments.benchmarks.superclip_matrix.LR_STEPS", 2)
+        monkeypatch.setattr("experiments.benchmarks.superclip_matrix.shapes_evaluators", dict)
+    if name == "reproduce":
+        monkeypatch.setattr("experiments.benchmarks.reproduce.RECIPES", {})
+    run_app(app, name, *options)
+    files = [json.loads(file.read_text()) for file in results.rglob("*.json")]
+    assert files
+    assert all(result["environment"]["python"] == sys.version.split()[0] for result in files)
