@@ -18,7 +18,8 @@ from experiments.harness import apart, cost, forget_peak, peak
 from headword.files import load_tensors, save_tensors
 from headword.training.build import build
 from headword.training.config import TrainConfig
-from headword.training.gradcache import TrainingModule, backward
+from headword.training.gradcache import backward
+from headword.training.objective import SuperCLIPTask
 
 WORDS = ("red", "blue", "boat", "dog", "lake", "rain", "tree", "house")
 PIECES = [1, 4, 16]
@@ -51,7 +52,7 @@ def step(protocol: dict[str, Any], pieces: int, gradients: Path) -> dict[str, fl
     """One number of pieces, in this process; its gradients into a file."""
     batch, device, seed = protocol["batch"], protocol["device"], protocol["seed"]
     model, blueprint = build(TrainConfig(model=protocol["model"], seed=seed))
-    module = TrainingModule(model, model.loss()).to(device)
+    module = SuperCLIPTask(model).to(device)
     size = blueprint.image_size
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch, 3, size, size, generator=generator).to(device)
@@ -62,7 +63,7 @@ def step(protocol: dict[str, Any], pieces: int, gradients: Path) -> dict[str, fl
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         with torch.autocast(device, torch.bfloat16, enabled=protocol["dtype"] == "bfloat16"):
-            backward(module, images[:rows], texts[:rows], pieces=min(pieces, rows))
+            backward(module, {"images": images[:rows], "texts": texts[:rows]}, pieces=min(pieces, rows))
         if device == "cuda":
             torch.cuda.synchronize()
 

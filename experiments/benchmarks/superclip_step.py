@@ -20,7 +20,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 
 from experiments.harness import Cost, cost, medians
-from headword.training import SuperCLIP
+from headword.training import SuperCLIP, SuperCLIPTask
 
 WORDS = [
     "a",
@@ -107,13 +107,16 @@ def training_step(name: str, device: str, dtype: str, *, with_head: bool) -> Cal
     clip = open_clip.create_model(name, device=device)
     model = SuperCLIP(clip, open_clip.get_tokenizer(name)) if with_head else clip
     model.train()
-    losses = model.loss() if with_head else ClipLoss()
+    task = SuperCLIPTask(model) if with_head else None
+    contrastive = ClipLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def step(images: Tensor, texts: Tensor) -> None:
         with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
-            out = model(images, texts)
-            loss = losses(out, texts).total if with_head else losses(*out)
+            if task is None:
+                loss = contrastive(*model(images, texts))
+            else:
+                loss = task.training_forward({"images": images, "texts": texts})["loss"]
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ import itertools
 import statistics
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,9 @@ import torch
 from experiments.harness import cost
 from headword.training.build import build
 from headword.training.config import TrainConfig
-from headword.training.data import Batch, open_training_set
-from headword.training.engine import make_fabric
-from headword.training.feed import ahead, batches_from, make_batches
+from headword.training.data import Batch, ahead, open_training_set
+from headword.training.processes import Processes
+from headword.training.run import make_batches
 from headword.training.trainer import Trainer
 
 Device = Literal["cpu", "cuda"]
@@ -48,24 +49,24 @@ def run(
         torch.set_num_threads(threads)
     config = TrainConfig(
         data=data, backbone=backbone, image_size=image_size, batch_size=batch, workers=workers, device=device,
+        steps=10**6,
     )  # fmt: skip
-    fabric = make_fabric(config)
+    processes = Processes.join(config)
     model, blueprint = build(config)
     pairs = open_training_set(config.data)
     batches = partial(make_batches, config, pairs, blueprint, model.tokenizer, pin_memory=device == "cuda")
-    trainer = Trainer(fabric, config, model, steps=10**6)
+    trainer = Trainer(config, processes, model, blueprint, batches(), folder=Path("unused"))
     far = 10**6
-    memory = list(itertools.islice(batches_from(batches(), 0, far), 4))
-    plain = batches_from(batches(), 0, far)
-    thread = ahead(lambda: batches_from(batches(), 0, far))
+    memory = list(itertools.islice(batches().steps(0, far), 4))
+    plain = batches().steps(0, far)
+    thread = ahead(lambda: batches().steps(0, far))
     ways: dict[str, Iterator[Batch]] = {"memory": itertools.cycle(memory), "between": plain, "ahead": thread}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
 
     def advance(name: str, number: int) -> None:
         for one in itertools.islice(ways[name], number):
-            images = one.images.to(trainer.fabric.device, non_blocking=True)
-            trainer.advance(images, one.texts.to(trainer.fabric.device, non_blocking=True))
+            trainer.advance(one.images, one.texts)
         if device == "cuda":
             torch.cuda.synchronize()
 

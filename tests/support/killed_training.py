@@ -20,7 +20,8 @@ import torch
 
 torch.set_num_threads(1)  # no threads of OpenMP before the fork
 
-from headword.training.run import Evaluator, train  # noqa: E402
+from headword.training.run import train  # noqa: E402
+from headword.training.trainer import Evaluator  # noqa: E402
 from support.training import tiny  # noqa: E402
 
 CONFIG = tiny(checkpoint_every=1, eval_every=2, keep_last=2)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from headword.training.build import build
-from headword.training.gradcache import TrainingModule, backward
-from headword.training.objective import SuperCLIPLosses
+from headword.training.gradcache import backward
+from headword.training.objective import SuperCLIPTask, Task, Tensors, make_task
 from support.training import tiny
 
 CASES: dict[str, dict[str, Any]] = {
@@ -23,31 +23,23 @@ CASES: dict[str, dict[str, Any]] = {
 CAPTIONS = ["a red boat", "two dogs !", "", "the blue lake", "a", "rain on two boats", "red", "a dog on it"]
 
 
-def module_for(**options: Any) -> TrainingModule:
+def task_for(**options: Any) -> Task:
     config = tiny(**options)
-    model, _ = build(config)
-    loss = model.loss(
-        contrastive_weight=float(config.method != "superclass"),
-        weight=float(config.method != "clip"),
-        reference_counting=config.token_targets == "reference",
-    )
-    # In float64, so that equality is not a matter of rounding.
-    return TrainingModule(model, loss, contrastive=config.method != "superclass").double()
+    return make_task(build(config)[0], config).double()  # so that equality is not a matter of rounding
 
 
-def batch(module: TrainingModule) -> tuple[Tensor, Tensor]:
+def batch(task: Task) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(len(CAPTIONS), 3, 32, 32, generator=generator, dtype=torch.float64)
-    return images, module.model.tokenize(CAPTIONS).ids
+    return {"images": images, "texts": task.model.tokenize(CAPTIONS).ids}
 
 
 def gradients(
     pieces: int, **options: Any
-) -> tuple[SuperCLIPLosses, dict[str, Tensor | None], dict[str, Tensor]]:
-    module = module_for(**options)
-    losses = backward(module, *batch(module), pieces=pieces)
-    grads = {name: p.grad for name, p in module.named_parameters()}
-    return losses, grads, module.loss.state_dict()
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None], dict[str, Tensor]]:
+    task = task_for(**options)
+    losses = backward(task, batch(task), pieces=pieces)
+    return losses, {name: p.grad for name, p in task.named_parameters()}, task.loss.state_dict()
 
 
 def assert_equal_gradients(found: dict[str, Tensor | None], wanted: dict[str, Tensor | None]) -> None:
@@ -68,27 +60,27 @@ def test_pieces_give_the_gradients_of_the_whole_batch(case: str, pieces: int) ->
     losses, found, counted = gradients(pieces, **CASES[case])
     assert any(gradient is not None and gradient.any() for gradient in wanted.values())
     assert_equal_gradients(found, wanted)
-    for mine, part in zip(losses, whole, strict=True):
-        assert torch.allclose(mine, part, rtol=1e-6)
-        assert not mine.requires_grad
+    assert losses.keys() == whole.keys()
+    for name, loss in losses.items():
+        assert torch.allclose(loss, whole[name], rtol=1e-6), name
+        assert not loss.requires_grad
     for name, count in counts.items():
         assert torch.equal(counted[name], count), name
 
 
 def test_both_passes_of_a_piece_drop_the_same_patches() -> None:
-    cached = module_for(patch_dropout=0.5)
-    images, texts = batch(cached)
-    backward(cached, images, texts, pieces=2, seed=lambda piece: torch.manual_seed(7 + piece))
+    cached = task_for(patch_dropout=0.5)
+    joint = batch(cached)
+    backward(cached, joint, pieces=2, seed=lambda piece: torch.manual_seed(7 + piece))
 
     # The same by hand: one graph over both pieces, each with its own seed.
-    plain = module_for(patch_dropout=0.5)
+    plain = task_for(patch_dropout=0.5)
     outputs = []
     for piece, rows in enumerate((slice(0, 4), slice(4, 8))):
         torch.manual_seed(7 + piece)
-        outputs.append(plain.model(images[rows], texts[rows]))
-    sides = ("image_features", "text_features", "token_features")
-    joined = outputs[0]._replace(**{s: torch.cat([getattr(o, s) for o in outputs]) for s in sides})
-    plain.loss(joined, texts).total.backward()
+        outputs.append(plain.features({name: tensor[rows] for name, tensor in joint.items()}))
+    features = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+    plain.losses(features, joint["texts"])["loss"].backward()
     assert_equal_gradients(
         {name: p.grad for name, p in cached.named_parameters()},
         {name: p.grad for name, p in plain.named_parameters()},
@@ -105,23 +97,22 @@ def test_more_pieces_than_pairs_is_one_pair_a_piece() -> None:
 def test_dropout_is_drawn_anew_at_every_step_and_alike_in_both_passes(pieces: int) -> None:
     drawn: list[list[float]] = []
 
-    class Watched(TrainingModule):
-        def _towers(self, images: Tensor, texts: Tensor) -> Any:
+    class Watched(SuperCLIPTask):
+        def features(self, batch: Tensors) -> dict[str, Tensor]:
             before = torch.get_rng_state()
             drawn[-1].append(torch.rand(()).item())  # what dropout would begin with
             torch.set_rng_state(before)
-            return super()._towers(images, texts)
+            return super().features(batch)
 
-    whole = module_for(patch_dropout=0.5)
-    module = Watched(whole.model, whole.loss)
-    images, texts = batch(module)
+    task = Watched(task_for(patch_dropout=0.5).model)
+    joint = batch(task)
 
     def steps() -> list[list[float]]:
         drawn.clear()
         torch.manual_seed(3)
         for _ in range(3):
             drawn.append([])
-            backward(module, images, texts, pieces=pieces)
+            backward(task, joint, pieces=pieces)
         return [list(step) for step in drawn]
 
     first = steps()

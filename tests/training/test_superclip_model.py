@@ -10,16 +10,15 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import BertConfig
 
+from experiments.benchmarks.superclip_flops import count_flops
 from headword.errors import HeadwordError
-from headword.training import SuperCLIP, tokenize
-from headword.training.flops import count_flops
+from headword.training import CLIPTask, SuperClassTask, SuperCLIP, SuperCLIPTask, tokenize
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -70,6 +69,10 @@ def batch(model: SuperCLIP, n: int = 2) -> tuple[Tensor, Tensor]:
     ).ids
 
 
+def losses(model: SuperCLIP, images: Tensor, texts: Tensor, **settings: Any) -> dict[str, Tensor]:
+    return SuperCLIPTask(model, **settings).training_forward({"images": images, "texts": texts})
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_tower_keeps_its_embeddings_and_runs_once(tower: str) -> None:
     model = superclip(TOWERS[tower]).eval()
@@ -80,10 +83,10 @@ def test_every_tower_keeps_its_embeddings_and_runs_once(tower: str) -> None:
     out = model(images, texts)
     hook.remove()
     assert len(calls) == 1
-    assert torch.equal(out.image_features, model.clip.encode_image(images, normalize=True))
-    assert torch.equal(out.text_features, model.clip.encode_text(texts, normalize=True))
-    assert out.token_features.shape == (2, out.token_weight.shape[1])
-    (out.token_features.square() @ torch.ones(out.token_features.shape[1])).sum().backward()
+    assert torch.equal(out["image_features"], model.clip.encode_image(images, normalize=True))
+    assert torch.equal(out["text_features"], model.clip.encode_text(texts, normalize=True))
+    assert out["token_features"].shape == (2, model.token_head.linear.in_features)
+    (out["token_features"].square() @ torch.ones(out["token_features"].shape[1])).sum().backward()
     assert convolution.weight.grad is not None
     assert convolution.weight.grad.any()
 
@@ -93,7 +96,7 @@ def test_patch_tokens_of_a_vit_come_after_its_final_norm_without_the_class_token
     visual, head = model.clip.visual, model.token_head
     images, _ = batch(model)
     tokens = visual.ln_post(visual.transformer(visual._embeds(images)))
-    assert torch.allclose(model(images).token_features, head.norm(tokens[:, 1:].mean(dim=1)), atol=1e-6)
+    assert torch.allclose(model(images)["token_features"], head.norm(tokens[:, 1:].mean(dim=1)), atol=1e-6)
     assert visual.output_tokens is False
 
 
@@ -103,12 +106,12 @@ def test_patch_tokens_of_timm_towers_leave_out_prefix_tokens() -> None:
     trunk = model.clip.visual.trunk
     assert trunk.num_prefix_tokens == 1
     want = trunk.forward_features(images)[:, 1:].mean(dim=1)
-    assert torch.allclose(model(images).token_features, model.token_head.norm(want), atol=1e-6)
+    assert torch.allclose(model(images)["token_features"], model.token_head.norm(want), atol=1e-6)
     grid = superclip(TOWERS["timm mambaout"]).eval()
     images, _ = batch(grid)
     features = grid.clip.visual.trunk.forward_features(images)  # [B, H, W, C]
     assert torch.allclose(
-        grid(images).token_features, grid.token_head.norm(features.mean(dim=(1, 2))), atol=1e-5
+        grid(images)["token_features"], grid.token_head.norm(features.mean(dim=(1, 2))), atol=1e-5
     )
 
 
@@ -136,7 +139,7 @@ def test_patch_dropout_averages_the_survivors(tower: str, last: str, kept: int) 
     model.clip.visual.get_submodule(last).register_forward_hook(lambda _m, _a, out: seen.append(out))
     out = model(batch(model)[0])
     assert seen[0].shape[1] == 1 + kept  # half of the patches; the class token stays
-    assert torch.allclose(out.token_features, model.token_head.norm(seen[0][:, 1:].mean(dim=1)), atol=1e-6)
+    assert torch.allclose(out["token_features"], model.token_head.norm(seen[0][:, 1:].mean(dim=1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("tower", ["vit", "timm vit"])
@@ -146,7 +149,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tower: str) -> None:
         model = superclip(TOWERS[tower]).train()
         model.set_grad_checkpointing(enable)
         images, texts = batch(model)
-        model.loss()(model(images, texts), texts).total.backward()
+        losses(model, images, texts)["loss"].backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.allclose(g, gradients[1][n], atol=1e-6) for n, g in gradients[0].items())
@@ -160,12 +163,12 @@ def test_the_head_starts_as_the_paper_says() -> None:
 
 
 def dense_token_loss(model: SuperCLIP, images: Tensor, captions: list[str]) -> Tensor:
-    out = model(images)
+    logits = model.token_head.linear(model(images)["token_features"])
     targets = torch.zeros(len(captions), model.vocab_size)
     for i, caption in enumerate(captions):
         targets[i, tokenizer().encode(caption)] = 1
     shares = targets / targets.sum(dim=1, keepdim=True).clamp_min(1)
-    return -(shares * F.linear(*out[-3:]).log_softmax(dim=1)).sum(dim=1).mean()
+    return -(shares * logits.log_softmax(dim=1)).sum(dim=1).mean()
 
 
 @pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
@@ -173,52 +176,59 @@ def test_loss_is_open_clips_plus_lambda_times_the_token_loss(kind: type[nn.Modul
     model = SuperCLIP(clip(kind=kind), tokenizer())
     images, texts = batch(model, 4)
     out = model(images, texts)
-    losses = model.loss(uniform=True, weight=0.5, contrastive_weight=2.0)(out, texts)
-    want = 2 * ClipLoss()(out.image_features, out.text_features, out.logit_scale)
+    told = losses(model, images, texts, uniform=True, weight=0.5, contrastive_weight=2.0)
+    want = 2 * ClipLoss()(out["image_features"], out["text_features"], model.clip.logit_scale.exp())
     captions = ["a red boat!", "two dogs and a boat", "", "rain"]
-    assert torch.allclose(losses.contrastive, want)
-    assert torch.allclose(losses.token, 0.5 * dense_token_loss(model, images, captions), atol=1e-5)
-    assert torch.equal(losses.total, losses.contrastive + losses.token)
-    assert losses.n_empty == 1
+    assert torch.allclose(told["contrastive"], want)
+    assert torch.allclose(told["token"], 0.5 * dense_token_loss(model, images, captions), atol=1e-5)
+    assert torch.equal(told["loss"], told["contrastive"] + told["token"])
+    assert told["n_empty"] == 1
 
 
 def test_siglip_trains_with_its_sigmoid_loss_and_bias() -> None:
     model = superclip(init_logit_bias=-10.0)
     images, texts = batch(model)
-    loss, out = model.loss(), model(images, texts)
-    assert isinstance(loss.contrastive_loss, SigLipLoss)
-    losses = loss(out, texts)
-    want = SigLipLoss()(out.image_features, out.text_features, out.logit_scale, out.logit_bias)
-    assert torch.equal(losses.contrastive, want)
-    losses.total.backward()
-    assert model.clip.logit_bias.grad.abs() > 0
+    task, out, clip = SuperCLIPTask(model), model(images, texts), model.clip
+    assert isinstance(task.loss["contrastive_loss"], SigLipLoss)
+    told = task.losses(out, texts)
+    sides = out["image_features"], out["text_features"]
+    assert torch.equal(told["contrastive"], SigLipLoss()(*sides, clip.logit_scale.exp(), clip.logit_bias))
+    told["loss"].backward()
+    assert clip.logit_bias.grad.abs() > 0
 
 
 def test_superclass_needs_no_text_tower() -> None:
     model = superclip()
     images, texts = batch(model)
-    loss = model.loss(contrastive_weight=0)
-    losses = loss(model(images), texts)
-    losses.total.backward()
-    assert losses.contrastive == 0
-    assert torch.equal(losses.total, losses.token)
+    told = SuperClassTask(model).training_forward({"images": images, "texts": texts})
+    told["loss"].backward()
+    assert told.keys() == {"loss", "token", "n_empty"}
+    assert torch.equal(told["loss"], told["token"])
     assert model.clip.token_embedding.weight.grad is None
-    with pytest.raises(HeadwordError, match="no text features"):
-        model.loss()(model(images), texts)
+
+
+def test_clip_counts_no_words() -> None:
+    model = superclip()
+    images, texts = batch(model)
+    task = CLIPTask(model)
+    told = task.training_forward({"images": images, "texts": texts})
+    assert told.keys() == {"loss", "contrastive"}
+    assert torch.equal(told["loss"], losses(model, images, texts)["contrastive"])
+    assert not [name for name in task.state_dict() if name.startswith("loss.")]
 
 
 def test_cached_gradients_equal_those_of_the_whole_batch() -> None:
     whole, pieces = superclip().train(), superclip().train()
     images, texts = batch(whole, 4)
-    whole.loss()(whole(images, texts), texts).total.backward()
-    names, halves = ("image_features", "text_features", "token_features"), (slice(0, 2), slice(2, 4))
+    losses(whole, images, texts)["loss"].backward()
+    halves = (slice(0, 2), slice(2, 4))
     with torch.no_grad():
         outs = [pieces(images[h], texts[h]) for h in halves]
-    cache = {n: torch.cat([getattr(o, n) for o in outs]).requires_grad_() for n in names}
-    pieces.loss()(pieces(images[:1])._replace(**cache), texts).total.backward()
+    cache = {n: torch.cat([o[n] for o in outs]).requires_grad_() for n in outs[0]}
+    SuperCLIPTask(pieces).losses(cache, texts)["loss"].backward()
     for h in halves:
         out = pieces(images[h], texts[h])
-        torch.autograd.backward([getattr(out, n) for n in names], [cache[n].grad[h] for n in names])
+        torch.autograd.backward(list(out.values()), [cache[n].grad[h] for n in out])
     for (name, p), q in zip(whole.named_parameters(), pieces.parameters(), strict=True):
         assert (p.grad - q.grad).norm() <= 1e-5 * p.grad.norm() + 1e-6, name
 
@@ -230,8 +240,7 @@ def test_text_towers_from_transformers_are_wrapped_too(tmp_path: Path) -> None:
     model = SuperCLIP(CustomTextCLIP(16, VIT, {**text, "hf_pooler_type": "mean_pooler"}))
     assert model.vocab_size == 500
     out = model(torch.randn(2, 3, 32, 32), torch.randint(1, 500, (2, 8)))
-    assert out.text_features is not None
-    assert out.text_features.shape == (2, 16)
+    assert out["text_features"].shape == (2, 16)
 
 
 def test_coca_models_are_wrapped_too() -> None:
@@ -242,33 +251,32 @@ def test_coca_models_are_wrapped_too() -> None:
     model = SuperCLIP(coca, tokenizer()).eval()
     images, texts = batch(model)
     out = model(images, texts)
-    assert torch.equal(out.image_features, coca.encode_image(images))
-    assert out.token_features.shape == (2, 32)
+    assert torch.equal(out["image_features"], coca.encode_image(images))
+    assert out["token_features"].shape == (2, 32)
 
 
 def test_a_batch_of_one_trains() -> None:
     model = superclip().train()
-    images, texts = batch(model, 1)
-    losses = model.loss()(model(images, texts), texts)
-    losses.total.backward()
-    assert losses.contrastive == 0  # one pair has no negatives
-    assert losses.token > 0
+    told = losses(model, *batch(model, 1))
+    told["loss"].backward()
+    assert told["contrastive"] == 0  # one pair has no negatives
+    assert told["token"] > 0
     assert model.clip.visual.conv1.weight.grad.any()
 
 
 def test_training_lowers_both_losses() -> None:
     model = superclip().train()
     images, texts = batch(model)
-    loss = model.loss()
+    task = SuperCLIPTask(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     history = []
     for _ in range(8):
-        losses = loss(model(images, texts), texts)
+        told = task.training_forward({"images": images, "texts": texts})
         optimizer.zero_grad()
-        losses.total.backward()
+        told["loss"].backward()
         optimizer.step()
         model.clamp_logit_scale_()
-        history.append([losses.contrastive.item(), losses.token.item()])
+        history.append([told["contrastive"].item(), told["token"].item()])
     assert history[-1][0] < 0.7 * history[0][0]
     assert history[-1][1] < 0.7 * history[0][1]
     assert model.clip.logit_scale.exp() <= 100.001
@@ -295,8 +303,8 @@ def test_export_loads_into_open_clip_strictly_and_bit_equal(tmp_path: Path) -> N
     assert set(exported) == set(plain.state_dict())
     plain.load_state_dict(exported, strict=True)
     with torch.no_grad():
-        assert torch.equal(plain.encode_image(images, normalize=True), out.image_features)
-        assert torch.equal(plain.encode_text(texts, normalize=True), out.text_features)
+        assert torch.equal(plain.encode_image(images, normalize=True), out["image_features"])
+        assert torch.equal(plain.encode_text(texts, normalize=True), out["text_features"])
 
 
 @pytest.mark.parametrize("tower", ["vit", "timm vit"])
@@ -304,21 +312,22 @@ def test_compiles_without_a_graph_break(tower: str) -> None:
     model = superclip(TOWERS[tower]).eval()
     images, texts = batch(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for got, want in zip(compiled(images, texts), model(images, texts), strict=True):
-        assert got is want if got is None else torch.allclose(got, want, atol=1e-5)
+    wanted = model(images, texts)
+    for name, value in compiled(images, texts).items():
+        assert torch.allclose(value, wanted[name], atol=1e-5), name
 
 
 def test_bfloat16_autocast_and_a_bfloat16_model() -> None:
     model = superclip()
     images, texts = batch(model)
-    want = model.loss()(model(images, texts), texts)
+    want = losses(model, images, texts)
     with torch.autocast("cpu", torch.bfloat16):
-        got = model.loss()(model(images, texts), texts)
-    assert got.token.item() == pytest.approx(want.token.item(), rel=0.02)
+        told = losses(model, images, texts)
+    assert told["token"].item() == pytest.approx(want["token"].item(), rel=0.02)
     pure = SuperCLIP(clip().bfloat16(), tokenizer())
-    losses = pure.loss()(pure(images.bfloat16(), texts), texts)
-    losses.total.backward()
-    assert losses.token.dtype == torch.float32
+    told = losses(pure, images.bfloat16(), texts)
+    told["loss"].backward()
+    assert told["token"].dtype == torch.float32
 
 
 def test_captions_longer_than_the_context_are_cut_and_counted() -> None:
@@ -353,12 +362,12 @@ def test_users_mistakes() -> None:
     with pytest.raises(HeadwordError, match="no tokenizer"):
         model.tokenize(["a boat"])
     with pytest.raises(HeadwordError, match="contrastive_weight"):
-        superclip().loss(contrastive_weight=-1)
+        SuperCLIPTask(superclip(), contrastive_weight=-1)
+    with pytest.raises(HeadwordError, match="no tokenizer"):
+        SuperCLIPTask(model)
     wide = superclip()
-    images, texts = batch(wide)
-    out, alone = wide(images, texts), wide.loss(contrastive_loss=ClipLoss(world_size=4))
     with pytest.raises(HeadwordError, match="built for 4 process"):
-        alone(out, texts)
+        losses(wide, *batch(wide), contrastive_loss=ClipLoss(world_size=4))
     with pytest.raises(HeadwordError, match="no model 'ViT-Q'"):
         count_flops("ViT-Q")
 

@@ -18,8 +18,9 @@ from headword.errors import HeadwordError
 from headword.files import load_tensors
 from headword.training import SuperCLIP, checkpoint
 from headword.training.checkpoint import folder_of, steps_of
-from headword.training.interrupt import SIGNALS, stoppable
-from headword.training.run import Evaluator, TrainResult, train
+from headword.training.processes import SIGNALS, stoppable
+from headword.training.run import TrainResult, train
+from headword.training.trainer import Evaluator
 from support.training import TINY, tiny
 
 

@@ -16,7 +16,8 @@ import torch.multiprocessing as mp
 
 from headword.files import load_tensors
 from headword.training import SuperCLIP, checkpoint
-from headword.training.run import Evaluator, train
+from headword.training.run import train
+from headword.training.trainer import Evaluator
 from support.training import tiny
 
 WORLD = 2

@@ -22,12 +22,11 @@ from headword.files import save_tensors
 from headword.training import checkpoint
 from headword.training.build import Blueprint, build
 from headword.training.config import TrainConfig
-from headword.training.data import open_training_set
-from headword.training.feed import ahead, batches_from, make_batches
-from headword.training.gradcache import TrainingModule
-from headword.training.schedule import make_optimizer, parameter_groups, rate
+from headword.training.data import ahead, open_training_set
+from headword.training.objective import SuperCLIPTask
+from headword.training.run import make_batches, train
 from headword.training.superclip import SuperCLIP
-from headword.training.trainer import has_batch_norm
+from headword.training.trainer import has_batch_norm, make_optimizer, parameter_groups, rate
 from support.training import tiny
 
 CPU = torch.device("cpu")
@@ -64,7 +63,7 @@ def test_a_blueprint_builds_the_same_model_again(small: tuple[SuperCLIP, Bluepri
     again = Blueprint.from_json(said).assemble()
     again.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(again.eval()(images).image_features, model.eval()(images).image_features)
+    assert torch.equal(again.eval()(images)["image_features"], model.eval()(images)["image_features"])
     assert again.clip.visual.preprocess_cfg["size"] in (32, (32, 32))
 
 
@@ -101,7 +100,7 @@ def test_a_saved_models_backbone_is_the_same(from_backbone: tuple[SuperCLIP, Blu
 
 def test_a_timm_tower_takes_images_of_another_size() -> None:
     model, blueprint = build(tiny(model="timm:test_vit", image_size=96, patch_dropout=0.5))
-    assert model(torch.randn(2, 3, 96, 96)).token_features.shape[0] == 2
+    assert model(torch.randn(2, 3, 96, 96))["token_features"].shape[0] == 2
     assert Blueprint.from_json(blueprint.as_json()).assemble().clip.visual.image_size == (96, 96)
 
 
@@ -142,7 +141,7 @@ def test_pretrained_weights_that_are_not_there_are_one_line(architecture: str) -
 def test_decay_and_rates_by_group(from_backbone: tuple[SuperCLIP, Blueprint]) -> None:
     model, _ = from_backbone
     config = tiny(backbone="embedded", image_size=64, lr=1.0, backbone_lr_factor=0.25, weight_decay=0.5)
-    module = TrainingModule(model, model.loss())
+    module = SuperCLIPTask(model)
     names = {id(p): name for name, p in module.named_parameters()}
     seen = set()
     for group in parameter_groups(module, config):
@@ -168,13 +167,13 @@ def test_batches_go_on_from_any_step_over_epochs(small: tuple[SuperCLIP, Bluepri
     model, blueprint = small
     data = open_training_set("shapes:images=20,size=32")
     batches = make_batches(tiny(), data, blueprint, model.tokenizer)  # two steps an epoch
-    every = list(batches_from(batches, 0, 7))
-    later = list(batches_from(batches, 3, 7))
+    every = list(batches.steps(0, 7))
+    later = list(batches.steps(3, 7))
     assert [batch.ids for batch in later] == [batch.ids for batch in every[3:]]
     for mine, wanted in zip(later, every[3:], strict=True):
         assert torch.equal(mine.images, wanted.images)
         assert torch.equal(mine.texts, wanted.texts)
-    assert list(batches_from(batches, 7, 7)) == []
+    assert list(batches.steps(7, 7)) == []
 
 
 def test_reading_ahead_keeps_order_and_errors() -> None:
@@ -196,17 +195,15 @@ def test_leaving_ends_the_reading_thread() -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused(small: tuple[SuperCLIP, Blueprint], tmp_path: Path) -> None:
-    module = TrainingModule(small[0], small[0].loss())
+    module = SuperCLIPTask(small[0])
     optimizer = make_optimizer(module, tiny(), CPU)
     checkpoint.save(tmp_path / "step", module, optimizer, {"step": 1})
-    other = TrainingModule(build(tiny(text_layers=2))[0], small[0].loss())
+    other = SuperCLIPTask(build(tiny(text_layers=2))[0])
     with pytest.raises(HeadwordError, match="another model"):
         checkpoint.restore(tmp_path / "step", other, make_optimizer(other, tiny(), CPU))
 
 
 def test_batch_norm_does_not_go_with_cached_gradients(tmp_path: Path) -> None:
-    from headword.training.run import train
-
     options = {"model": "timm:test_efficientnet", "accumulate": 2, "steps": 1}
     with pytest.raises(HeadwordError, match="freeze_batch_norm=true"):
         train(tiny(**options), tmp_path / "run")

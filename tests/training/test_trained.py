@@ -348,7 +348,7 @@ def test_token_layer_from_prototypes_names_what_is_in_a_picture(
     shown = {name: path for name, path in pictures.items() if name in words}
     images = [Image.open(path).convert("RGB") for path in pictures.values()]
     with torch.no_grad():
-        features = from_backbone(embedded.vision.preprocess(images)).token_features
+        features = from_backbone(embedded.vision.preprocess(images))["token_features"]
     layer = from_backbone.token_head.linear
     before = layer.weight.detach().clone()
     assert init_token_head(from_backbone, embedded, features=features) == len(words)

@@ -119,8 +119,8 @@ def train(
             raise HeadwordError(f"--export trains nothing, so --{flag} does not go with it; leave one out")
         _export(output, export, out, overwrite)
         return
+    from headword.training.checkpoint import going_on, options_of
     from headword.training.config import TrainConfig
-    from headword.training.run_folder import going_on, options_of
 
     if config is None and resume is not None:
         config = options_of(out, resume)
@@ -158,8 +158,8 @@ def train(
 
 
 def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
+    from headword.training.checkpoint import checkpoint_at
     from headword.training.export import export_checkpoint
-    from headword.training.run_folder import checkpoint_at
 
     source = checkpoint_at(export)
     training = export_checkpoint(source, out, overwrite=overwrite)

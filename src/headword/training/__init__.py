@@ -1,14 +1,14 @@
-"""SuperCLIP: open_clip models trained to name the words of their captions."""
+"""Training CLIP, SuperCLIP and SuperClass: a model of open_clip's, a task with its losses, a trainer."""
 
-from headword.training.objective import SuperCLIPLoss, SuperCLIPLosses
-from headword.training.superclip import SuperCLIP, SuperCLIPOutput, TokenHead
-from headword.training.tokens import Tokens, tokenize
+from headword.training.objective import CLIPTask, SuperClassTask, SuperCLIPTask, Task
+from headword.training.superclip import SuperCLIP, TokenHead, Tokens, tokenize
 
 __all__ = [
+    "CLIPTask",
     "SuperCLIP",
-    "SuperCLIPLoss",
-    "SuperCLIPLosses",
-    "SuperCLIPOutput",
+    "SuperCLIPTask",
+    "SuperClassTask",
+    "Task",
     "TokenHead",
     "Tokens",
     "tokenize",

@@ -21,11 +21,14 @@ from headword.encoders.clip_folder import tokenizer_of
 from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.training.config import TrainConfig
-from headword.training.frozen import freeze_unreached
+from headword.training.objective import freeze_unreached, make_task
 from headword.training.superclip import SuperCLIP
 
 CONFIG = "open_clip_config.json"
 """The file by which open_clip knows a model's folder."""
+
+OWN = "model."
+"""How names of the model's tensors begin in a task's state."""
 
 SMALL_SIZE, SMALL_CONTEXT, SMALL_HEAD = 64, 32, 32
 SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0
@@ -55,9 +58,9 @@ class Blueprint:
         }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Back from `as_json`."""
-        return cls(copy.deepcopy(dict(said["model_cfg"])), copy.deepcopy(dict(said["preprocess_cfg"])))
+        return cls(copy.deepcopy(dict(content["model_cfg"])), copy.deepcopy(dict(content["preprocess_cfg"])))
 
     def assemble(self) -> SuperCLIP:
         """The model with its tokenizer; weights are random, drawn from torch's generator.
@@ -87,12 +90,13 @@ class Blueprint:
                     ) from error
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
-        """The model with the given state, gathered from shards or not, in evaluation mode.
+        """The model of a task's state, gathered from shards or not, in evaluation mode.
 
         Raises:
             HeadwordError: as `assemble`, or if the state is of another model.
         """
         model = self.assemble()
+        tensors = {name.removeprefix(OWN): t for name, t in tensors.items() if name.startswith(OWN)}
         own = model.state_dict()
         if own.keys() != tensors.keys() or any(own[n].numel() != t.numel() for n, t in tensors.items()):
             raise HeadwordError("the weights are of another model than their run's options name")
@@ -120,7 +124,7 @@ def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
             model, blueprint = _from_open_clip(config)
     if config.patch_dropout and not any("PatchDropout" in type(part).__name__ for part in model.modules()):
         raise HeadwordError("this image tower has no patches to drop; leave out patch_dropout, or take a ViT")
-    freeze_unreached(model, config.method)
+    freeze_unreached(make_task(model, config))
     if config.grad_checkpointing:
         try:
             model.set_grad_checkpointing()

@@ -1,8 +1,11 @@
-"""Checkpoints: a folder a step, whole or not there, of safetensors and JSON.
+"""A run's folder and the checkpoints in it: a folder a step, whole or not there, of safetensors and JSON.
 
-`model.safetensors`      the model, and the loss with its word counts
-`optimizer.safetensors`  AdamW's moments and step counts, by the names of their parameters
-`state.json`             step, options, the data's fingerprint, the loader's state, the best metric so far
+`run.json`               what the run is: options, the data's fingerprint, the architecture, versions
+`config.yaml`, `metrics.jsonl`, `model/`
+`checkpoints/step-…/`
+  `model.safetensors`      the task: the model, and its losses' word counts
+  `optimizer.safetensors`  AdamW's moments and step counts, by the names of their parameters
+  `state.json`             step, options, the data's fingerprint, the loader's state, the best metric so far
 
 Random numbers need no place: each step's are a function of (seed, step, process, piece).
 """
@@ -10,23 +13,50 @@ Random numbers need no place: each step's are a function of (seed, step, process
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from headword.errors import HeadwordError
-from headword.files import load_tensors, new_folder, read_json, save_tensors, write_text_atomic
+from headword.files import (
+    check_new_folder,
+    expand,
+    load_tensors,
+    locked,
+    new_folder,
+    read_json,
+    remove_unfinished,
+    save_tensors,
+    write_text_atomic,
+)
+from headword.results import environment
+from headword.training.build import Blueprint
 from headword.training.config import TrainConfig
+from headword.training.logs import EVENTS, METRICS
 
 FORMAT = 1
+RUN, OPTIONS, TRAINED = "run.json", "config.yaml", "model"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+KNOWN = (OPTIONS, METRICS, EVENTS, TRAINED, "checkpoints", "wandb")
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+"""Gathered from shards, in the first process alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +68,24 @@ class Best:
     value: float
 
 
-def full_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's whole state, gathered from its shards; every process must call it."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
-
-
-def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as "exp_avg/NAME", …, gathered likewise."""
-    return {
-        f"{moment}/{name}": whole(optimizer.state[parameter][moment])
-        for name, parameter in module.named_parameters()
-        if parameter in optimizer.state
-        for moment in MOMENTS
-    }
+def gathered(task: nn.Module) -> dict[str, Any]:
+    """A task's whole state on the CPU, in the first process; every process must call it."""
+    return get_model_state_dict(task, options=WHOLE)
 
 
 def save(
-    folder: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    *,
-    write: bool = True,
+    folder: Path, task: nn.Module, optimizer: Optimizer, state: dict[str, Any], *, write: bool = True
 ) -> None:
-    """Write a checkpoint. Every process must call it; the one with `write` writes."""
-    tensors, moments = full_tensors(module), optimizer_tensors(module, optimizer)
+    """Write a checkpoint. Every process must call it; the first, with `write`, writes."""
+    tensors = gathered(task)
+    present: Any = get_optimizer_state_dict(task, optimizer, options=WHOLE)
     if not write:
         return
+    moments = present["state"]
     with new_folder(folder, overwrite=True, marker=STATE) as target:
         save_tensors(target / MODEL, tensors)
-        save_tensors(target / OPTIMIZER, moments)
+        by_name = {f"{kind}/{name}": moments[name][kind] for name in moments for kind in MOMENTS}
+        save_tensors(target / OPTIMIZER, by_name)
         write_state(target, state)
 
 
@@ -76,28 +94,34 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     write_text_atomic(folder / STATE, json.dumps({"format": FORMAT, **state}, indent=2) + "\n")
 
 
-def restore(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors into a module and its optimiser, sharded as they are.
+def restore(folder: Path, task: nn.Module, optimizer: Optimizer) -> None:
+    """Put a checkpoint's tensors into a task and its optimiser, sharded as they are.
 
     Raises:
         HeadwordError: if a file is missing or damaged, or is of another model.
     """
     tensors, moments = load_tensors(folder / MODEL), load_tensors(folder / OPTIMIZER)
-    own = module.state_dict()
-    if own.keys() != tensors.keys() or any(own[n].numel() != t.numel() for n, t in tensors.items()):
+    sizes = {name: tensor.shape for name, tensor in task.state_dict().items()}
+    for name in tensors.keys() - sizes.keys():
+        if name.startswith("loss."):  # the counts of a loss that the method does not have
+            del tensors[name]
+    if sizes.keys() != tensors.keys() or any(sizes[n].numel() != t.numel() for n, t in tensors.items()):
         raise HeadwordError(f"{folder / MODEL} is of another model than the options name")
     with torch.no_grad():
-        for name, value in tensors.items():
-            _put(own[name], value)
-        for name, parameter in module.named_parameters():
-            if f"step/{name}" not in moments:
-                continue
-            state = {moment: torch.zeros_like(parameter) for moment in MOMENTS[:2]}
-            for moment, target in state.items():
-                _put(target, moments[f"{moment}/{name}"])
-            # Fused AdamW counts steps on the parameter's device.
-            state["step"] = moments[f"step/{name}"].to(parameter.device)
-            optimizer.state[parameter] = state
+        for name, tensor in task.state_dict().items():
+            tensor.copy_(_sharded(tensors[name], tensor))
+    for name, parameter in task.named_parameters():
+        if (step := moments.get(f"step/{name}")) is not None:  # which fused AdamW counts on the device
+            state = {kind: _sharded(moments[f"{kind}/{name}"], parameter) for kind in MOMENTS[:2]}
+            optimizer.state[parameter] = {**state, "step": step.to(parameter.device)}
+
+
+def _sharded(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor as this process holds it; laid out in memory as `like`, which fused AdamW relies on."""
+    value = value.reshape(like.shape).to(like.device)  # FSDP2 has no scalars
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    return torch.empty_like(like).copy_(value)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -108,10 +132,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     if not (folder / STATE).is_file():
         raise HeadwordError(f"{folder} is no checkpoint: it has no {STATE}")
-    state = read_json(folder / STATE)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise HeadwordError(f"{folder / STATE} is not of format {FORMAT}; another headword wrote it")
-    return state
+    return _read(folder / STATE)
 
 
 def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fingerprint: str) -> None:
@@ -123,9 +144,9 @@ def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fi
     before = TrainConfig(**state["config"])
     names = before.differences(config)
     if names:
-        said = ", ".join(f"{n} {getattr(before, n)!r} (now {getattr(config, n)!r})" for n in names)
+        changes = ", ".join(f"{n} {getattr(before, n)!r} (now {getattr(config, n)!r})" for n in names)
         raise HeadwordError(
-            f"{folder} was trained with other options: {said}; give the same, or another --out"
+            f"{folder} was trained with other options: {changes}; give the same, or another --out"
         )
     if state["data_fingerprint"] != fingerprint:
         raise HeadwordError(
@@ -153,14 +174,154 @@ def prune(run: Path, keep_last: int, best: Best | None) -> None:
             shutil.rmtree(folder_of(run, step))
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, gathered from its shards; every process must call it."""
-    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().cpu()
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is written, and where it goes on from."""
+
+    folder: Path
+    source: Path | None
+    """The checkpoint's folder; None for a run from the start."""
+    fresh: bool
+    """Whether `folder` is still to be made (or emptied)."""
 
 
-def _put(target: Tensor, value: Tensor) -> None:
-    value = value.reshape(target.shape).to(target.device)
-    if isinstance(target, DTensor):
-        value = distribute_tensor(value, target.device_mesh, target.placements)
-    target.copy_(value)
+def find_place(
+    out: str | os.PathLike[str],
+    config: TrainConfig,
+    fingerprint: str,
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Place:
+    """Settle where a run is written and what it goes on from; nothing is changed on disk yet.
+
+    Raises:
+        HeadwordError: if `out` holds something and is neither resumed nor overwritten; if the checkpoint is
+            not there, or of other options or data; if later checkpoints of its own run stand in the way.
+    """
+    folder = expand(out).absolute()
+    here = (folder / RUN).is_file()
+    if resume is not None and overwrite:
+        raise HeadwordError("a run is resumed or overwritten, not both; leave out --resume or --overwrite")
+    if resume is None or (os.fspath(resume) == "auto" and not here):
+        if here and not overwrite:
+            raise HeadwordError(
+                f"{folder} holds a run; go on with it (--resume auto), replace it (--overwrite), or give "
+                "another --out"
+            )
+        check_new_folder(folder, overwrite=overwrite, marker=RUN, known=KNOWN)
+        return Place(folder, None, fresh=True)
+    if os.fspath(resume) == "auto":
+        check_resumable(_read(folder / RUN), folder, config, fingerprint)
+        steps = steps_of(folder)
+        source = folder_of(folder, steps[-1]) if steps else None
+    else:
+        source = expand(resume).absolute()
+    if source is None:  # stopped before its first checkpoint
+        return Place(folder, None, fresh=True)
+    state = read_state(source)
+    check_resumable(state, source, config, fingerprint)
+    inside = source.parent.parent == folder
+    if inside and steps_of(folder)[-1] > state["step"]:
+        raise HeadwordError(
+            f"{folder} has later checkpoints than step {state['step']}; go on from the last (--resume auto), "
+            "or from this one into another --out"
+        )
+    if not inside:
+        if here:
+            raise HeadwordError(f"{folder} holds another run; give the resumed one a new --out")
+        check_new_folder(folder)
+    return Place(folder, source, fresh=not inside)
+
+
+@contextmanager
+def writing(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a run's folder, by a file beside it that is there for as long.
+
+    Raises:
+        HeadwordError: if another process trains into it.
+    """
+    folder = expand(out).resolve()
+    file = folder.with_name(f".{folder.name}.lock")
+    refusal = f"another process is training into {folder}; wait for it, or give another --out"
+    with locked(file, refusal):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                file.unlink()
+
+
+def options_of(out: str | os.PathLike[str], resume: str) -> Path | None:
+    """The options of the run that `--resume` goes on with, where they are there."""
+    run = expand(out) if resume == "auto" else expand(resume).absolute().parent.parent
+    return run / OPTIONS if (run / OPTIONS).is_file() else None
+
+
+def checkpoint_at(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a path means: itself, or the last of a run.
+
+    Raises:
+        HeadwordError: if it is neither, or the run has none yet.
+    """
+    folder = expand(path).absolute()
+    if (folder / STATE).is_file():
+        return folder
+    if not (folder / RUN).is_file():
+        raise HeadwordError(
+            f"{folder} is no run and no checkpoint; give a run's folder, or one of its checkpoints/step-…"
+        )
+    steps = steps_of(folder)
+    if not steps:
+        raise HeadwordError(f"{folder} has no checkpoint yet; {going_on(folder)}")
+    return folder_of(folder, steps[-1])
+
+
+def blueprint_of(source: Path) -> Blueprint:
+    """How to build the model of a checkpoint, which its run says.
+
+    Raises:
+        HeadwordError: if the checkpoint lies outside its run, or that is of another format or damaged.
+    """
+    run = source.parent.parent
+    if not (run / RUN).is_file():
+        raise HeadwordError(f"{source} lies outside its run: there is no {run / RUN}; put it back")
+    try:
+        return Blueprint.from_json(_read(run / RUN)["model"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise HeadwordError(f"{run / RUN} is damaged: it does not say what the model is") from error
+
+
+def going_on(folder: Path) -> str:
+    """What an interrupted run has kept, and how to go on with it."""
+    steps = steps_of(folder)
+    kept = f"step {steps[-1]:,} is kept" if steps else "no step was kept"
+    headword, processes = "headword", os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
+        headword = f"torchrun --nproc-per-node {processes} -m headword"
+    return f"{kept}; go on with: {headword} train --resume auto --out {shlex.quote(str(folder))}"
+
+
+def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: str) -> None:
+    """Make a new run's folder, or write down the options that a resumed one goes on with."""
+    if place.fresh and place.folder.exists():
+        shutil.rmtree(place.folder)
+    checkpoints = place.folder / "checkpoints"
+    remove_unfinished(place.folder, checkpoints, *checkpoints.glob("step-*"))
+    content = {
+        "format": FORMAT,
+        "config": config.as_dict(),
+        "data_fingerprint": fingerprint,
+        "model": blueprint.as_json(),
+        "resumed_from": str(place.source) if place.source else None,
+        "environment": environment(),
+    }
+    write_text_atomic(place.folder / RUN, json.dumps(content, indent=2) + "\n")
+    write_text_atomic(place.folder / OPTIONS, config.as_yaml())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise HeadwordError(f"{file} is not of format {FORMAT}; another headword wrote it")
+    return content

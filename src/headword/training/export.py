@@ -22,13 +22,10 @@ from headword.files import check_new_folder, load_tensors, save_tensors, write_t
 from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
-from headword.training import checkpoint, run_folder
+from headword.training import checkpoint
 from headword.training.build import Blueprint
 from headword.training.superclip import SuperCLIP
 from headword.training.towers import evaluating
-
-OWN = "model."
-"""How names of the model's tensors begin in a checkpoint, beside those of its loss."""
 
 THRESHOLD = 0.2
 """The cosine at which a single label is taken for right, where training has not taught one."""
@@ -95,11 +92,8 @@ def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = Fal
     """
     check_new_folder(folder, overwrite=overwrite)
     state = checkpoint.read_state(source)
-    blueprint = run_folder.blueprint_of(source)
-    tensors = load_tensors(source / checkpoint.MODEL)
-    model = blueprint.filled(
-        {name.removeprefix(OWN): tensor for name, tensor in tensors.items() if name.startswith(OWN)}
-    )
+    blueprint = checkpoint.blueprint_of(source)
+    model = blueprint.filled(load_tensors(source / checkpoint.MODEL))
     provenance = {
         "config": state["config"],
         "steps": state["step"],

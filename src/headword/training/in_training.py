@@ -33,8 +33,8 @@ from headword.files import expand
 from headword.metrics import Places, classification_metrics, retrieval_metrics, retrieval_places
 from headword.training.config import TrainConfig
 from headword.training.export import encoders_of
-from headword.training.run import Evaluator
 from headword.training.superclip import SuperCLIP
+from headword.training.trainer import Evaluator
 
 KS = (10, 5, 1)
 

@@ -16,7 +16,7 @@ from headword.errors import HeadwordError, MissingExtraError
 from headword.files import write_text_atomic
 from headword.training.config import TrainConfig
 from headword.training.data import Batch
-from headword.training.objective import SuperCLIPLosses
+from headword.training.processes import Processes
 
 Record = Mapping[str, float]
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
@@ -79,18 +79,19 @@ class Interval:
     A loss or gradient that is not finite is noticed one step later, but before anything of it is written.
     """
 
-    def __init__(self, fabric: Any) -> None:
-        self._fabric = fabric
-        self._cuda = fabric.device.type == "cuda"
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._pending: tuple[int, Batch, Tensor, torch.cuda.Event | None] | None = None
         self._stopping = False
-        self._reset()
+        self._sums: dict[str, Any] = {}
+        self._steps, self._norm = 0, torch.zeros(())
+        self._waited = self.seconds = 0.0
 
     def add(
         self,
         step: int,
         batch: Batch,
-        losses: SuperCLIPLosses,
+        losses: Mapping[str, Tensor],
         norm: Tensor | None,
         waited: float,
         stop: bool = False,
@@ -104,21 +105,20 @@ class Interval:
             HeadwordError: as `check`, for the step before.
         """
         self.check()
-        norm = torch.zeros_like(losses.total) if norm is None else norm
-        told = torch.tensor(float(stop), device=losses.total.device)
-        if self._fabric.world_size > 1:
-            told = self._fabric.all_reduce(told, reduce_op="max")
+        total = losses["loss"]
+        norm = torch.zeros_like(total) if norm is None else norm
+        told = self._processes.maximum(torch.tensor(float(stop), device=total.device))
         # Copied now: asked for later, the value would wait for the step that is then under way.
-        values = torch.stack([losses.total, norm.to(losses.total), told]).to("cpu", non_blocking=True)
-        event = torch.cuda.Event() if self._cuda else None  # type: ignore[no-untyped-call]
+        values = torch.stack([total, norm.to(total), told]).to("cpu", non_blocking=True)
+        event = torch.cuda.Event() if total.is_cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
         self._pending = (step, batch, values, event)
-        self._sums += torch.stack([part.float() for part in losses])
+        self._sums = {name: self._sums.get(name, 0) + loss.float() for name, loss in losses.items()}
         self._norm = norm
         self._steps += 1
         self._waited += waited
-        return stop if self._fabric.world_size == 1 else self._stopping
+        return stop if self._processes.world_size == 1 else self._stopping
 
     def check(self) -> None:
         """Look at the last step.
@@ -143,23 +143,19 @@ class Interval:
 
     def take(self, batch_size: int) -> dict[str, float]:
         """Means over the interval and all processes, which must all call it; and a new interval."""
-        total, contrastive, token, empty = (self._fabric.all_reduce(self._sums) / self._steps).tolist()
-        means = {
-            "loss": total,
-            "contrastive": contrastive,
-            "token": token,
-            "n_empty": empty * self._fabric.world_size,
+        sums = self._processes.mean(torch.stack(list(self._sums.values())))
+        means = dict(zip(self._sums, (sums / self._steps).tolist(), strict=True))
+        means["n_empty"] = means.get("n_empty", 0.0) * self._processes.world_size
+        record = {
+            **dict.fromkeys(("loss", "contrastive", "token"), 0.0),
+            **means,
             "grad_norm": float(self._norm),
             "images_per_second": batch_size * self._steps / self.seconds,
             "data_wait": self._waited / self.seconds,
         }
-        self._reset()
-        return means
-
-    def _reset(self) -> None:
-        self._sums, self._steps = torch.zeros(4, device=self._fabric.device), 0
-        self._norm = torch.zeros(())
+        self._sums, self._steps = {}, 0
         self._waited = self.seconds = 0.0
+        return record
 
 
 def _step(line: str) -> float:

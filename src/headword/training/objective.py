@@ -1,128 +1,252 @@
-"""Contrastive loss plus token loss, for one process or many."""
+"""What is trained: a task a method, which holds a model and its losses.
+
+`training_forward(batch)` gives the losses by name; "loss" is their sum, to be differentiated. It has two
+halves, between which cached gradients cut: `features`, tensors with a row a pair, and `losses` of all rows.
+All stay on the batch's device, so nothing waits for an accelerator.
+
+Losses are means over this process's pairs with all processes' negatives and counts, so that averaging
+gradients over processes, as DistributedDataParallel does, gives the joint batch's. All hold equally many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from headword.errors import HeadwordError
 from headword.losses import TokenClassificationLoss
+from headword.training.superclip import SuperCLIP
+from headword.training.towers import evaluating
 
 if TYPE_CHECKING:
-    from headword.training.superclip import SuperCLIPOutput
+    from headword.training.config import TrainConfig
+
+Tensors = Mapping[str, Tensor]
+"""By name. A batch has "images" `[B, 3, H, W]` and "texts" `[B, L]` token ids."""
 
 
-class SuperCLIPLosses(NamedTuple):
-    """What one batch costs. All are tensors on the batch's device, so nothing waits for an accelerator."""
+class Task(nn.Module):
+    """A model and its losses, one module, so that whatever wraps it (DDP, FSDP) sees each use of a parameter.
 
-    total: Tensor
-    """Scalar, contrastive + token: differentiate this."""
-    contrastive: Tensor
-    """Scalar, λ_contrastive included."""
-    token: Tensor
-    """Scalar, λ included."""
-    n_empty: Tensor
-    """Scalar int64, captions of this batch without a word to predict."""
-
-
-class SuperCLIPLoss(nn.Module):
-    """L = λ_contrastive · L_contrastive + L_token (SuperCLIP, Zhao et al., NeurIPS 2025; λ stands in the
-    token loss).
-
-    Both parts are means over the local captions with the global batch's negatives and counts, so that
-    averaging gradients over ranks, as DistributedDataParallel does, gives the gradients of the joint batch.
-    All ranks must hold equally many captions.
+    Its `state_dict` holds the word counts beside the model: a checkpoint needs both.
 
     Args:
-        token_loss: with the counts that a checkpoint must keep: save this module's `state_dict`. With λ = 0
-            (plain CLIP) it is not computed, and nothing is counted.
-        contrastive_loss: open_clip's `ClipLoss` or `SigLipLoss`, or a module with the same arguments.
-        contrastive_weight: λ_contrastive ≥ 0; 0 is SuperClass, and neither texts nor the contrastive loss
-            are looked at.
+        model: to be trained, on its device; the process group must be up.
+        losses: modules by name.
     """
+
+    uses: ClassVar[tuple[str, ...]]
+    """What of the model's output the losses take."""
+
+    def __init__(self, model: SuperCLIP, **losses: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = nn.ModuleDict(losses).to(model.token_head.linear.weight.device)
+
+    @property
+    def direct(self) -> list[nn.Parameter]:
+        """Parameters that the losses take besides the features."""
+        raise NotImplementedError
+
+    def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
+        """The losses of a batch's features and its captions' token ids `[B, L]`."""
+        raise NotImplementedError
+
+    def features(self, batch: Tensors) -> dict[str, Tensor]:
+        """What the losses take of the model's output, `[B, …]` each."""
+        texts = batch["texts"] if "text_features" in self.uses else None
+        output = self.model(batch["images"], texts)
+        return {name: output[name] for name in self.uses}
+
+    def training_forward(self, batch: Tensors) -> dict[str, Tensor]:
+        """Model and losses at once."""
+        return self.losses(self.features(batch), batch["texts"])
+
+    def forward(self, step: Callable[..., Any], *inputs: Any) -> Any:
+        """`step(*inputs)`, which uses this task: the one way in for what wraps it."""
+        return step(*inputs)
+
+    def _contrastive(self, features: Tensors) -> Tensor:
+        rank_and_world, clip, loss = _rank_and_world_size(), self.model.clip, self.loss["contrastive_loss"]
+        built_for = getattr(loss, "world_size", rank_and_world[1])
+        if built_for != rank_and_world[1]:
+            raise HeadwordError(
+                f"the contrastive loss was built for {built_for} process(es) but {rank_and_world[1]} are "
+                "running; build the task after init_process_group"
+            )
+        bias = {} if clip.logit_bias is None else {"logit_bias": clip.logit_bias}
+        sides = features["image_features"], features["text_features"]
+        value: Tensor = loss(*sides, clip.logit_scale.exp(), **bias)
+        return value
+
+    def _token(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
+        loss: Any = self.loss["token_loss"]
+        linear = self.model.token_head.linear
+        token = loss(features["token_features"], linear.weight, linear.bias, texts)
+        return {"token": token, "n_empty": loss.count_empty(texts)}
+
+
+class CLIPTask(Task):
+    """Contrastive learning: softmax of exp(logit scale) · cosine (CLIP), or sigmoids (SigLIP) for a model
+    with a logit bias. Its loss is "contrastive".
+
+    Args:
+        model: as for `Task`.
+        contrastive_loss: a module with the arguments of open_clip's `ClipLoss` and `SigLipLoss`; when None,
+            that one of them which the model asks for.
+    """
+
+    uses = ("image_features", "text_features")
+
+    def __init__(self, model: SuperCLIP, *, contrastive_loss: nn.Module | None = None) -> None:
+        super().__init__(model, contrastive_loss=contrastive_loss or _contrastive_loss(model))
+
+    @property
+    def direct(self) -> list[nn.Parameter]:
+        """Logit scale, and bias where there is one."""
+        return _logit_parameters(self.model)
+
+    def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """As `Task`."""
+        contrastive = self._contrastive(features)
+        return {"loss": contrastive, "contrastive": contrastive}
+
+
+class SuperClassTask(Task):
+    """Token classification alone (SuperClass, Huang et al., NeurIPS 2024): the text tower does not run. Its
+    loss is "token"; "n_empty" counts the captions without a word to predict.
+
+    Args:
+        model: as for `Task`, with a tokenizer.
+        settings: of `TokenClassificationLoss`: `weight` (λ), `uniform`, `reference_counting`, ….
+    """
+
+    uses = ("token_features",)
+
+    def __init__(self, model: SuperCLIP, **settings: Any) -> None:
+        super().__init__(model, token_loss=_token_loss(model, settings))
+
+    @property
+    def direct(self) -> list[nn.Parameter]:
+        """The token head's linear layer."""
+        return list(self.model.token_head.linear.parameters())
+
+    def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
+        """As `Task`."""
+        token = self._token(features, texts)
+        return {"loss": token["token"], **token}
+
+
+class SuperCLIPTask(Task):
+    """L = λ_contrastive · L_contrastive + L_token, with λ in L_token (SuperCLIP, Zhao et al., NeurIPS 2025):
+    both of the above.
+
+    Args:
+        model: as for `Task`, with a tokenizer.
+        contrastive_weight: λ_contrastive > 0.
+        contrastive_loss: as for `CLIPTask`.
+        settings: as for `SuperClassTask`.
+    """
+
+    uses = ("image_features", "text_features", "token_features")
 
     def __init__(
         self,
-        token_loss: TokenClassificationLoss,
-        contrastive_loss: nn.Module,
+        model: SuperCLIP,
         *,
-        contrastive_weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if not 0 <= contrastive_weight < float("inf"):
-            raise HeadwordError(f"contrastive_weight must be finite and ≥ 0, got {contrastive_weight}")
-        self.token_loss = token_loss
-        self.contrastive_loss = contrastive_loss
-        self.contrastive_weight = contrastive_weight
-
-    @classmethod
-    def for_tokenizer(
-        cls,
-        tokenizer: Any,
-        *,
-        vocab_size: int,
-        sigmoid: bool,
         contrastive_weight: float = 1.0,
         contrastive_loss: nn.Module | None = None,
         **settings: Any,
-    ) -> Self:
-        """With open_clip's loss for this process's rank: `SigLipLoss` if `sigmoid`, else `ClipLoss`."""
-        token_loss = TokenClassificationLoss.for_tokenizer(tokenizer, vocab_size=vocab_size, **settings)
-        if contrastive_loss is None:
-            rank, world_size = _rank_and_world_size()
-            build: Callable[..., nn.Module] = SigLipLoss if sigmoid else ClipLoss
-            shared = {} if sigmoid else {"local_loss": True, "gather_with_grad": True}
-            contrastive_loss = build(rank=rank, world_size=world_size, **shared)
-        return cls(token_loss, contrastive_loss, contrastive_weight=contrastive_weight)
-
-    def forward(
-        self, output: SuperCLIPOutput, texts: Tensor, *, update: bool | None = None
-    ) -> SuperCLIPLosses:
-        """The losses of one batch.
-
-        Args:
-            output: of `SuperCLIP`, for B images and their captions; any features in it may be replaced
-                (`output._replace`), as cached-gradient training does.
-            texts: `[B, L]` token ids of the captions.
-            update: whether to count these captions; see `TokenClassificationLoss.forward`.
-
-        Raises:
-            HeadwordError: if there is a contrastive part but no text features, if the process group changed
-                since this was built, and as the token loss says.
-        """
-        zero = torch.zeros((), device=texts.device)
-        contrastive = self._contrastive(output) if self.contrastive_weight else zero
-        token = zero
-        if self.token_loss.weight:
-            token = self.token_loss(
-                output.token_features, output.token_weight, output.token_bias, texts, update=update
-            )
-        return SuperCLIPLosses(contrastive + token, contrastive, token, self.token_loss.count_empty(texts))
-
-    def _contrastive(self, output: SuperCLIPOutput) -> Tensor:
-        if output.text_features is None:
+    ) -> None:
+        if not 0 < contrastive_weight < float("inf"):
             raise HeadwordError(
-                "there are no text features for the contrastive part; "
-                "give the model the texts too, or set contrastive_weight=0 (SuperClass)"
+                f"contrastive_weight must be finite and above 0, not {contrastive_weight}; SuperClassTask "
+                "has no contrastive part"
             )
-        _, world_size = _rank_and_world_size()
-        built_for = getattr(self.contrastive_loss, "world_size", world_size)
-        if built_for != world_size:
-            raise HeadwordError(
-                f"the contrastive loss was built for {built_for} process(es) but {world_size} are running; "
-                "build the loss after init_process_group"
-            )
-        bias = {} if output.logit_bias is None else {"logit_bias": output.logit_bias}
-        loss: Tensor = self.contrastive_loss(
-            output.image_features, output.text_features, output.logit_scale, **bias
+        super().__init__(
+            model,
+            contrastive_loss=contrastive_loss or _contrastive_loss(model),
+            token_loss=_token_loss(model, settings),
         )
-        return self.contrastive_weight * loss
+        self.contrastive_weight = contrastive_weight
+
+    @property
+    def direct(self) -> list[nn.Parameter]:
+        """Logit scale, bias, and the token head's linear layer."""
+        return [*_logit_parameters(self.model), *self.model.token_head.linear.parameters()]
+
+    def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
+        """As `Task`."""
+        contrastive, token = (
+            self.contrastive_weight * self._contrastive(features),
+            self._token(features, texts),
+        )
+        return {"loss": contrastive + token["token"], "contrastive": contrastive, **token}
+
+
+def make_task(model: SuperCLIP, config: TrainConfig) -> Task:
+    """The task that a configuration means."""
+    if config.method == "clip":
+        return CLIPTask(model)
+    task = SuperClassTask if config.method == "superclass" else SuperCLIPTask
+    return task(
+        model,
+        weight=config.token_weight,
+        uniform=config.token_targets == "uniform",
+        reference_counting=config.token_targets == "reference",
+    )
+
+
+def freeze_unreached(task: Task) -> None:
+    """Freeze what no loss of a task depends on, such as the decoder of a captioner (CoCa): several processes
+    would wait for its gradients for ever. One black image and an empty caption tell.
+    """
+    model, parameters = task.model, list(task.model.parameters())
+    device = parameters[0].device
+    image = torch.zeros(1, 3, *model.clip.visual.image_size, device=device)
+    with evaluating(model), torch.enable_grad():
+        features = task.features({"images": image, "texts": model.tokenize([""]).ids.to(device)})
+        total = torch.stack([tensor.sum() for tensor in features.values()]).sum()
+        gradients: Any = torch.autograd.grad(total, parameters, allow_unused=True)
+    direct = {id(parameter) for parameter in task.direct}
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None and id(parameter) not in direct:
+            parameter.requires_grad_(False)
+
+
+def frozen_parts(model: nn.Module) -> tuple[str, ...]:
+    """What is not trained: the largest modules without a trained parameter, and single parameters beside."""
+    names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    parts: list[str] = []
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters()}
+        if prefix and own and own <= names:
+            parts.append(prefix)
+            names -= own
+    return tuple(name.removeprefix("clip.") for name in [*parts, *sorted(names)])
+
+
+def _logit_parameters(model: SuperCLIP) -> list[nn.Parameter]:
+    return [p for p in (model.clip.logit_scale, model.clip.logit_bias) if p is not None]
+
+
+def _token_loss(model: SuperCLIP, settings: Mapping[str, Any]) -> TokenClassificationLoss:
+    tokenizer = model.needed_tokenizer()
+    return TokenClassificationLoss.for_tokenizer(tokenizer, vocab_size=model.vocab_size, **settings)
+
+
+def _contrastive_loss(model: SuperCLIP) -> nn.Module:
+    rank, world_size = _rank_and_world_size()
+    if model.clip.logit_bias is not None:
+        loss: nn.Module = SigLipLoss(rank=rank, world_size=world_size)
+    else:
+        loss = ClipLoss(rank=rank, world_size=world_size, local_loss=True, gather_with_grad=True)
+    return loss
 
 
 def _rank_and_world_size() -> tuple[int, int]:

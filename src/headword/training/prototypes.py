@@ -35,8 +35,8 @@ def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | N
     Args:
         model: with its tokenizer; new, its token layer still at its random start.
         dual: recycled from the model's own backbone, with an aligner whose shared space is the image's.
-        features: `[N, width]`, the layer's input for some images (`model(images).token_features`): the bias
-            is set so that their mean gives each set row the logit 0. Image features have a large mean in
+        features: `[N, width]`, the layer's input for some images (`model(images)["token_features"]`): the
+            bias is set so that their mean gives each set row the logit 0. Image features have a large mean in
             common, which would else favour the same tokens in every picture.
 
     Raises:

@@ -1,12 +1,11 @@
-"""Training: one run's steps, evaluations and checkpoints, from any checkpoint on to the end."""
+"""A run from its options to its result: the folder, the processes, the data, the model, then the trainer."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,15 @@ from typing import Any
 import torch
 
 from headword.errors import HeadwordError, near
-from headword.training import checkpoint, run_folder
+from headword.training import checkpoint
 from headword.training.build import Blueprint, build, is_saved_model
 from headword.training.checkpoint import Best
 from headword.training.config import TrainConfig
-from headword.training.data import Batches, TrainingSet, open_training_set
-from headword.training.engine import make_fabric
-from headword.training.feed import ahead, batches_from, make_batches
-from headword.training.interrupt import Stop, stoppable
-from headword.training.logs import Interval, Logs, Record
+from headword.training.data import Batches, TrainingSet, TrainTransform, open_training_set
+from headword.training.logs import Logs, Record
+from headword.training.processes import Processes, stoppable
 from headword.training.superclip import SuperCLIP
-from headword.training.trainer import Trainer
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluator:
-    """What a model is measured by as it is trained."""
-
-    metrics: tuple[str, ...]
-    """Names of what it measures; the first counts where `best_metric` names none."""
-    measure: Callable[[SuperCLIP], Mapping[str, float]]
-    """A model in evaluation mode → metrics by name, higher being better."""
+from headword.training.trainer import Evaluator, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,85 +89,122 @@ def train(
     """
     evaluators = evaluators or {}
     best_metric = _best_metric(config, evaluators)
-    fabric = make_fabric(config)
+    processes = Processes.join(config)
     data = dataset or open_training_set(config.data, split=config.split, seed=config.seed)
     with ExitStack() as stack:
         place = None
-        if fabric.is_global_zero:
-            find = partial(run_folder.find_place, out, config, data.fingerprint)
+        if processes.first:
+            find = partial(checkpoint.find_place, out, config, data.fingerprint)
             find(resume=resume, overwrite=overwrite)  # refuses before anything is made
-            stack.enter_context(run_folder.writing(out))
+            stack.enter_context(checkpoint.writing(out))
             place = find(resume=resume, overwrite=overwrite)
-        place = fabric.broadcast(place)
-        stack.enter_context(_computing(config, fabric))
+        place = processes.from_first(place)
+        assert place is not None
+        stack.enter_context(_computing(config, processes.device))
         model, blueprint = build(config)
         batches = make_batches(
-            config,
-            data,
-            blueprint,
-            model.tokenizer,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            pin_memory=fabric.device.type == "cuda",
-        )
+            config, data, blueprint, model.tokenizer, rank=processes.rank, world_size=processes.world_size,
+            pin_memory=processes.device.type == "cuda",
+        )  # fmt: skip
         if config.token_init == "prototypes" and place.source is None:
-            _initialise_token_head(config, model, data, blueprint, fabric.world_size)
-        steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
-        trainer = Trainer(fabric, config, model, steps)
-        run = _Run(trainer, batches, blueprint, data.fingerprint, evaluators, best_metric, place.folder)
+            _initialise_token_head(config, model, data, blueprint, processes.world_size)
+        trainer = Trainer(
+            config, processes, model, blueprint, batches, folder=place.folder, fingerprint=data.fingerprint,
+            evaluators=evaluators, best_metric=best_metric,
+        )  # fmt: skip
         if place.source is not None:
-            run.restore(place.source)
+            trainer.restore(place.source)
         start = trainer.step
-        if fabric.is_global_zero:
-            run_folder.begin(place, config, blueprint, data.fingerprint)
-        if start < steps or run.evaluation_is_due:
-            logs = Logs(place.folder, config, start, watch) if fabric.is_global_zero else None
+        if processes.first:
+            checkpoint.begin(place, config, blueprint, data.fingerprint)
+        if start < trainer.steps or trainer.evaluation_is_due:
+            logs = Logs(place.folder, config, start, watch) if processes.first else None
             if logs is not None:
                 stack.enter_context(logs)
-                _announce(say or (lambda _: None), trainer, start)
-            stop = stack.enter_context(stoppable(alone=fabric.world_size == 1))
+                _announce(say or (lambda _: None), trainer)
+            stop = stack.enter_context(stoppable(alone=processes.world_size == 1))
             try:
-                run.steps(logs, stop)
+                trainer.run(logs, stop)
             except KeyboardInterrupt:
-                if not fabric.is_global_zero:
+                if not processes.first:
                     raise SystemExit(130) from None  # one process speaks
-                raise KeyboardInterrupt(run_folder.going_on(place.folder)) from None
+                raise KeyboardInterrupt(checkpoint.going_on(place.folder)) from None
+        images = (trainer.steps - start) * config.batch_size
         return TrainResult(
             folder=place.folder,
-            steps=steps,
+            steps=trainer.steps,
             frozen=trainer.frozen,
             resumed_from=start,
-            metrics=run.metrics,
-            best=run.best,
-            images_per_second=(steps - start) * config.batch_size / run.seconds if run.seconds else 0.0,
+            metrics=trainer.metrics,
+            best=trainer.best,
+            images_per_second=images / trainer.seconds if trainer.seconds else 0.0,
             corrupt=batches.corrupt,
-            model=trainer.whole_model(blueprint),
+            model=trainer.whole_model(),
             blueprint=blueprint,
             data_fingerprint=data.fingerprint,
         )
 
 
+def make_batches(
+    config: TrainConfig,
+    dataset: TrainingSet,
+    blueprint: Blueprint,
+    tokenizer: Any,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Batches:
+    """The loader that a configuration means.
+
+    Raises:
+        HeadwordError: as `Batches`.
+    """
+    preprocess = blueprint.preprocess_cfg
+    transform = TrainTransform(
+        size=blueprint.image_size,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        scale=(config.crop, 1.0),
+        flip=config.flip,
+        interpolation=preprocess["interpolation"],
+    )
+    return Batches(
+        dataset,
+        batch_size=config.batch_size // world_size,
+        transform=transform,
+        tokenize=tokenizer,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        workers=config.workers,
+        rewritten_share=config.rewritten_share,
+        max_corrupt=config.max_corrupt,
+        pin_memory=pin_memory,
+    )
+
+
 def _best_metric(config: TrainConfig, evaluators: Mapping[str, Evaluator]) -> str | None:
     """Which metric says what checkpoint is the best; None where nothing is measured."""
     names = [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics]
-    wanted = config.best_metric
-    if wanted is None:
+    best = config.best_metric
+    if best is None:
         return names[0] if names else None
     if not names:
-        raise HeadwordError(f"best_metric {wanted!r} is not measured, nor is anything; give eval_data")
-    if wanted not in names:
+        raise HeadwordError(f"best_metric {best!r} is not measured, nor is anything; give eval_data")
+    if best not in names:
         raise HeadwordError(
-            f"best_metric {wanted!r} is none of those measured: {', '.join(names)}{near(wanted, names, n=1)}"
+            f"best_metric {best!r} is none of those measured: {', '.join(names)}{near(best, names, n=1)}"
         )
-    return wanted
+    return best
 
 
-def _announce(say: Callable[[str], None], trainer: Trainer, start: int) -> None:
+def _announce(say: Callable[[str], None], trainer: Trainer) -> None:
     if trainer.frozen:
         say(f"not trained, since no loss here reaches it: {', '.join(trainer.frozen)}")
-    if start < trainer.steps:
-        after = f" after step {start:,}" if start else ""
-        say(f"{trainer.steps - start:,} steps{after}; Ctrl-C keeps what is done")
+    if trainer.step < trainer.steps:
+        after = f" after step {trainer.step:,}" if trainer.step else ""
+        say(f"{trainer.steps - trainer.step:,} steps{after}; Ctrl-C keeps what is done")
 
 
 def _initialise_token_head(
@@ -193,169 +217,20 @@ def _initialise_token_head(
 
     backbone = str(config.backbone)
     dual = load(backbone, device="cpu") if is_saved_model(backbone) else recycle(backbone, device="cpu")
-    near = config.replace(workers=0)
-    batches = make_batches(near, data, blueprint, model.tokenizer, world_size=world_size)
+    here = config.replace(workers=0)
+    batches = make_batches(here, data, blueprint, model.tokenizer, world_size=world_size)
     model.eval()
     with torch.no_grad():
-        features = model(next(batches.epoch(0)).images).token_features
+        features = model(next(batches.epoch(0)).images)["token_features"]
     init_token_head(model, dual, features=features)
     model.train()
 
 
-class _Run:
-    """The loop around a trainer: what is read, logged, evaluated and kept."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        batches: Batches,
-        blueprint: Blueprint,
-        fingerprint: str,
-        evaluators: Mapping[str, Evaluator],
-        best_metric: str | None,
-        folder: Path,
-    ) -> None:
-        self.trainer, self.batches, self.blueprint = trainer, batches, blueprint
-        self.fingerprint, self.evaluators, self.folder = fingerprint, evaluators, folder
-        self.best_metric = best_metric
-        self.config, self.fabric = trainer.config, trainer.fabric
-        self.metrics: dict[str, float] = {}
-        self.evaluated: int | None = None
-        """The step that `metrics` are of."""
-        self.best: Best | None = None
-        self.seconds = 0.0
-        """Spent on steps, waiting for batches included."""
-
-    @property
-    def evaluation_is_due(self) -> bool:
-        """Whether the step that is done is to be evaluated, and was not."""
-        step, every = self.trainer.step, self.config.eval_every
-        due = step == self.trainer.steps or (every and step and step % every == 0)
-        return bool(self.evaluators and due and self.evaluated != step)
-
-    def steps(self, logs: Logs | None, stop: Stop) -> None:
-        """All steps that are left.
-
-        Raises:
-            KeyboardInterrupt: when asked to stop, after a checkpoint.
-        """
-        trainer, config = self.trainer, self.config
-        if self.evaluation_is_due:  # stopped in the middle of one
-            self._evaluate(logs)
-        interval = Interval(self.fabric)
-        feed = ahead(partial(batches_from, self.batches, trainer.step, trainer.steps))
-        with closing(feed):
-            begun = time.perf_counter()
-            for batch in feed:
-                waited = time.perf_counter() - begun
-                images = batch.images.to(self.fabric.device, non_blocking=True)
-                texts = batch.texts.to(self.fabric.device, non_blocking=True)
-                losses, norm = trainer.advance(images, texts)
-                stopping = interval.add(trainer.step, batch, losses, norm, waited, stop.asked)
-                last = trainer.step == trainer.steps
-                writes = last or trainer.step % config.log_every == 0
-                keeps = last or stopping or trainer.step % config.checkpoint_every == 0
-                keeps = keeps or self.evaluation_is_due  # an evaluation that fails shall lose nothing
-                if writes or keeps:
-                    interval.check()
-                self.seconds += time.perf_counter() - begun
-                interval.seconds += time.perf_counter() - begun
-                if writes:
-                    self._log(logs, interval)
-                if keeps:
-                    self._keep()
-                if stopping:
-                    raise KeyboardInterrupt
-                if self.evaluation_is_due:
-                    self._evaluate(logs)
-                if keeps and self.fabric.is_global_zero:
-                    checkpoint.prune(self.folder, config.keep_last, self.best)
-                begun = time.perf_counter()
-        if stop.asked and self.fabric.world_size == 1:
-            raise KeyboardInterrupt
-
-    def restore(self, source: Path) -> None:
-        """Go on where a checkpoint was written.
-
-        Raises:
-            HeadwordError: if it has taken more steps than the run shall have.
-        """
-        state = self.trainer.restore(source)
-        step, steps = self.trainer.step, self.trainer.steps
-        if step > steps:
-            raise HeadwordError(
-                f"{source} is already past the {steps:,} steps that the run shall have; give more than "
-                f"{step:,}"
-            )
-        self.batches.load_state_dict(state["loader"])
-        before = TrainConfig(**state["config"])
-        same = (before.eval_data, before.eval_split) == (self.config.eval_data, self.config.eval_split)
-        if same:  # else nothing of it compares
-            self.metrics, self.evaluated = state["metrics"], state.get("evaluated", step)
-        if same and state["best"] and state["best"]["metric"] == self.best_metric:
-            self.best = Best(**state["best"])
-
-    def _log(self, logs: Logs | None, interval: Interval) -> None:
-        trainer = self.trainer
-        means = interval.take(self.config.batch_size)
-        record = {
-            "step": trainer.step,
-            "epoch": trainer.step / self.batches.steps_per_epoch,
-            **means,
-            "lr": max(group["lr"] for group in trainer.optimizer.param_groups),
-            "logit_scale": float(checkpoint.whole(trainer.plain.model.clip.logit_scale).exp()),
-            "corrupt": self.batches.corrupt,
-        }
-        if logs is not None:
-            logs.write(record)
-
-    def _evaluate(self, logs: Logs | None) -> None:
-        """Run the evaluators on the step that is done, and write what they say into its checkpoint."""
-        model = self.trainer.whole_model(self.blueprint)
-        if model is not None:
-            try:
-                with torch.no_grad():
-                    self.metrics = {
-                        f"{name}/{metric}": float(value)
-                        for name, evaluator in self.evaluators.items()
-                        for metric, value in evaluator.measure(model).items()
-                    }
-            except HeadwordError as error:
-                raise HeadwordError(f"{error}; {run_folder.going_on(self.folder)}") from error
-        self.metrics = self.fabric.broadcast(self.metrics)
-        self.evaluated = self.trainer.step
-        self.trainer.train()
-        value = self.metrics.get(self.best_metric or "")
-        if value is not None and (self.best is None or value > self.best.value):
-            self.best = Best(self.trainer.step, str(self.best_metric), value)
-        if logs is not None:
-            logs.write({"step": self.trainer.step, **self.metrics})
-            kept = checkpoint.folder_of(self.folder, self.trainer.step)
-            if kept.is_dir():
-                checkpoint.write_state(kept, self._state())
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.trainer.step,
-            "config": self.config.as_dict(),
-            "data_fingerprint": self.fingerprint,
-            "steps_per_epoch": self.batches.steps_per_epoch,
-            "loader": self.batches.state_dict(),
-            "metrics": self.metrics,
-            "evaluated": self.evaluated,
-            "best": asdict(self.best) if self.best else None,
-        }
-
-    def _keep(self) -> None:
-        self.trainer.save(checkpoint.folder_of(self.folder, self.trainer.step), self._state())
-        self.fabric.barrier()
-
-
 @contextmanager
-def _computing(config: TrainConfig, fabric: Any) -> Iterator[None]:
+def _computing(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """torch's own random numbers and its choice of algorithms are afterwards as they were."""
     before = torch.are_deterministic_algorithms_enabled()
-    cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    cuda = [device] if device.type == "cuda" else []
     if config.deterministic and cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks
     with torch.random.fork_rng(devices=cuda):

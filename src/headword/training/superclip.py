@@ -12,28 +12,16 @@ from torch import Tensor, nn
 
 from headword.errors import HeadwordError
 from headword.losses import TokenRules
-from headword.training.objective import SuperCLIPLoss
-from headword.training.tokens import Tokens, tokenize
 from headword.training.towers import patch_reader
 
 
-class SuperCLIPOutput(NamedTuple):
-    """What a forward pass gives and `SuperCLIPLoss` takes."""
+class Tokens(NamedTuple):
+    """Token ids of captions."""
 
-    image_features: Tensor
-    """`[B, D]`, unit norm."""
-    text_features: Tensor | None
-    """`[B, D]`, unit norm; None when no texts were given."""
-    logit_scale: Tensor
-    """Scalar, exp of the parameter."""
-    logit_bias: Tensor | None
-    """Scalar, for models with one (SigLIP)."""
-    token_features: Tensor
-    """`[B, width]`, mean patch token after the head's LayerNorm: the input of its linear layer."""
-    token_weight: Tensor
-    """`[V, width]`, the linear layer's weight."""
-    token_bias: Tensor
-    """`[V]`, the linear layer's bias."""
+    ids: Tensor
+    """`[B, L]` int64."""
+    n_truncated: int
+    """How many captions lost words at the context length. They keep their end token."""
 
 
 class TokenHead(nn.Module):
@@ -57,16 +45,15 @@ class SuperCLIP(nn.Module):
     """An open_clip model plus a token head on the mean of its patch tokens; the model itself stays as it is.
 
         model = SuperCLIP(open_clip.create_model("ViT-B-16"), open_clip.get_tokenizer("ViT-B-16"))
-        loss = model.loss()
-        tokens = model.tokenize(captions)
-        losses = loss(model(images, tokens.ids), tokens.ids)
-        losses.total.backward()
+        task = SuperCLIPTask(model)
+        losses = task.training_forward({"images": images, "texts": model.tokenize(captions).ids})
+        losses["loss"].backward()
         torch.save(model.export(), "clip.pt")  # a plain open_clip checkpoint, without the head
 
     Args:
         clip_model: from open_clip's factory, with any of its image and text towers (CLIP, CustomTextCLIP,
             SigLIP).
-        tokenizer: the model's own, from `open_clip.get_tokenizer`. Needed for `tokenize` and `loss`.
+        tokenizer: the model's own, from `open_clip.get_tokenizer`. Needed for `tokenize` and the token loss.
 
     Raises:
         HeadwordError: if the image tower has no patch tokens, the text tower no vocabulary, or the tokenizer
@@ -94,25 +81,23 @@ class SuperCLIP(nn.Module):
         self.clip = clip_model
         self.token_head = TokenHead(width, self.vocab_size).to(next(clip_model.parameters()).device)
 
-    def forward(self, images: Tensor, texts: Tensor | None = None) -> SuperCLIPOutput:
+    def forward(self, images: Tensor, texts: Tensor | None = None) -> dict[str, Tensor]:
         """Features of a batch of any size, one included.
 
         Args:
             images: `[B, 3, H, W]`, preprocessed.
             texts: `[B, L]` token ids; leave them out when nothing contrastive is trained (SuperClass).
+
+        Returns:
+            "image_features" `[B, D]` and, of texts, "text_features" `[B, D]`, both of unit norm;
+            "token_features" `[B, width]`, mean patch token after the head's LayerNorm: what its linear layer
+            takes.
         """
         embedding, patches = self._read(self.clip.visual, images)
-        head = self.token_head.linear
-        return SuperCLIPOutput(
-            image_features=F.normalize(embedding, dim=-1),
-            text_features=None if texts is None else self.clip.encode_text(texts, normalize=True),
-            logit_scale=self.clip.logit_scale.exp(),
-            logit_bias=self.clip.logit_bias,
-            token_features=self.token_head(patches),
-            # Views: DistributedDataParallel, looking for unused parameters, sees only outputs with a graph.
-            token_weight=head.weight.view_as(head.weight),
-            token_bias=head.bias.view_as(head.bias),
-        )
+        features = {"image_features": F.normalize(embedding, dim=-1)}
+        if texts is not None:
+            features["text_features"] = self.clip.encode_text(texts, normalize=True)
+        return {**features, "token_features": self.token_head(patches)}
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """The wrapped model's image embeddings `[B, D]`, without the head: for open_clip's evaluation
@@ -127,30 +112,7 @@ class SuperCLIP(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Token ids `[B, L]` of captions, and how many were cut at the context length (see `tokenize`)."""
-        return tokenize(self._tokenizer(), captions)
-
-    def loss(
-        self, *, contrastive_weight: float = 1.0, contrastive_loss: nn.Module | None = None, **settings: Any
-    ) -> SuperCLIPLoss:
-        """The loss that fits this model and tokenizer, on the model's device; call it after the process
-        group is up.
-
-        Args:
-            contrastive_weight: λ_contrastive; 0 is SuperClass.
-            contrastive_loss: open_clip's `SigLipLoss` for models with a logit bias, else its `ClipLoss`,
-                when not given.
-            settings: the rest goes to `TokenClassificationLoss` (`weight`, `uniform`, `reference_counting`,
-                …).
-        """
-        loss = SuperCLIPLoss.for_tokenizer(
-            self._tokenizer(),
-            vocab_size=self.vocab_size,
-            sigmoid=self.clip.logit_bias is not None,
-            contrastive_weight=contrastive_weight,
-            contrastive_loss=contrastive_loss,
-            **settings,
-        )
-        return loss.to(self.token_head.linear.weight.device)
+        return tokenize(self.needed_tokenizer(), captions)
 
     def export(self) -> dict[str, Tensor]:
         """A copy of the wrapped model's state, which open_clip loads strictly and which gives bit-equal
@@ -166,9 +128,63 @@ class SuperCLIP(nn.Module):
         """Hold exp(logit scale) within [1, largest], as CLIP does after every step."""
         self.clip.logit_scale.clamp_(0, torch.tensor(largest).log().item())
 
-    def _tokenizer(self) -> Any:
+    def needed_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            HeadwordError: if the model has none.
+        """
         if self.tokenizer is None:
             raise HeadwordError(
                 "this model has no tokenizer; build SuperCLIP(clip_model, tokenizer) with its own"
             )
         return self.tokenizer
+
+
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
+    """Tokenize as the model's own tokenizer does, and count the captions it had to cut.
+
+    An empty caption is allowed: its row holds special tokens only, and the token loss leaves it out.
+
+    Args:
+        tokenizer: one of open_clip's.
+        captions: B texts.
+
+    Raises:
+        HeadwordError: for a single string, no captions, or a caption that is no string.
+    """
+    if isinstance(captions, str) or not captions or not all(isinstance(c, str) for c in captions):
+        raise HeadwordError("captions must be a list of at least one string")
+    ids = tokenizer(list(captions))
+    length = ids.shape[1]
+    # Only rows filled to the end (or to the one place that padding with the end token hides) can have lost
+    # something.
+    pad = _padding_id(tokenizer)
+    full = (ids[:, -2:] == pad).sum(dim=1) < 2 if length > 1 else ids[:, 0] != pad
+    long = [i for i in full.nonzero().flatten().tolist() if _full_length(tokenizer, captions[i]) > length]
+    return Tokens(ids, len(long))
+
+
+def _padding_id(tokenizer: Any) -> int:
+    if hasattr(tokenizer, "eot_token_id"):
+        return 0
+    pad = tokenizer.tokenizer.pad_token_id
+    return -1 if pad is None else int(pad)
+
+
+def _full_length(tokenizer: Any, caption: str) -> int:
+    """How many positions a caption would take if there were no limit, special tokens included."""
+    if hasattr(tokenizer, "eot_token_id"):
+        return len(tokenizer.encode(caption)) + 2
+    if getattr(tokenizer, "tokenizer_mode", ""):  # "clips": start, words, end, class
+        return len(tokenizer.tokenizer(tokenizer.clean_fn(caption), add_special_tokens=False).input_ids) + 3
+    return len(tokenizer.tokenizer(_cleaned(tokenizer, caption)).input_ids)
+
+
+def _cleaned(tokenizer: Any, caption: str) -> str:
+    """The caption as the tokenizer's own call cleans it first."""
+    if hasattr(tokenizer, "clean_fn"):
+        return str(tokenizer.clean_fn(caption))
+    from open_clip.tokenizer import basic_clean, canonicalize_text  # SigLipTokenizer
+
+    return str(canonicalize_text(basic_clean(caption)))

@@ -1,49 +1,95 @@
-"""A model in training: one optimiser step after another, on one process or many; kept and restored."""
+"""The trainer: optimiser steps, evaluations and checkpoints, from any checkpoint on to the end of a run."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from headword.errors import HeadwordError
 from headword.training import checkpoint
 from headword.training.build import Blueprint
+from headword.training.checkpoint import Best
 from headword.training.config import TrainConfig
-from headword.training.frozen import frozen_parts
-from headword.training.gradcache import TrainingModule, backward
-from headword.training.objective import SuperCLIPLosses
-from headword.training.schedule import make_optimizer, rate, set_learning_rate
+from headword.training.data import Batches, ahead
+from headword.training.gradcache import backward
+from headword.training.logs import Interval, Logs
+from headword.training.objective import frozen_parts, make_task
+from headword.training.processes import Processes, Stop, whole
 from headword.training.superclip import SuperCLIP
-
-WARMUP_SHARE = 5
-"""Warm-up is at most one of so many parts of a run."""
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
+TRUNK = "model.clip.visual.trunk."
+"""How names of a trained backbone's parameters begin in a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """What a model is measured by as it is trained."""
+
+    metrics: tuple[str, ...]
+    """Names of what it measures; the first counts where `best_metric` names none."""
+    measure: Callable[[SuperCLIP], Mapping[str, float]]
+    """A model in evaluation mode → metrics by name, higher being better."""
+
 
 class Trainer:
-    """Model, loss and optimiser, set up by Fabric, and the step they have reached.
+    """A model, its losses and their optimiser; the step they have reached; what is read, logged, evaluated
+    and kept on the way.
 
     Args:
-        fabric: launched.
         config: all options.
-        model: to be trained; it is moved to Fabric's device, and sharded if its strategy does that.
-        steps: of the whole run, for the schedule.
+        processes: that work together; each has a trainer.
+        model: to be trained; it is moved to the process's device, and sharded if the strategy does that.
+        blueprint: how to build it again.
+        batches: what it is trained on.
+        folder: the run's.
+        fingerprint: of the data.
+        evaluators: as for `train`.
+        best_metric: which of their metrics says what checkpoint is the best.
 
     Raises:
         HeadwordError: if the model's batch norms do not go with cached gradients.
     """
 
-    def __init__(self, fabric: Any, config: TrainConfig, model: SuperCLIP, steps: int) -> None:
-        self.fabric, self.config, self.steps = fabric, config, steps
+    def __init__(
+        self,
+        config: TrainConfig,
+        processes: Processes,
+        model: SuperCLIP,
+        blueprint: Blueprint,
+        batches: Batches,
+        *,
+        folder: Path,
+        fingerprint: str = "",
+        evaluators: Mapping[str, Evaluator] | None = None,
+        best_metric: str | None = None,
+    ) -> None:
+        self.config, self.processes, self.blueprint, self.batches = config, processes, blueprint, batches
+        self.folder, self.fingerprint = folder, fingerprint
+        self.evaluators, self.best_metric = evaluators or {}, best_metric
+        self.steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
+        """Of the whole run."""
         self.step = 0
         """Optimiser steps done."""
-        self._frozen_norms = freezes_batch_norm(config, fabric.world_size)
+        self.metrics: dict[str, float] = {}
+        """Of the last evaluation."""
+        self.evaluated: int | None = None
+        """The step that `metrics` are of."""
+        self.best: Best | None = None
+        self.seconds = 0.0
+        """Spent on steps, waiting for batches included."""
+        self._frozen_norms = _freezes_batch_norm(config, processes.world_size)
         if config.accumulate > 1 and not self._frozen_norms and has_batch_norm(model):
             raise HeadwordError(
                 "batch normalisation looks at a whole batch, which cached gradients never hold; say "
@@ -51,92 +97,197 @@ class Trainer:
             )
         self.frozen = frozen_parts(model)
         """Parts of the model that are not trained."""
-        if config.strategy == "fsdp":  # FSDP2 shards no scalars
+        if processes.sharded:  # FSDP2 shards no scalars
             for name in ("logit_scale", "logit_bias"):
-                scalar = getattr(model.clip, name)
-                if scalar is not None:
+                if (scalar := getattr(model.clip, name)) is not None:
                     setattr(model.clip, name, nn.Parameter(scalar.detach().reshape(1)))
         # Convolutions are faster with channels last; FSDP2 takes contiguous parameters alone.
-        self._format = torch.contiguous_format if config.strategy == "fsdp" else torch.channels_last
-        model.to(fabric.device, memory_format=self._format)  # type: ignore[call-overload]
-        loss = model.loss(
-            contrastive_weight=0.0 if config.method == "superclass" else 1.0,
-            weight=0.0 if config.method == "clip" else config.token_weight,
-            uniform=config.token_targets == "uniform",
-            reference_counting=config.token_targets == "reference",
-        )
-        self.plain = TrainingModule(model, loss, contrastive=config.method != "superclass")
-        """As it is called within this process; its parameters are this process's shards."""
-        self.module = fabric.setup_module(self.plain)
-        self.optimizer = fabric.setup_optimizers(make_optimizer(self.plain, config, fabric.device))
+        self._format = torch.contiguous_format if processes.sharded else torch.channels_last
+        model.to(processes.device, memory_format=self._format)  # type: ignore[call-overload]
+        self.task = make_task(model, config)
+        """Model and losses; its parameters are this process's shards."""
+        self._module = processes.wrap(self.task)
+        self.optimizer = make_optimizer(self.task, config, processes.device)
         self.train()
 
     def train(self) -> None:
         """Training mode, frozen batch norms staying as in evaluation."""
-        self.module.train()
+        self._module.train()
         if self._frozen_norms:
-            for part in self.plain.modules():
+            for part in self.task.modules():
                 if isinstance(part, BatchNorm):
                     part.eval()
 
-    def advance(self, images: Tensor, texts: Tensor) -> tuple[SuperCLIPLosses, Tensor | None]:
+    def advance(self, images: Tensor, texts: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """One optimiser step on this process's share of a batch; returns its losses and the gradient's norm
         before clipping, where it is clipped.
         """
-        config, fabric = self.config, self.fabric
-        warmup = min(config.warmup, self.steps // WARMUP_SHARE)
-        set_learning_rate(self.optimizer, rate(self.step, self.steps, warmup))
-        several = fabric.world_size > 1
+        config, device = self.config, self.processes.device
+        warmup = min(config.warmup, self.steps // 5)  # a fifth of the run at most
+        factor = rate(self.step, self.steps, warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        images = images.to(device, non_blocking=True).to(memory_format=self._format)
         losses = backward(
-            self.module,
-            images.to(memory_format=self._format),
-            texts,
+            self.task,
+            {"images": images, "texts": texts.to(device, non_blocking=True)},
             pieces=config.accumulate,
+            module=self._forward,
             seed=self._seed,
-            differentiate=fabric.backward,
-            **({"unsynchronised": lambda: fabric.no_backward_sync(self.module)} if several else {}),
+            unsynchronised=partial(self.processes.unsynchronised, self._module),
         )
         norm = None
         if config.clip_norm is not None:
-            norm = fabric.clip_gradients(
-                self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-            )
-            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = whole(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.plain.model.clamp_logit_scale_(config.max_logit_scale)
+        self.task.model.clamp_logit_scale_(config.max_logit_scale)
         self.step += 1
         return losses, norm
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
+    def run(self, logs: Logs | None, stop: Stop) -> None:
+        """All steps that are left.
+
+        Raises:
+            KeyboardInterrupt: when asked to stop, after a checkpoint.
+        """
+        config = self.config
+        if self.evaluation_is_due:  # stopped in the middle of one
+            self._evaluate(logs)
+        interval = Interval(self.processes)
+        with closing(ahead(partial(self.batches.steps, self.step, self.steps))) as feed:
+            begun = time.perf_counter()
+            for batch in feed:
+                waited = time.perf_counter() - begun
+                losses, norm = self.advance(batch.images, batch.texts)
+                stopping = interval.add(self.step, batch, losses, norm, waited, stop.asked)
+                last = self.step == self.steps
+                writes = last or self.step % config.log_every == 0
+                keeps = last or stopping or self.step % config.checkpoint_every == 0
+                keeps = keeps or self.evaluation_is_due  # an evaluation that fails shall lose nothing
+                if writes or keeps:
+                    interval.check()
+                spent = time.perf_counter() - begun
+                self.seconds += spent
+                interval.seconds += spent
+                if writes:
+                    self._log(logs, interval)
+                if keeps:
+                    self.save()
+                if stopping:
+                    raise KeyboardInterrupt
+                if self.evaluation_is_due:
+                    self._evaluate(logs)
+                if keeps and self.processes.first:
+                    checkpoint.prune(self.folder, config.keep_last, self.best)
+                begun = time.perf_counter()
+        if stop.asked and self.processes.world_size == 1:
+            raise KeyboardInterrupt
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether the step that is done is to be evaluated, and was not."""
+        step, every = self.step, self.config.eval_every
+        due = step == self.steps or (every and step and step % every == 0)
+        return bool(self.evaluators and due and self.evaluated != step)
+
+    def save(self) -> None:
         """Write a checkpoint; every process must call it."""
-        first = self.fabric.is_global_zero
-        checkpoint.save(folder, self.plain, self.optimizer.optimizer, state, write=first)
+        target = checkpoint.folder_of(self.folder, self.step)
+        checkpoint.save(target, self.task, self.optimizer, self._state(), write=self.processes.first)
+        self.processes.wait()
 
-    def restore(self, folder: Path) -> dict[str, Any]:
-        """Go on from a checkpoint; returns its state."""
-        state = checkpoint.read_state(folder)
-        checkpoint.restore(folder, self.plain, self.optimizer.optimizer)
+    def restore(self, source: Path) -> None:
+        """Go on where a checkpoint was written.
+
+        Raises:
+            HeadwordError: if it has taken more steps than the run shall have.
+        """
+        state = checkpoint.read_state(source)
+        checkpoint.restore(source, self.task, self.optimizer)
         self.step = int(state["step"])
-        return state
+        if self.step > self.steps:
+            raise HeadwordError(
+                f"{source} is already past the {self.steps:,} steps that the run shall have; give more than "
+                f"{self.step:,}"
+            )
+        self.batches.load_state_dict(state["loader"])
+        before = TrainConfig(**state["config"])
+        same = (before.eval_data, before.eval_split) == (self.config.eval_data, self.config.eval_split)
+        if same:  # else nothing of it compares
+            self.metrics, self.evaluated = state["metrics"], state.get("evaluated", self.step)
+        if same and state["best"] and state["best"]["metric"] == self.best_metric:
+            self.best = Best(**state["best"])
 
-    def whole_model(self, blueprint: Blueprint) -> SuperCLIP | None:
+    def whole_model(self) -> SuperCLIP | None:
         """The model for evaluation and saving, in the first process; None in the others, which must call it
         too. Call `train` before the next step.
         """
-        if self.config.strategy != "fsdp":
-            return self.plain.model.eval() if self.fabric.is_global_zero else None
-        tensors = checkpoint.full_tensors(self.plain.model)
-        if not self.fabric.is_global_zero:
-            return None
-        return blueprint.filled(tensors).to(self.fabric.device)
+        if not self.processes.sharded:
+            return self.task.model.eval() if self.processes.first else None
+        tensors = checkpoint.gathered(self.task)
+        return self.blueprint.filled(tensors).to(self.processes.device) if self.processes.first else None
+
+    def _forward(self, *inputs: Any) -> Any:
+        with self.processes.autocast():
+            return self._module(*inputs)
 
     def _seed(self, piece: int) -> None:
         """Dropout's random numbers: a function of (seed, step, process, piece), so that a checkpoint need not
         keep any, and both passes of a piece draw the same.
         """
-        said = f"{self.config.seed} {self.step} {self.fabric.global_rank} {piece}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(said.encode()).digest()[:7], "little"))
+        key = f"{self.config.seed} {self.step} {self.processes.rank} {piece}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
+
+    def _log(self, logs: Logs | None, interval: Interval) -> None:
+        record = {
+            "step": self.step,
+            "epoch": self.step / self.batches.steps_per_epoch,
+            **interval.take(self.config.batch_size),
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "logit_scale": float(whole(self.task.model.clip.logit_scale).exp()),
+            "corrupt": self.batches.corrupt,
+        }
+        if logs is not None:
+            logs.write(record)
+
+    def _evaluate(self, logs: Logs | None) -> None:
+        """Run the evaluators on the step that is done, and write what they say into its checkpoint."""
+        model = self.whole_model()
+        if model is not None:
+            try:
+                with torch.no_grad():
+                    self.metrics = {
+                        f"{name}/{metric}": float(value)
+                        for name, evaluator in self.evaluators.items()
+                        for metric, value in evaluator.measure(model).items()
+                    }
+            except HeadwordError as error:
+                raise HeadwordError(f"{error}; {checkpoint.going_on(self.folder)}") from error
+        self.metrics = self.processes.from_first(self.metrics)
+        self.evaluated = self.step
+        self.train()
+        value = self.metrics.get(self.best_metric or "")
+        if value is not None and (self.best is None or value > self.best.value):
+            self.best = Best(self.step, str(self.best_metric), value)
+        if logs is not None:
+            logs.write({"step": self.step, **self.metrics})
+            kept = checkpoint.folder_of(self.folder, self.step)
+            if kept.is_dir():
+                checkpoint.write_state(kept, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "config": self.config.as_dict(),
+            "data_fingerprint": self.fingerprint,
+            "steps_per_epoch": self.batches.steps_per_epoch,
+            "loader": self.batches.state_dict(),
+            "metrics": self.metrics,
+            "evaluated": self.evaluated,
+            "best": asdict(self.best) if self.best else None,
+        }
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -144,8 +295,47 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(part, BatchNorm) for part in model.modules())
 
 
-def freezes_batch_norm(config: TrainConfig, world_size: int) -> bool:
+def _freezes_batch_norm(config: TrainConfig, world_size: int) -> bool:
     """Whether statistics of batch norms stay as they are."""
     if config.freeze_batch_norm is not None:
         return config.freeze_batch_norm
     return config.backbone is not None and (config.accumulate > 1 or world_size > 1)
+
+
+def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters by what they get: weight decay or not (`open_clip`'s rule: none for vectors and scalars,
+    that is biases, norms, class tokens and logit scale), and the trained backbone's factor or 1.
+
+    Parameters without gradient are left out. Each group carries its highest rate as "peak_lr".
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if parameter.ndim < 2 else config.weight_decay
+        factor = config.backbone_lr_factor if config.backbone and name.startswith(TRUNK) else 1.0
+        groups.setdefault((decay, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": 0.0, "peak_lr": config.lr * factor}
+        for (decay, factor), parameters in groups.items()
+    ]
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, fused where there is such a kernel."""
+    return torch.optim.AdamW(
+        parameter_groups(module, config),
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """What the highest learning rate is multiplied by in step `step` (from 0) of `steps`.
+
+    (step + 1) / warmup while warming up, then ½ (1 + cos π t), t from 0 to 1 over the other steps.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

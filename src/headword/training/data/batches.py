@@ -7,10 +7,14 @@ goes on at any step without reading what came before.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -20,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from headword.cache import key_of
 from headword.errors import HeadwordError
 from headword.training.data.sources import Sample, TrainingSet
+
+T = TypeVar("T")
 
 Transform: TypeAlias = Callable[[Image.Image, torch.Generator], Tensor]
 """RGB image and the sample's generator → float `[3, H, W]`."""
@@ -162,6 +168,15 @@ class Batches:
                 )
             yield loaded.batch
 
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps `start` up to `stop`, counted over all epochs."""
+        step = start
+        while step < stop:
+            number, first = divmod(step, self.steps_per_epoch)
+            for batch in itertools.islice(self.epoch(number, first), stop - step):
+                yield batch
+                step += 1
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON; epoch and step are the trainer's to keep."""
         return {"corrupt": {str(index): message for index, message in sorted(self._corrupt.items())}}
@@ -178,6 +193,46 @@ class Batches:
                 f"{self._max_corrupt:.2%} that may be (max_corrupt); the last: "
                 f"{list(self._corrupt.values())[-1]}"
             )
+
+
+def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
+    """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
+
+    Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread, which is waited
+    for a second at most: it may be reading from a disk that does not answer.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    left = threading.Event()
+
+    def put(item: T | None, error: BaseException | None) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                break
+
+    def work() -> None:
+        try:
+            for item in make():
+                put(item, None)
+                if left.is_set():
+                    return
+            put(None, None)
+        except BaseException as error:  # raised again where the items are taken
+            put(None, error)
+
+    thread = threading.Thread(target=work, name="headword-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        left.set()
+        thread.join(timeout=1)
 
 
 def epoch_order(dataset: Sized, *, seed: int, epoch: int) -> Tensor:
