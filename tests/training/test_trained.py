@@ -95,7 +95,7 @@ def test_it_has_no_head_no_classes_and_no_pairs(trained, folder):
     assert repr(trained).startswith("DualEncoder(VisionEncoder(trained:vit-32x1-patch16, dim 16)")
     assert {path.name for path in folder.iterdir()} == {"headword.json", "aligner.safetensors", "clip"}
     said = json.loads((folder / "headword.json").read_text())
-    assert (said["format"], said["vision"]["head"], said["vision"]["labels"]) == (1, None, None)
+    assert (said["format"], said["vision"]["head"], said["vision"]["labels"]) == (2, None, None)
     with pytest.raises(HeadwordError, match="image tower without a classifier's head"):
         headword.recycle(trained.vision, trained.text)
     with pytest.raises(HeadwordError, match="class names and head do not apply"):
