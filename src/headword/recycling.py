@@ -116,8 +116,8 @@ def recycle(
     timings: dict[str, float] = {}
     step = _stopwatch(timings)
     with step("load vision encoder"):
-        eyes = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
-    head, labels = eyes.named_head()
+        image_encoder = load_vision(vision, names=names, device=device, dtype=dtype, **vision_options)
+    head, labels = image_encoder.named_head()
     if len({c.name for c in labels.classes}) < 2:
         raise HeadwordError(
             f"all of the head's classes are called {labels.classes[0].name!r}: words are told apart by how "
@@ -126,29 +126,31 @@ def recycle(
     if head.widths:
         mapping = for_parts(mapping, head.weight, head.widths)
     with step("load text encoder"):
-        speech = load_text(text, device=device)
-    with step("embed class names"), watch("texts") as told:
+        text_encoder = load_text(text, device=device)
+    with step("embed class names"), watch("texts") as progress:
         rows = head.weight.float().cpu()
-        learnt_from = enriched_pairs(rows, labels.classes, speech, templates, enrichment, progress=told)
+        fit_pairs = enriched_pairs(
+            rows, labels.classes, text_encoder, templates, enrichment, progress=progress
+        )
     if captioned is not None:
         with step("embed captioned images"):
-            shown = caption_pairs(eyes, speech, captioned, watch=watch)
-            learnt_from = learnt_from + (shown.weighted(CAPTION_WEIGHT) if many else shown)
+            caption_rows = caption_pairs(image_encoder, text_encoder, captioned, watch=watch)
+            fit_pairs = fit_pairs + (caption_rows.weighted(CAPTION_WEIGHT) if many else caption_rows)
     if pairs is not None:
-        learnt_from = learnt_from + pairs
-    learnt_from = learnt_from.to(device=eyes.device)
+        fit_pairs = fit_pairs + pairs
+    fit_pairs = fit_pairs.to(device=image_encoder.device)
     with step("fit aligner"):
-        mapping.fit(learnt_from)
+        mapping.fit(fit_pairs)
     with step("fit scores"):
-        left_out = leave_classes_out(mapping, learnt_from, seed=seed)
-        scores = scores_from(left_out, prior_scores(names_taught(learnt_from)))
+        left_out = leave_classes_out(mapping, fit_pairs, seed=seed)
+        scores = scores_from(left_out, prior_scores(names_taught(fit_pairs)))
     with step("fit familiarity"):
         familiarity_fit = fit_familiarity(mapping, left_out)
     model = DualEncoder(
-        vision=eyes,
-        text=speech,
+        vision=image_encoder,
+        text=text_encoder,
         aligner=mapping,
-        pairs=learnt_from,
+        pairs=fit_pairs,
         templates=FOUR_TEMPLATES if rich_use else templates,
         hypernym_weight=enrichment.hypernym_weight,
         scores=scores,
@@ -157,8 +159,8 @@ def recycle(
         familiarity_fit=familiarity_fit,
     )
     if pool is not None:
-        with step("centre_on"), watch("images") as told:
-            model.centre_on(pool, progress=told)
+        with step("centre_on"), watch("images") as progress:
+            model.centre_on(pool, progress=progress)
     return model
 
 
@@ -190,14 +192,14 @@ def caption_pairs(
     watch: Watch = unwatched,
 ) -> Pairs:
     """Each image's features beside each of its captions' embeddings, a row a caption."""
-    with watch("images") as told:
-        features = image_features(vision, [entry.image for entry in captions], progress=told)
-    said = [(row, caption) for row, entry in enumerate(captions) for caption in entry.captions]
-    texts = [caption for _, caption in said]
-    with watch("captions") as told:
-        embedded = text.encode(texts, progress=told)
+    with watch("images") as progress:
+        features = image_features(vision, [entry.image for entry in captions], progress=progress)
+    captioned = [(row, caption) for row, entry in enumerate(captions) for caption in entry.captions]
+    texts = [caption for _, caption in captioned]
+    with watch("captions") as progress:
+        embedded = text.encode(texts, progress=progress)
     return Pairs(
-        image=features[[row for row, _ in said]],
+        image=features[[row for row, _ in captioned]],
         text=embedded,
         names=tuple(texts),
         source=("caption",) * len(texts),

@@ -144,7 +144,7 @@ def words(sets: Iterable[str]) -> dict[str, str]:
     pairs = [(word, *word.partition("=")) for word in sets]
     for word, name, equals, _ in pairs:
         if not equals or not name.strip():
-            raise HeadwordError(f"--set takes key=value, not {word!r}")
+            raise HeadwordError(f"--set takes key=value, not {word!r}; write NAME=VALUE")
     return {name.strip(): value.strip() for _, name, _, value in pairs}
 
 

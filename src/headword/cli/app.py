@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headword import __version__
+from headword.cli.options import COMMON
 from headword.errors import HeadwordError, near
 
 OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -57,6 +58,7 @@ class Command(TyperCommand):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             usual = "Arguments" if param.param_type_name == "argument" else "Options"
+            usual = COMMON if param.name == "help" else usual
             record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
@@ -171,8 +173,8 @@ def shown_examples(*examples: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  headword {example}" for example in examples)])
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(flag: bool) -> None:
+    if flag:
         typer.echo(f"headword {__version__}")
         raise typer.Exit
 

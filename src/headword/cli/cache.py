@@ -23,7 +23,7 @@ def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
     output = Output(quiet, json_to)
     from headword.cache import cache_folder, cache_limit, entries
 
-    found = entries()
+    kept = entries()
     rows = [
         (
             entry.kind,
@@ -31,9 +31,9 @@ def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
             f"{entry.vectors:,}" if entry.vectors else "–",
             f"{entry.bytes / 1e6:,.1f} MB",
         )
-        for entry in found
+        for entry in kept
     ]
-    held = sum(entry.bytes for entry in found)
+    held = sum(entry.bytes for entry in kept)
     output.table(f"Cache {cache_folder()}", ("kind", "of", "vectors", "size"), rows)
     output.say(f"{held / 1e6:,.1f} MB of at most {cache_limit() / 1e6:,.0f} MB (HEADWORD_CACHE_LIMIT)")
     output.next_step("headword cache clear removes all of it")
@@ -43,7 +43,7 @@ def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
         folder=str(cache_folder()),
         entries=[
             {"kind": entry.kind, "of": entry.name, "vectors": entry.vectors, "bytes": entry.bytes}
-            for entry in found
+            for entry in kept
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, progress, result JSON and tables."""
+"""What the commands share: tables, progress, the result JSON, and what is read of their arguments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from headword.cli import options
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
@@ -24,41 +22,11 @@ if TYPE_CHECKING:
     from headword.data.folders import ImageList
     from headword.extract import Progress
 
-
 _NAMED = 5  # unreadable files that are named for people
 
 
-class Device(str, Enum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Dtype(str, Enum):
-    """Precision of the vision encoder."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-# For the commands that do not take them from `options` yet.
-CENTRE_HELP = options.CENTRE_HELP
-JsonOption: TypeAlias = options.Json
-QuietOption: TypeAlias = options.Quiet
-TemplateOption: TypeAlias = options.Template
-VisionOption: TypeAlias = options.Vision
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision of the vision encoder.")]
-
-
 class Output:
-    """Where a command's result goes: a table for people unless `--quiet` or `--json -`, and JSON where
-    asked.
-    """
+    """Where a command's result goes: tables unless `--quiet` or `--json -`, and JSON by `--json`."""
 
     def __init__(self, quiet: bool, json_to: str | None) -> None:
         self.json_to = json_to

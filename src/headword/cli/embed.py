@@ -142,15 +142,11 @@ def embed(
 
 def shared_space(model: DualEncoder) -> Shared:
     """How a model's features become embeddings, and a hash of all that depends on."""
-    import hashlib
-    import json
-
     from headword.extract import Shared
+    from headword.files.tensors import sha256_of
 
-    digest = hashlib.sha256(json.dumps(model.provenance()["aligner"], sort_keys=True).encode())
-    for name, tensor in sorted(model.aligner.tensors.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Shared(project=model.encode_image, dim=model.dim, identity=digest.hexdigest())
+    identity = sha256_of(model.provenance()["aligner"], model.aligner.tensors)
+    return Shared(project=model.encode_image, dim=model.dim, identity=identity)
 
 
 def load_encoder(folder: str, vision: str | None = None) -> Any:

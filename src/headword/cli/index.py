@@ -15,8 +15,7 @@ from headword.cli.common import Output, flags, quoted
 
 @command(
     "index model holiday/ --out index",
-    "index model holiday/ --out index --centre-on none --quiet",
-    "index model features/ --out index",
+    "index model features/ --out index --centre-on none",
 )
 def index(
     model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,

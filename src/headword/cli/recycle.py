@@ -11,7 +11,6 @@ import typer
 from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
-from headword.errors import HeadwordError
 
 
 @command(
@@ -88,13 +87,14 @@ def recycle(
     from headword.aligners import make_aligner
     from headword.encoders.own_module import resolve_vision
     from headword.recycling import recycle as run
+    from headword.settings import words as words_of
 
-    mapping = make_aligner(aligner, **parse_settings(set_ or []))
-    options: dict[str, Any] = {"head": head} if head else {}
+    aligner_settings = {name: _value(word) for name, word in words_of(set_ or ()).items()}
+    vision_options: dict[str, Any] = {"head": head} if head else {}
     model = run(
         resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
         text,
-        aligner=mapping,
+        aligner=make_aligner(aligner, **aligner_settings),
         class_names=class_names,
         captions=captions,
         centre_on=None if centre_on == "none" else centre_on,
@@ -104,7 +104,7 @@ def recycle(
         dtype=dtype,
         seed=seed,
         watch=output.progress,
-        **options,
+        **vision_options,
     )
     model.save(out, with_encoders=with_encoders, overwrite=overwrite)
     from headword.cli.inspect import expectation, model_facts
@@ -118,20 +118,9 @@ def recycle(
     output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 
 
-def parse_settings(assignments: list[str]) -> dict[str, Any]:
-    """`["tau=0.1", "landmarks=farthest"]` → settings; values are JSON where they can be read so, else
-    strings.
-
-    Raises:
-        HeadwordError: for one without "=".
-    """
-    settings = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise HeadwordError(f"--set {assignment}: write NAME=VALUE, as in --set tau=0.1")
-        try:
-            settings[name] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name] = value
-    return settings
+def _value(word: str) -> Any:
+    """JSON where it can be read so, else the word itself."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word

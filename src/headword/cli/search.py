@@ -100,7 +100,7 @@ def search(
             output.next_step(f"headword search {quoted(index)}{more}")
     if output.json_to is None:
         return
-    asked = {
+    typed = {
         "text": query.text,
         "image": None if query.image is None else str(query.image),
         "like": query.like,
@@ -110,7 +110,7 @@ def search(
     output.result(
         "search",
         model=about["model"]["provenance"],
-        protocol={"index": str(index), "query": asked, "k": k, "where": where, "engine": about["engine"]},
+        protocol={"index": str(index), "query": typed, "k": k, "where": where, "engine": about["engine"]},
         results=[{**asdict(hit), **({"score": None} if listing else {})} for hit in hits],
         familiarity=None if known is None else known[0],
         out_of_depth=known is not None and known[1],

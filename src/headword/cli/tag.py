@@ -53,8 +53,8 @@ def tag(
         output.say(f"Take these with care: {doubt}.")
     if untagged:
         output.say('Those with none are found by --where "tag is null".')
-    wanted = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
-    where = quoted(f"tag = '{wanted}'")
+    label = max(counts, key=counts.__getitem__, default=words[0]).replace("'", "''")
+    where = quoted(f"tag = '{label}'")
     output.next_step(f"headword search {quoted(index)} --where {where}{flags(model=model, vision=vision)}")
     output.result(
         "tag",

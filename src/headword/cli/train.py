@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Device, Dtype, JsonOption, Output, QuietOption, quoted
+from headword.cli.common import Output, quoted
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
     from headword.training.config import TrainConfig
     from headword.training.run import TrainResult
-
-
-class Method(str, Enum):
-    """Which losses."""
-
-    superclip = "superclip"
-    clip = "clip"
-    superclass = "superclass"
 
 
 @command("train --data shapes --out run", "train --data pairs.jsonl --epochs 5 --out run --resume auto")
@@ -51,7 +43,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any option (docs/training.md); may be repeated."),
     ] = None,
-    method: Annotated[Method | None, typer.Option(help="Which losses.  [default: superclip]")] = None,
+    method: Annotated[
+        Literal["superclip", "clip", "superclass"] | None,
+        typer.Option(help="Which losses.  [default: superclip]"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="small, timm:NAME, or an architecture of open_clip's.  [default: small]"),
@@ -73,8 +68,14 @@ def train(
         str | None, typer.Option(help="A caption file or class folders to measure on as it goes.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of what is random.  [default: 0]")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to compute.  [default: auto]")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Precision of the towers.  [default: auto]")] = None,
+    device: Annotated[
+        options.DeviceName | None,
+        typer.Option(rich_help_panel=options.COMMON, help="Where to compute.  [default: auto]"),
+    ] = None,
+    dtype: Annotated[
+        options.DtypeName | None,
+        typer.Option(rich_help_panel=options.COMMON, help="Precision of the towers.  [default: auto]"),
+    ] = None,
     wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project, too.")] = None,
     resume: Annotated[
         str | None,
@@ -94,8 +95,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
     ] = False,
-    quiet: QuietOption = False,
-    json_to: JsonOption = None,
+    quiet: options.Quiet = False,
+    json_to: options.Json = None,
 ) -> None:
     """Train a CLIP or SuperCLIP model.
 
@@ -103,10 +104,10 @@ def train(
     """
     output = Output(quiet, json_to)
     flags: dict[str, Any] = {
-        "data": data, "method": method and method.value, "model": model, "backbone": backbone,
+        "data": data, "method": method, "model": model, "backbone": backbone,
         "image_size": image_size, "steps": steps, "epochs": epochs, "batch_size": batch_size,
         "accumulate": accumulate, "lr": lr, "workers": workers, "eval_data": eval_data, "seed": seed,
-        "device": device and device.value, "dtype": dtype and dtype.value, "wandb": wandb,
+        "device": device, "dtype": dtype, "wandb": wandb,
     }  # fmt: skip
     if export is not None:
         given = [
@@ -124,33 +125,33 @@ def train(
 
     if config is None and resume is not None:
         config = options_of(out, resume)
-    options = TrainConfig.from_sources(config, set_ or (), **flags)
+    settings = TrainConfig.from_sources(config, set_ or (), **flags)
     from headword.training.in_training import is_shapes, measure_shapes, training_evaluators
     from headword.training.run import train as run
 
-    evaluators = training_evaluators(options, say=output.say)
+    evaluators = training_evaluators(settings, say=output.say)
     watch = None if output.quiet else lambda record: output.say(_line(record))
     result = run(
-        options, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch, say=output.say
+        settings, out, evaluators=evaluators, resume=resume, overwrite=overwrite, watch=watch, say=output.say
     )
     if result.model is None:  # a process beside the first
         return
     try:
         metrics = dict(result.metrics)
-        if is_shapes(options.data):
+        if is_shapes(settings.data):
             held_out = measure_shapes(result.model, split="test")
             metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
-        _save(options, result, metrics)
+        _save(settings, result, metrics)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))
-    output.next_step(_use(out / "model", options.data))
+    output.next_step(_use(out / "model", settings.data))
     output.result(
         "train",
         model={"architecture": result.blueprint.model_cfg, "frozen": list(result.frozen)},
-        protocol={"config": options.as_dict(), "data_fingerprint": result.data_fingerprint},
+        protocol={"config": settings.as_dict(), "data_fingerprint": result.data_fingerprint},
         metrics={**metrics, "images_per_second": result.images_per_second},
-        seed=options.seed,
+        seed=settings.seed,
         resumed_from=result.resumed_from,
         corrupt=result.corrupt,
         out=str(out),
@@ -183,12 +184,12 @@ def _use(model: Path, data: str) -> str:
     return f'headword classify {quoted(model)} IMAGE --labels "{labels}"'
 
 
-def _save(options: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
+def _save(settings: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
     from headword.training.export import save_trained
 
     assert result.model is not None
     provenance = {
-        "config": options.as_dict(),
+        "config": settings.as_dict(),
         "steps": result.steps,
         "data_fingerprint": result.data_fingerprint,
         "metrics": dict(metrics),

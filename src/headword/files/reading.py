@@ -66,8 +66,7 @@ def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) ->
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         if inside is not None:
             real = Path(os.path.realpath(path))
-            found = real.lstat()
-            if inside not in real.parents or (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+            if inside not in real.parents or not os.path.samestat(real.lstat(), status):
                 raise OSError(errno.EXDEV, "it lies outside the folder by now", path)
         return os.fdopen(descriptor, "rb")
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -43,6 +44,14 @@ def save_tensors(
         mode = stat.S_IMODE(temporary.stat().st_mode)
         save_file(owned, temporary, {_METADATA_KEY: json.dumps(dict(metadata or {}), sort_keys=True)})
         temporary.chmod(mode)  # safetensors makes its files private
+
+
+def sha256_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of what JSON can say and of tensors by name, in hexadecimal."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> li
     texts_of: list[list[int]] = [[] for _ in rows]
     for pair, place in enumerate(group):
         texts_of[place].append(pair)
-    found = []
+    explanations = []
     for own, weight, share in zip(weights.tolist(), summed, shares, strict=True):
         best = weight.abs().topk(min(k, len(rows))).indices.tolist()
         parts = tuple(
@@ -96,8 +96,8 @@ def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> li
         rest = torch.ones_like(weight, dtype=torch.bool)
         rest[best] = False
         left = (float(weight[rest].sum()), float(share[rest].sum()))
-        found.append(Explanation("weights", parts, len(rows) - len(best), *left))
-    return found
+        explanations.append(Explanation("weights", parts, len(rows) - len(best), *left))
+    return explanations
 
 
 def _nearest(cosines: Tensor, pairs: Pairs, rows: list[int], k: int) -> Explanation:

@@ -199,8 +199,8 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
         HeadwordError: if the shares cannot be met so closely.
     """
     has = shares > 0
-    scaled, wanted = scale * cosines[:, has].double(), shares[has].to(cosines.device, torch.float64)
-    offset = wanted.log()  # scale · v
+    scaled, targets = scale * cosines[:, has].double(), shares[has].to(cosines.device, torch.float64)
+    offset = targets.log()  # scale · v
     solver = torch.optim.LBFGS(
         [offset],
         max_iter=_MOST_ROUNDS,
@@ -210,14 +210,14 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
     )
 
     def dual() -> Tensor:
-        offset.grad = (scaled + offset).softmax(dim=1).mean(dim=0) - wanted
-        return (scaled + offset).logsumexp(dim=1).mean() - wanted @ offset
+        offset.grad = (scaled + offset).softmax(dim=1).mean(dim=0) - targets
+        return (scaled + offset).logsumexp(dim=1).mean() - targets @ offset
 
     solver.step(dual)  # type: ignore[no-untyped-call]
-    off = float(((scaled + offset).softmax(dim=1).mean(dim=0) - wanted).abs().max())
+    off = float(((scaled + offset).softmax(dim=1).mean(dim=0) - targets).abs().max())
     if not off <= tolerance:
         raise HeadwordError(f"sinkhorn has not met the prior: a label is off by {off:.1e}; give other shares")
-    offset = offset - wanted @ offset
+    offset = offset - targets @ offset
     scores = torch.full_like(cosines, _NEVER)
     scores[:, has] = cosines[:, has] + (offset / scale).to(cosines)
     return scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
+from headword.files.tensors import sha256_of
 from headword.model import DualEncoder
 
 
@@ -22,10 +22,7 @@ def fingerprint_of(model: DualEncoder) -> str:
         "text": [text["weights_sha256"], text["tokenizer_sha256"]],
         **{name: provenance[name] for name in ("templates", "hypernym_weight", "aligner", "scores")},
     }
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for name, tensor in sorted(model.aligner.tensors.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return sha256_of(kept, model.aligner.tensors)
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
