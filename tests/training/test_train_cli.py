@@ -106,7 +106,7 @@ def test_a_checkpoint_is_made_a_model(
 STUCK = """
 import time
 from headword.cli.app import main
-from headword.training.data.generated import ShapesSamples
+from headword.training.data.sources import ShapesSamples
 
 text, read = ShapesSamples.text, []
 

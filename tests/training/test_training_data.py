@@ -17,7 +17,7 @@ from headword.data.captions import read_captions
 from headword.errors import HeadwordError
 from headword.training.data import open_training_set
 from headword.training.data import tar_files as module
-from headword.training.data.strings import Groups, Strings
+from headword.training.data.sources import Groups, Strings
 from headword.training.data.tar_files import Shards
 
 

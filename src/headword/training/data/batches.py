@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from headword.cache import key_of
 from headword.errors import HeadwordError
-from headword.training.data.sources import Sample, TrainingSet
 
 T = TypeVar("T")
 
@@ -40,6 +39,41 @@ WINDOW = 8192
 """Samples, of pieces from all over the shards, that are shuffled among each other."""
 
 _REPLACEMENTS = 100  # tried for one unreadable sample
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One decoded training example."""
+
+    image: Image.Image
+    """RGB."""
+    captions: tuple[str, ...]
+    """The original captions, one or more."""
+    rewritten: tuple[str, ...] = ()
+    """Captions that a model wrote anew, usually longer; there may be none."""
+    id: str = ""
+    """What messages call it."""
+
+
+class TrainingSet(Protocol):
+    """Captioned images with random access; picklable, for worker processes.
+
+    A set whose samples lie together on disk may also have `blocks`, the lengths of its consecutive stretches
+    (a shard each): they are then read mostly forward (`epoch_order`).
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what the set holds: names, sizes, captions. A checkpoint keeps it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode one sample.
+
+        Raises:
+            HeadwordError: if its image cannot be read or it has no caption, in one line with its name.
+        """
 
 
 @dataclass(frozen=True, slots=True)

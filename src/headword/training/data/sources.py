@@ -10,53 +10,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
-from PIL import Image
+import numpy as np
 
-from headword.errors import HeadwordError
+from headword.data.captions import Captioned, read_captions
+from headword.data.folders import class_folders
+from headword.data.images import load_image
+from headword.data.shapes import Shapes
+from headword.data.splits import TRAINED, chosen_split
+from headword.data.tars import local_shards
+from headword.encoders.prompts import check_templates
+from headword.errors import HeadwordError, near
 from headword.files import expand
+from headword.head.names import spoken
+from headword.training.data.batches import Sample, TrainingSet
+from headword.training.data.tar_files import Shards
 
 CLASS_TEMPLATES = ("a photo of a {}",)
 """The captions of images that are sorted into classes, when no templates are given."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One decoded training example."""
-
-    image: Image.Image
-    """RGB."""
-    captions: tuple[str, ...]
-    """The original captions, one or more."""
-    rewritten: tuple[str, ...] = ()
-    """Captions that a model wrote anew, usually longer; there may be none."""
-    id: str = ""
-    """What messages call it."""
-
-
-class TrainingSet(Protocol):
-    """Captioned images with random access; picklable, for worker processes.
-
-    A set whose samples lie together on disk may also have `blocks`, the lengths of its consecutive stretches
-    (a shard each): they are then read mostly forward (`headword.training.data.batches`).
-    """
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over what the set holds: names, sizes, captions. A checkpoint keeps it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample:
-        """Decode one sample.
-
-        Raises:
-            HeadwordError: if its image cannot be read or it has no caption, in one line with its name.
-        """
+_SHAPES_SETTINGS = ("images", "size", "seed")
 
 
 def open_training_set(
@@ -88,23 +67,141 @@ def open_training_set(
     if rewritten is not None and not path.is_file():
         raise HeadwordError("a file of re-written captions goes with a caption file as the data")
     if scheme == "shapes" and not path.exists():
-        from headword.training.data.generated import open_shapes
-
-        return open_shapes(rest, split=split, seed=seed)
+        return ShapesSamples(_shapes(rest, split or "train", seed))
     if (colon and scheme == "wds") or path.suffix == ".tar":
-        from headword.training.data.tar_files import Shards
-
-        return Shards.open(rest if scheme == "wds" else data, split=split, shrink_to=shrink_to)
+        files, _ = local_shards(rest if scheme == "wds" else data, split, TRAINED)
+        return Shards(files, shrink_to=shrink_to)
     if path.is_dir():
-        from headword.training.data.local import open_class_folders
-
-        return open_class_folders(path, split=split, templates=templates, shrink_to=shrink_to)
+        return CaptionedFiles(_class_entries(path, split, templates), shrink_to=shrink_to)
     if path.is_file():
-        from headword.training.data.local import open_caption_file
-
-        other = None if rewritten is None else Path(rewritten)
-        return open_caption_file(path, split=split, rewritten=other, shrink_to=shrink_to)
+        entries: list[Captioned] = read_captions(path, split=split, default=TRAINED)
+        if rewritten is not None:
+            entries = _with_rewritten(entries, Path(rewritten))
+        return CaptionedFiles(entries, shrink_to=shrink_to)
     raise HeadwordError(
         f"there is no training set {data!r}: give shapes, a caption file (.jsonl, .csv, .json), a folder of "
         "class folders, or wds:SHARDS"
     )
+
+
+class ShapesSamples:
+    """`headword.data.shapes.Shapes`, captioned in varied words; the longer caption is the re-written one."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Shapes.fingerprint`."""
+        return self._shapes.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> Sample:
+        captions, rewritten, name = self.text(index)
+        return Sample(self._shapes.picture(index), captions, rewritten, name)
+
+    def text(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+        """Captions, re-written captions and name of a sample, without its picture."""
+        captions, rewritten = self._shapes.text(index)
+        return captions, (rewritten,), f"shapes/{self._shapes.split}/{index}"
+
+
+class CaptionedFiles:
+    """Image files and their captions, one or more; `shrink_to` as in `load_image`."""
+
+    def __init__(self, entries: Sequence[Captioned], *, shrink_to: int | None = None) -> None:
+        if not entries:
+            raise HeadwordError("a training set needs at least one captioned image")
+        self._paths = Strings(os.path.abspath(entry.image) for entry in entries)  # noqa: PTH100
+        self._captions = Groups([entry.captions for entry in entries])
+        self._rewritten = Groups([entry.rewritten for entry in entries])
+        self._shrink_to = shrink_to
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = load_image(self._paths[index], shrink_to=self._shrink_to)
+        return Sample(image, *self.text(index))
+
+    def text(self, index: int) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+        """Captions, re-written captions and path of a sample, without reading its image."""
+        return self._captions[index], self._rewritten[index], self._paths[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the images' paths below their common folder, their sizes in bytes, and the captions."""
+        root = os.path.commonpath({os.path.dirname(path) for path in self._paths})  # noqa: PTH120
+        digest = hashlib.sha256()
+        for index, path in enumerate(self._paths):
+            size = os.stat(path).st_size if os.path.exists(path) else -1  # noqa: PTH110, PTH116
+            content = (path[len(root) :], size, self._captions[index], self._rewritten[index])
+            digest.update(repr(content).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+class Strings(Sequence[str]):
+    """Many strings in two arrays: a fraction of the memory of Python's own, and shared by forked workers."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._bytes = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
+
+
+class Groups:
+    """For each of N samples some strings, packed likewise."""
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        self._strings = Strings(text for group in groups for text in group)
+        self._starts = np.cumsum([0, *map(len, groups)], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> tuple[str, ...]:
+        return tuple(self._strings[i] for i in range(self._starts[index], self._starts[index + 1]))
+
+
+def _shapes(settings: str, split: str, seed: int) -> Shapes:
+    """The set that "images=5000,size=96" means; "seed=3" there goes before the argument."""
+    values = {"seed": seed}
+    for entry in filter(None, settings.split(",")):
+        name, _, value = entry.partition("=")
+        if name not in _SHAPES_SETTINGS:
+            hint = near(name, _SHAPES_SETTINGS, n=1)
+            raise HeadwordError(f"shapes has no setting {name!r}{hint} It has {', '.join(_SHAPES_SETTINGS)}")
+        if not value.isdecimal():
+            raise HeadwordError(f"shapes: {name} must be a whole number, got {value!r}")
+        values[name] = int(value)
+    return Shapes(split, **values)
+
+
+def _class_entries(root: Path, split: str | None, templates: Sequence[str]) -> list[Captioned]:
+    """Images sorted into class folders; each is captioned with its class's name in every template."""
+    wording = check_templates(templates)
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    split = split or chosen_split(folders, TRAINED)
+    if split is not None and split not in folders:
+        raise HeadwordError(f"{root} has no split {split!r}: there is no folder {root / split}")
+    classes = class_folders(root / split if split is not None else root)
+    captions = [tuple(template.replace("{}", name) for template in wording) for name in spoken(classes.names)]
+    return [
+        Captioned(path, captions[label]) for path, label in zip(classes.paths, classes.labels, strict=True)
+    ]
+
+
+def _with_rewritten(entries: Iterable[Captioned], source: Path) -> list[Captioned]:
+    """The entries and, of a second caption file, the captions of their images as re-written ones."""
+    others = {entry.image.resolve(): entry.captions for entry in read_captions(source, missing="skip")}
+    joined = [(entry, others.get(entry.image.resolve(), ())) for entry in entries]
+    if not any(more for _, more in joined):
+        raise HeadwordError(f"{source} has captions for none of the training images")
+    return [replace(entry, rewritten=entry.rewritten + more) for entry, more in joined]
