@@ -142,15 +142,8 @@ _NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 def check_clip_config(config: object, where: object) -> None:
-    """Refuse a configuration that says anything else than what is known of open_clip's.
-
-    Args:
-        config: the content of `open_clip_config.json`.
-        where: the file, for messages.
-
-    Raises:
-        HeadwordError: for a part that is missing, an unknown setting, or a value of another type or out of
-            bounds, by name.
+    """Refuse a configuration in which a part is missing, a setting unknown, or a value of another type or out
+    of bounds; `where` is the file, for messages.
     """
     if not isinstance(config, dict) or not config.keys() >= _CONFIG.keys():
         raise HeadwordError(f"{where} is damaged: it holds no model_cfg and preprocess_cfg")

@@ -18,7 +18,7 @@ from torch import Tensor
 from headword.encoders.clip_config import check_clip_config
 from headword.encoders.hub import CHECKPOINTS, find, loading
 from headword.encoders.text import PROBES, TextSource, token_fingerprint
-from headword.encoders.vision import VisionSource
+from headword.encoders.vision import Transform, VisionSource, transformed_size
 from headword.errors import HeadwordError, near
 from headword.files import check_tensors, expand, read_json
 
@@ -31,41 +31,41 @@ COPY = "clip"
 
 
 def vision_tower(folder: str) -> VisionSource:
-    """The image tower of a folder; its output is the embedding, not normalised.
-
-    Raises:
-        HeadwordError: if the folder is not whole, or its preprocessing is not one that can be built.
-    """
+    """The image tower of a folder."""
     clip = _trained(folder)
-    visual = clip.model.visual
-    if getattr(visual, "output_tokens", False):
-        visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
-    settings = {"library": "open_clip", **visual.preprocess_cfg}
-    return VisionSource(
-        kind="trained",
-        id=clip.id,
-        model=visual,
-        transform=evaluation_transform(visual.preprocess_cfg),
-        transform_settings={k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
-        input_size=_pair(visual.preprocess_cfg["size"]),
-        tower=True,
-        save=_saver(clip.id),
-    )
+    config = clip.model.visual.preprocess_cfg
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    return vision_source("trained", clip, evaluation_transform(config), settings, _saver(clip.id))
 
 
 def text_tower(folder: str) -> TextSource:
-    """The text tower of a folder.
-
-    Raises:
-        HeadwordError: if the folder is not whole.
-    """
+    """The text tower of a folder."""
     clip = _trained(folder)
     return text_source("trained", clip, _saver(clip.id))
 
 
-def open_clip_text(name: str) -> TextSource:
-    """The text tower of one of open_clip's models; see `open_clip_model`."""
-    return text_source("open_clip", open_clip_model(name))
+def vision_source(
+    kind: str,
+    clip: ClipModel,
+    transform: Transform,
+    settings: dict[str, Any],
+    save: Callable[[Path], str] | None = None,
+) -> VisionSource:
+    """The image tower of a model; its output is the embedding, not normalised."""
+    visual = clip.model.visual
+    if getattr(visual, "output_tokens", False):
+        visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
+    return VisionSource(
+        kind=kind,
+        id=clip.id,
+        model=visual,
+        transform=transform,
+        transform_settings={"library": "open_clip", **settings},
+        input_size=transformed_size(transform),
+        tower=True,
+        revision=clip.revision,
+        save=save,
+    )
 
 
 def text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None = None) -> TextSource:

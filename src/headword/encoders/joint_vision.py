@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -87,11 +88,7 @@ def parts_of(vision: str | Sequence[Vision]) -> list[tuple[Vision, tuple[str, st
 
 
 def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
-    """Loaded classifiers as one source, and its head.
-
-    Raises:
-        HeadwordError: if a part is there twice, or has no head.
-    """
+    """Loaded classifiers as one source, and its head; refuses a part that is there twice or has no head."""
     known: set[str] = set()
     for part in parts:
         if part.fingerprint in known:
@@ -108,9 +105,6 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
     def transform(image: Any) -> Tensor:
         return torch.cat([source.transform(image).flatten(1) for source in sources], dim=1)[:, None]
 
-    def save(folder: Path) -> str:
-        return _save_parts(sources, folder)
-
     source = VisionSource(
         kind=KIND,
         id=SEPARATOR.join(part.name for part in parts),
@@ -124,7 +118,7 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
             "; ".join(dict.fromkeys(one.origin for one in labels)),
         ),
         licence=", ".join(dict.fromkeys(source.licence or "unknown" for source in sources)),
-        save=save if all(source.save is not None for source in sources) else None,
+        save=partial(_save_parts, sources) if all(source.save is not None for source in sources) else None,
     )
     return source, _joined_head(heads, groups)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headword.encoders.clip_folder import open_clip_text, text_tower
+from headword.encoders.clip_folder import open_clip_model, text_source, text_tower
 from headword.encoders.hub import check_folder, find, loading, pretrained, silent
 from headword.encoders.minilm import MiniLM
 from headword.encoders.text import PROBES, TextSource, token_fingerprint
@@ -160,7 +160,7 @@ def _refuse_path(name: str) -> None:
 SOURCES: dict[str, Callable[[str], TextSource]] = {
     "embedded": from_embedded,
     "sentence-transformers": from_sentence_transformers,
-    "open_clip": open_clip_text,
+    "open_clip": lambda name: text_source("open_clip", open_clip_model(name)),
     "transformers": from_transformers,
     "trained": text_tower,
 }

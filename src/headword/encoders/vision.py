@@ -57,6 +57,12 @@ class Labels:
         return self
 
 
+def transformed_size(transform: Transform, side: int = 64) -> tuple[int, int]:
+    """(H, W) of what a transform makes of a square image."""
+    height, width = transform(Image.new("RGB", (side, side))).shape[-2:]
+    return int(height), int(width)
+
+
 @dataclass(slots=True, kw_only=True)
 class VisionSource(Source):
     """One image encoder, with all that its own configuration says of it."""
@@ -182,11 +188,8 @@ class DeferredVision(VisionEncoder):
         self._load = load
         self._fingerprint = record["weights_sha256"]
         self.labels = None if record["labels"] is None else Labels(classes, record["labels"]["origin"])
-        self.device, self.dtype, self.auto_dtype = (
-            resolve_device(device),
-            resolve_dtype(dtype),
-            dtype == "auto",
-        )
+        self.device, self.dtype = resolve_device(device), resolve_dtype(dtype)
+        self.auto_dtype = dtype == "auto"
 
     def __getattr__(self, name: str) -> Any:
         """A field that is not set yet: the encoder's model, head, reader and width come by loading it."""

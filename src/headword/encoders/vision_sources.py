@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from headword.encoders.clip_folder import vision_tower
 from headword.encoders.hub import check_folder, fetch, find, loading, pretrained, refuse_path, silent
-from headword.encoders.vision import Labels, Transform, VisionSource
+from headword.encoders.vision import Labels, Transform, VisionSource, transformed_size
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
 from headword.head.names import imagenet_classes, parse_labels, placeholders
@@ -219,10 +219,7 @@ def from_transformers(name: str) -> VisionSource:
         place, "AutoModelForImageClassification", "AutoImageProcessor", "vision"
     )
 
-    def transform(image: Any) -> Tensor:
-        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
+    transform = processor_transform(processor)
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     return VisionSource(
         kind="transformers",
@@ -230,11 +227,21 @@ def from_transformers(name: str) -> VisionSource:
         model=model,
         transform=transform,
         transform_settings={"library": "transformers", **json.loads(processor.to_json_string())},
-        input_size=_size_after(transform, 64),
+        input_size=transformed_size(transform),
         labels=None if placeholders(names) else Labels(parse_labels(names), "model configuration"),
         revision=place.revision,
         save=save,
     )
+
+
+def processor_transform(processor: Any) -> Transform:
+    """One RGB image → float `[3, H, W]`, by an image processor of transformers'."""
+
+    def transform(image: Image.Image) -> Tensor:
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    return transform
 
 
 def from_module(
@@ -256,7 +263,7 @@ def from_module(
         )
     _check_transform(transform)
     if input_size is None:
-        size = _size_after(transform, 256)
+        size = transformed_size(transform, 256)
     else:
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         size = int(height), int(width)
@@ -289,12 +296,6 @@ def _check_transform(transform: Transform) -> None:
     else:
         what = f"{pixels.dtype} {list(pixels.shape)}"
     raise HeadwordError(f"transform must make a float tensor [3, H, W] of an RGB image, not {what}")
-
-
-def _size_after(transform: Transform, side: int) -> tuple[int, int]:
-    """(H, W) of what a transform makes of a square image."""
-    height, width = transform(Image.new("RGB", (side, side))).shape[-2:]
-    return int(height), int(width)
 
 
 def from_folder(folder: Path) -> VisionSource:

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from headword.aligners import Identity
 from headword.encoders import TextSource, VisionSource, load_text, load_vision
-from headword.encoders.clip_folder import open_clip_model, text_source
+from headword.encoders.clip_folder import open_clip_model, text_source, vision_source
 from headword.encoders.hub import check_folder, find, loading
-from headword.encoders.vision import Transform
+from headword.encoders.vision import transformed_size
+from headword.encoders.vision_sources import processor_transform
 from headword.errors import HeadwordError
 from headword.model import DualEncoder
 from headword.scoring.centring import Centre
@@ -58,12 +58,9 @@ def _open_clip(name: str) -> tuple[VisionSource, TextSource, float]:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     clip = open_clip_model(name)
-    visual = clip.model.visual
-    if getattr(visual, "output_tokens", False):
-        visual.output_tokens = False  # CoCa's gives its tokens beside the embedding
-    transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+    transform = image_transform_v2(PreprocessCfg(**clip.model.visual.preprocess_cfg), is_train=False)
     settings = {"transform": " ".join(str(transform).split())}
-    image = _tower("open_clip", clip.id, visual, transform, settings, clip.revision)
+    image = vision_source("open_clip", clip, transform, settings)
     return image, text_source("open_clip", clip), _scale(clip.model)
 
 
@@ -78,34 +75,24 @@ def _transformers(name: str, id: str) -> tuple[VisionSource, TextSource, float]:
             raise HeadwordError(f"{name} is a {type(model).__name__}: no model of images and texts")
         processor = AutoProcessor.from_pretrained(place.folder, trust_remote_code=False)
 
-    def transform(picture: Image.Image) -> Tensor:
-        pixels: Tensor = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
     def embed(texts: list[str]) -> Tensor:
         tokens = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         return _pooled(model.get_text_features(**tokens.to(model.device)))
 
+    transform = processor_transform(processor.image_processor)
     settings = json.loads(processor.image_processor.to_json_string())
-    image = _tower("transformers", place.id, _ImageTower(model), transform, settings, place.revision)
+    image = VisionSource(
+        kind="transformers",
+        id=place.id,
+        model=_ImageTower(model),
+        transform=transform,
+        transform_settings={"library": "transformers", **settings},
+        input_size=transformed_size(transform),
+        tower=True,
+        revision=place.revision,
+    )
     words = TextSource(kind="transformers", id=place.id, model=model, embed=embed, revision=place.revision)
     return image, words, _scale(model)
-
-
-def _tower(
-    kind: str, id: str, model: nn.Module, transform: Transform, settings: dict[str, Any], revision: str | None
-) -> VisionSource:
-    height, width = transform(Image.new("RGB", (64, 64))).shape[-2:]
-    return VisionSource(
-        kind=kind,
-        id=id,
-        model=model,
-        transform=transform,
-        transform_settings={"library": kind, **settings},
-        input_size=(int(height), int(width)),
-        tower=True,
-        revision=revision,
-    )
 
 
 class _ImageTower(nn.Module):

@@ -81,20 +81,13 @@ def recentred(model: DualEncoder, features: Tensor, source: str, strength: float
 
 
 def with_aligner(model: DualEncoder, aligner: str) -> DualEncoder:
-    """A copy whose mapping is another, in its default settings, fitted on the model's pairs.
-
-    Raises:
-        HeadwordError: if the model is not made of pairs, or there is no such aligner.
-    """
+    """A copy whose mapping is another, in its default settings, fitted on the model's pairs."""
     return _refitted(model, aligner, {}, None)
 
 
 def with_pairs(model: DualEncoder, pairs: Pairs) -> DualEncoder:
     """A copy fitted anew, with the aligner's settings, on the model's pairs and these; its centre is the
     aligner's default.
-
-    Raises:
-        HeadwordError: if the model is not made of pairs.
     """
     return _refitted(model, model.aligner.name, model.aligner.settings, pairs)
 
@@ -116,11 +109,7 @@ def _refitted(
 
 
 def check_aligners(names: Sequence[str]) -> None:
-    """Refuse aligners that do not exist.
-
-    Raises:
-        HeadwordError: for an unknown aligner, none or one twice.
-    """
+    """Refuse no aligner, one that does not exist, and one twice."""
     if not names or len(set(names)) != len(names):
         raise HeadwordError(f"name each aligner once; there are {', '.join(ALIGNERS)}")
     for name in names:
