@@ -22,7 +22,7 @@ import shutil
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +213,32 @@ class VectorCache:
                     path.unlink(missing_ok=True)
         except Timeout:
             return
+
+
+@contextmanager
+def keeping(
+    put: Callable[[list[int]], None] | None, every: int, kept: Callable[[], str]
+) -> Iterator[Callable[[Iterable[int]], None]]:
+    """Rows that were computed are put into a cache `every` so many, and at the end, whatever ends the work.
+
+    Where `put` is None nothing is; else an interrupt says what is `kept`.
+    """
+    waiting: list[int] = []
+
+    def add(rows: Iterable[int], least: int = every) -> None:
+        waiting.extend(rows)
+        if put is not None and waiting and len(waiting) >= least:
+            put(waiting)
+            waiting.clear()
+
+    try:
+        yield add
+    except KeyboardInterrupt:
+        if put is None:
+            raise
+        raise KeyboardInterrupt(f"{kept()}; the same command goes on from there") from None
+    finally:  # an interrupted call has not worked for nothing
+        add([], 0)
 
 
 KINDS = ("vectors", "openvino", "shards", "fits", "datasets", "benchmarks", "evaluation")

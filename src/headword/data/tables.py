@@ -6,11 +6,15 @@ import csv
 import io
 import itertools
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
 from headword.files import is_file, open_file, parse_json, read_text
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 IMAGE_KEYS = ("image", "file", "filename", "file_name", "path", "filepath", "image_path")
 CAPTION_KEYS = ("captions", "caption", "sentences", "text", "title")
@@ -102,23 +106,29 @@ def _separated(path: Path) -> Iterator[tuple[str, Row]]:
         raise HeadwordError(f"{path}:{reader.line_num} is malformed: {error}") from error
 
 
-def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Row]]:
+@contextmanager
+def open_parquet(path: Path) -> Iterator[ParquetFile]:
+    """A Parquet file; whatever fails while it is read becomes one line."""
     from pyarrow import parquet
 
     with open_file(path) as stream:
         try:
-            file = parquet.ParquetFile(stream)
-            names, count = file.schema_arrow.names, file.metadata.num_rows
-            present = [name for name in names if name in columns]
-            if not present:
-                yield str(path), dict.fromkeys(names)
-            if count > MAX_ROWS:
-                raise HeadwordError(f"{path} says it has {count:,} rows; {MAX_ROWS:,} are read")
-            batches = file.iter_batches(columns=present, batch_size=4096)
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}:{number}", row
+            yield parquet.ParquetFile(stream)
         except HeadwordError:
             raise
         except Exception as error:  # of a damaged file Arrow raises several kinds, of a bomb MemoryError
             raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
+
+
+def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Row]]:
+    with open_parquet(path) as file:
+        names, count = file.schema_arrow.names, file.metadata.num_rows
+        present = [name for name in names if name in columns]
+        if not present:
+            yield str(path), dict.fromkeys(names)
+        if count > MAX_ROWS:
+            raise HeadwordError(f"{path} says it has {count:,} rows; {MAX_ROWS:,} are read")
+        batches = file.iter_batches(columns=present, batch_size=4096)
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, row in enumerate(rows, start=1):
+            yield f"{path}:{number}", row

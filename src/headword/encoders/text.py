@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headword.cache import VectorCache, cache_limit, key_of
+from headword.cache import VectorCache, keeping, key_of
 from headword.encoders.base import Encoder, Source
 from headword.errors import HeadwordError
 
@@ -73,35 +73,30 @@ class TextEncoder(Encoder):
         known = store.get(keys, rows) if store else torch.zeros(len(unique), dtype=torch.bool)
         missing = (~known).nonzero().flatten().tolist()
         batches = self._batches(unique, missing, batch_size)
-        done, unsaved = len(unique) - len(missing), list[int]()
+        done = len(unique) - len(missing)
 
         @torch.inference_mode()
         def embed(batch: list[int]) -> Tensor:
             return self.source.embed([unique[row] for row in batch]).float().cpu()
 
-        def save() -> None:
-            if store:
-                store.put([keys[row] for row in unsaved], rows[unsaved])
-                unsaved.clear()
+        def put(computed: list[int]) -> None:
+            assert store is not None
+            store.put([keys[row] for row in computed], rows[computed])
 
-        try:
-            with self._running(len(batches)) as run:
-                for batch, vectors in zip(batches, run(embed, batches), strict=True):
-                    rows[batch] = vectors
-                    done += len(batch)
-                    unsaved.extend(batch)
-                    if len(unsaved) >= _STRETCH:
-                        save()
-                    if progress is not None:
-                        progress(done, len(unique))
-        except KeyboardInterrupt:
-            if store is None or not cache_limit():
-                raise
-            raise KeyboardInterrupt(
-                f"{done:,} of {len(unique):,} encoded texts are kept; the same command goes on from there"
-            ) from None
-        finally:  # an interrupted call has not worked for nothing
-            save()
+        with (
+            keeping(
+                put if store is not None and store.on else None,
+                _STRETCH,
+                lambda: f"{done:,} of {len(unique):,} encoded texts are kept",
+            ) as keep,
+            self._running(len(batches)) as run,
+        ):
+            for batch, vectors in zip(batches, run(embed, batches), strict=True):
+                rows[batch] = vectors
+                done += len(batch)
+                keep(batch)
+                if progress is not None:
+                    progress(done, len(unique))
         if len(unique) == len(texts):
             return rows
         place = {text: row for row, text in enumerate(unique)}

@@ -11,18 +11,20 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from headword.cache import VectorCache, cache_limit, key_of
+from headword.cache import VectorCache, cache_limit, keeping, key_of
 from headword.data.items import Item
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.given import Given, given
-from headword.extract.job import Computed, Job
+from headword.extract.job import Job
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 CACHE_FROM = 64
 """Images from which a call is worth looking up: fewer are computed before the weights' hash is."""
+
+_ABSENT = bytes(16)  # the key of a file that is not there, which nothing is kept under
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,43 +119,37 @@ def known_features(job: Job, items: list[Item], rows: Tensor) -> Tensor:
     Returns:
         Which they are, bool `[N]`.
     """
-    return _Kept(job, items).get(rows)
+    return _lookup(job, _keys(job, items), rows)
 
 
 def _computed(
     job: Job, items: list[Item], *, cache: bool, strict: bool, progress: Progress
 ) -> tuple[Tensor, dict[int, str]]:
-    """Features of the items that can be read, and for the others why not; what was computed is in the cache
-    whenever this ends.
-    """
+    """Features of the items that can be read, and for the others why not."""
     rows = torch.empty(len(items), job.vision.dim)
-    have = torch.zeros(len(items), dtype=torch.bool)
-    kept = _Kept(job, items) if cache and len(items) >= CACHE_FROM else None
-    if kept is not None:
-        have = kept.get(rows)
+    keys = _keys(job, items) if cache and len(items) >= CACHE_FROM else []
+    have = _lookup(job, keys, rows)
     missing = (~have).nonzero().flatten().tolist()
     done, errors = len(items) - len(missing), dict[int, str]()
     if done:
         progress(done, len(items))
-    try:
+
+    def put(places: list[int]) -> None:
+        _cache(job).put([keys[place] for place in places], rows[places])
+
+    def kept() -> str:
+        return f"the features of {done:,} of {len(items):,} images are kept"
+
+    with keeping(put if keys else None, 4096, kept) as keep:
         for computed in job.run(items, missing):
             if computed.errors and strict:
                 raise HeadwordError(next(iter(computed.errors.values())))
             errors |= computed.errors
             rows[computed.read], have[computed.read] = computed.features, True
-            if kept is not None:
-                kept.add(computed)
+            if keys:  # not of files that changed meanwhile
+                keep(place for place in computed.read if _ABSENT != keys[place] == _key(items[place]))
             done += len(computed.places)
             progress(done, len(items))
-    except KeyboardInterrupt:
-        if kept is None or not kept.on:
-            raise
-        raise KeyboardInterrupt(
-            f"the features of {done:,} of {len(items):,} images are kept; the same command goes on from there"
-        ) from None
-    finally:
-        if kept is not None:
-            kept.write()
     return rows if not errors else rows[have], errors
 
 
@@ -173,58 +169,33 @@ def _of_tensor(vision: VisionEncoder, given: Tensor, batch_size: int, progress: 
     return torch.cat(parts)
 
 
-class _Kept:
-    """What the cache holds of a job's images."""
-
-    def __init__(self, job: Job, items: list[Item]) -> None:
-        self._job, self._items = job, items
-        # What a module of the user's own computes is more than its weights say.
-        self.on = (
-            job.vision.source.kind != "module"
-            and all(item.file is not None or item.version for item in items)
-            and cache_limit() > 0
-        )
-        self._keys = [_key(item) for item in items] if self.on else []
-        self._places: list[int] = []
-        self._features: list[Tensor] = []
-
-    def get(self, rows: Tensor) -> Tensor:
-        """Fill the rows of images that are known, and say which."""
-        if not self.on:
-            return torch.zeros(len(rows), dtype=torch.bool)
-        # A file that is not there has the empty key, which nothing is kept under.
-        return self._cache().get([key or bytes(16) for key in self._keys], rows)
-
-    def add(self, computed: Computed) -> None:
-        """Keep features, but of files that changed meanwhile."""
-        if not self.on:
-            return
-        steady = [bool(key := self._keys[p]) and _key(self._items[p]) == key for p in computed.read]
-        self._places += [place for place, same in zip(computed.read, steady, strict=True) if same]
-        self._features.append(computed.features[torch.tensor(steady, dtype=torch.bool)])
-        if len(self._places) >= 4096:
-            self.write()
-
-    def write(self) -> None:
-        """Write what was added since the last time."""
-        if self._places:
-            self._cache().put([self._keys[place] or b"" for place in self._places], torch.cat(self._features))
-        self._places, self._features = [], []
-
-    def _cache(self) -> VectorCache:
-        """By what the job says now: a run may change the engine."""
-        job = self._job
-        libraries = {"plan": repr(job.plan), "version": version(job.choice.engine)}
-        device = {"device": job.vision.device.type}
-        return VectorCache({"kind": "image", **job.key.as_json(), **libraries, **device}, job.vision.dim)
+def _keys(job: Job, items: list[Item]) -> list[bytes]:
+    """What a job's images are kept under; none where they are not kept."""
+    # What a module of the user's own computes is more than its weights say.
+    known = job.vision.source.kind != "module" and all(
+        item.file is not None or item.version for item in items
+    )
+    return [_key(item) for item in items] if known and cache_limit() > 0 else []
 
 
-def _key(item: Item) -> bytes | None:
-    """A file is known by its path, size and time of last change; None for one that is not there."""
+def _key(item: Item) -> bytes:
+    """A file is known by its path, size and time of last change."""
     if item.file is None:
         return key_of(item.version, item.id)
     try:
         status = os.stat(item.file)  # noqa: PTH116  # a Path costs ten times as much
     except OSError:
-        return None
+        return _ABSENT
     return key_of(item.file, status.st_size, status.st_mtime_ns)
+
+
+def _lookup(job: Job, keys: list[bytes], rows: Tensor) -> Tensor:
+    """Fill the rows of images that are known, and say which."""
+    return _cache(job).get(keys, rows) if keys else torch.zeros(len(rows), dtype=torch.bool)
+
+
+def _cache(job: Job) -> VectorCache:
+    """By what the job says now: a run may change the engine."""
+    libraries = {"plan": repr(job.plan), "version": version(job.choice.engine)}
+    device = {"device": job.vision.device.type}
+    return VectorCache({"kind": "image", **job.key.as_json(), **libraries, **device}, job.vision.dim)

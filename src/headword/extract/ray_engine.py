@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,35 +17,16 @@ from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract.job import Computed, Job
-from headword.extract.torch_engine import Choice
 
 BLOCK_BATCHES = 4
 """Batches in a block: what is computed again where a worker dies."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A job's decisions, as they are sent to the workers."""
-
-    count: int
-    choice: Choice
-    exact: bool
-    draft: bool
-    batch_size: int
-
-
 class Worker:
     """An actor: loads the encoder when it starts and keeps its engine open."""
 
-    def __init__(self, loader: Callable[[], VisionEncoder], settings: Settings) -> None:
-        self._job = Job.of(
-            loader(),
-            settings.count,
-            batch_size=settings.batch_size,
-            draft=settings.draft,
-            like=settings.choice,
-            exact=settings.exact,
-        )
+    def __init__(self, loader: Callable[[], VisionEncoder], settings: dict[str, Any]) -> None:
+        self._job = Job.of(loader(), **settings)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Rows of `row` and `item` → `row`, `embedding` (zeros for none) and `error` ("" for none)."""
@@ -101,7 +81,13 @@ class RayRun:
                 "--engine ray reads files, URLs and shards; data sets and pictures in memory are local"
             )
         job = self._job
-        settings = Settings(job.count, job.choice, job.plan is None, job.draft, job.batch_size)
+        settings = {
+            "count": job.count,
+            "like": job.choice,
+            "exact": job.plan is None,
+            "draft": job.draft,
+            "batch_size": job.batch_size,
+        }
         blocks = -(-len(items) // (job.batch_size * BLOCK_BATCHES))
         rows = [{"row": row, "item": item} for row, item in enumerate(items)]
         ray.data.DataContext.get_current().enable_progress_bars = False

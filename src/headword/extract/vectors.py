@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from headword.data.tables import open_parquet
 from headword.errors import HeadwordError
 from headword.files import expand, load_tensors, memory, open_file, read_json, read_metadata, save_tensors
 
@@ -252,21 +253,14 @@ def _read_parts(folder: Path, column: str) -> Vectors:
 
 def _read_parquet(path: Path, column: str) -> Vectors:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    with open_file(path) as stream:
-        try:
-            file = parquet.ParquetFile(stream)
-            there = file.schema_arrow.names
-            if column not in there:
-                raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(there)}")
-            wanted = [column, *(["id"] if "id" in there else [])]
-            _check_fits(_parquet_bytes(file.metadata, wanted))
-            table = file.read(columns=wanted)
-        except HeadwordError:
-            raise
-        except Exception as error:  # of a damaged file Arrow raises several kinds
-            raise HeadwordError(f"{path} is damaged or no Parquet file: {error}".splitlines()[0]) from error
+    with open_parquet(path) as file:
+        there = file.schema_arrow.names
+        if column not in there:
+            raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(there)}")
+        wanted = [column, *(["id"] if "id" in there else [])]
+        _check_fits(_parquet_bytes(file.metadata, wanted))
+        table = file.read(columns=wanted)
     lists = table[column].combine_chunks()
     if lists.null_count and "status" not in there:
         raise HeadwordError(f"{path}: {lists.null_count:,} of {len(lists):,} rows have no {column}")
