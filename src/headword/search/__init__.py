@@ -29,13 +29,13 @@ from headword.search.manifest import read_version
 from headword.search.query import Hit, Query
 
 if TYPE_CHECKING:
-    from headword.search.build import Changes as Changes
-    from headword.search.build import build_index as build_index
+    from headword.search.building import Changes as Changes
+    from headword.search.building import build_index as build_index
     from headword.search.index import Index as Index
 
 __all__ = ["Changes", "Hit", "Index", "Query", "build_index", "read_version"]
 
-_HOMES = {"Index": "index", "Changes": "build", "build_index": "build"}
+_HOMES = {"Index": "index", "Changes": "building", "build_index": "building"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder
-from headword.search.identity import check_model
+from headword.search.made_with import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
 from headword.search.tagging import tag_index
@@ -25,7 +25,7 @@ from headword.search.version import Version, Where, newest
 
 if TYPE_CHECKING:
     from headword.extract import Progress
-    from headword.search.build import Changes
+    from headword.search.building import Changes
 
 Words = Callable[[list[str]], Tensor]
 """Texts → unit vectors `[N, D]` in the shared space."""
@@ -281,7 +281,7 @@ class Index:
         Raises:
             HeadwordError: as `build_index`.
         """
-        from headword.search.build import build_index
+        from headword.search.building import build_index
 
         self.reload()  # another process may have given it another model
         changes = build_index(self.model, self.root, self.path, progress=progress)

@@ -13,7 +13,7 @@ from headword.classifier import Classifier
 from headword.encoders.prompts import check_templates
 from headword.model import DualEncoder
 from headword.search.catalogue import Indices, Tag
-from headword.search.identity import check_model
+from headword.search.made_with import check_model
 from headword.search.manifest import Manifest, publish, writing
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space

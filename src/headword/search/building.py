@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from headword.errors import HeadwordError
 from headword.extract import Progress
 from headword.extract.engines import choose
 from headword.extract.job import Job
-from headword.extract.store import HEADER
+from headword.extract.store import HEADER, read_status
 from headword.extract.stored_features import StoredFeatures
 from headword.extract.torch_engine import Choice
 from headword.files import expand, printable
@@ -22,9 +23,8 @@ from headword.search.catalogue import Entry
 from headword.search.commit import commit
 from headword.search.draft import Draft, begin
 from headword.search.embedding import Embedder, how_of
-from headword.search.identity import describe, encoder_identity
+from headword.search.made_with import describe, encoder_identity
 from headword.search.manifest import NAME, Manifest, is_ours, writing
-from headword.search.stored import how_of_stored, stored_root
 
 CENTRES = ("collection", "none")
 
@@ -98,7 +98,7 @@ def build_index(
     """
     root, target = expand(folder).resolve(), expand(out).resolve()
     stored = StoredFeatures(root) if (root / HEADER).is_file() else None
-    root = root if stored is None else stored_root(root)
+    root = root if stored is None else _stored_root(root)
     if centre_on not in (None, *CENTRES):
         raise HeadwordError(f"unknown centre {centre_on!r}; choose {' or '.join(CENTRES)}")
     _check_place(root, target)
@@ -116,7 +116,7 @@ def build_index(
         draft = begin(target, root, model, before, len(files.files), engine, dtype)
         how = draft.how
         if stored is not None:
-            how = how_of_stored(stored, encoder_identity(model.vision), how)
+            how = _how_of_stored(stored, encoder_identity(model.vision), how)
         like = Choice(how["engine"], how["precision"]) if how else None
         if like is not None:
             choose(model.vision, None, engine=like.engine, dtype=like.dtype)  # it may not be installed here
@@ -149,6 +149,38 @@ def build_index(
             commit(draft, list(entries.values()), model=described, how=how, centre=centre)
         draft.journal.remove()
         return changes
+
+
+def _stored_root(store: Path) -> Path:
+    """The folder whose pictures a store of `headword embed` is of."""
+    roots = {path.removesuffix(f"/{name}") for name, path, _ in read_status(store)}
+    if len(roots) != 1 or not (root := Path(roots.pop())).is_dir():
+        raise HeadwordError(
+            f"{store} is not of one folder of pictures, which an index is of; give headword embed the "
+            "folder, or index it by itself"
+        )
+    return root.resolve()
+
+
+def _how_of_stored(
+    features: StoredFeatures, identity: Mapping[str, Any], how: Mapping[str, Any]
+) -> dict[str, Any]:
+    """On what a store was computed; refused where that differs from `how` the index was, if it was yet."""
+    key = features.key
+    other = next((part for part in ("weights", "head", "transform") if key[part] != identity[part]), None)
+    if other is not None:
+        raise HeadwordError(
+            f"{features.folder} was made with the classifier {key['encoder']}, and this is "
+            f"{identity['encoder']}, with another {other}; give that model"
+        )
+    own = {name: key[name] for name in ("engine", "precision", "exact", "draft")}
+    expected = {name: how[name] for name in own} if how else {**own, "draft": not own["exact"]}
+    if own != expected:
+        raise HeadwordError(
+            f"{features.folder} was computed in another way ({own}) than the index ({expected}); leave the "
+            "store out: headword index MODEL FOLDER"
+        )
+    return own
 
 
 def _check_place(root: Path, target: Path) -> None:
