@@ -19,7 +19,7 @@ from headword.aligners.joint import for_parts
 from headword.aligners.pairs import Pairs
 from headword.data.captions import Captioned, read_captions
 from headword.encoders import TextEncoder, VisionEncoder, load_text, load_vision
-from headword.encoders.enrichment import PLAIN, Enrichment, enriched_pairs, make_enrichment
+from headword.encoders.enrichment import Enrichment, enriched_pairs, make_enrichment
 from headword.encoders.prompts import DEFAULT_TEMPLATE, FOUR_TEMPLATES, check_templates
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
@@ -154,7 +154,9 @@ def recycle(
         templates=FOUR_TEMPLATES if rich_use else templates,
         hypernym_weight=enrichment.hypernym_weight,
         scores=scores,
-        centre=_centre(mapping, captioned),
+        centre=Centre("pool", len(captioned), "the captioned images")
+        if captioned and mapping.by_source
+        else Centre("default"),
         timings=timings,
         familiarity_fit=familiarity_fit,
     )
@@ -162,26 +164,6 @@ def recycle(
         with step("centre_on"), watch("images") as progress:
             model.centre_on(pool, progress=progress)
     return model
-
-
-def _centre(mapping: Aligner, captioned: Sequence[Captioned] | None) -> Centre:
-    """What the fit has centred images on."""
-    if captioned and mapping.by_source:
-        return Centre("pool", len(captioned), "the captioned images")
-    return Centre("default")
-
-
-def head_pairs(
-    vision: VisionEncoder, text: TextEncoder, templates: str | Sequence[str] = DEFAULT_TEMPLATE
-) -> Pairs:
-    """The head's rows `[C, d]` beside the text embeddings `[C, k]` of their class names: D_weights of
-    the paper.
-
-    Raises:
-        HeadwordError: for an image tower, which has no head.
-    """
-    head, labels = vision.named_head()
-    return enriched_pairs(head.weight.float().cpu(), labels.classes, text, templates, PLAIN)
 
 
 def caption_pairs(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from headword.demo.report import Expected, Found, Hit, Labelled, Score, write_demo_page
+from headword.demo.report import Expected, Labelled, Match, Score, Searched, write_demo_page
 from headword.errors import HeadwordError
 from support.html_page import Page
 
@@ -40,9 +40,9 @@ def write(path: Path, pictures: list[Path]) -> str:
             ),
         ],
         searches=[
-            Found(
+            Searched(
                 "pictures of <nothing>",
-                [Hit(small, "A small one", 0.3), Hit(wide, "Wide", -0.1)],
+                [Match(small, "A small one", 0.3), Match(wide, "Wide", -0.1)],
                 Expected("Wide", 2, 2),
             )
         ],

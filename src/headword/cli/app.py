@@ -120,10 +120,6 @@ def usage_line(error: Any) -> str:
     return line[:1].lower() + line[1:]
 
 
-class LoneCommand(_Errors, Command):
-    """A program of one command."""
-
-
 class CommandGroup(_Errors, TyperGroup):
     """Commands in the order of the work."""
 

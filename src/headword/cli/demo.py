@@ -12,7 +12,7 @@ from headword.cli.app import command
 from headword.cli.common import Output, quoted
 
 if TYPE_CHECKING:
-    from headword.demo.report import Found, Labelled
+    from headword.demo.report import Labelled, Searched
 
 
 @command("demo", "demo --out /tmp/demo --overwrite")
@@ -44,12 +44,12 @@ def demo(
     output.table(
         "Searched: each sentence means one of the pictures",
         ("", "sentence", "first came", "meant one"),
-        [(mark(found), found.query, found.hits[0].title, str(found.expected)) for found in result.found],
+        [(mark(s), s.query, s.hits[0].title, str(s.expected)) for s in result.searches],
     )
     labelled = sum(entry.expected.right for entry in result.labelled)
-    searched = sum(found.expected.right for found in result.found)
+    searched = sum(s.expected.right for s in result.searches)
     output.say(f"{labelled} of {len(result.labelled)} pictures got their own words first.")
-    output.say(f"{searched} of {len(result.found)} sentences found the picture that was meant first.")
+    output.say(f"{searched} of {len(result.searches)} sentences found the picture that was meant first.")
     output.say()
     output.facts("Seconds", [(step, f"{value:.2f}") for step, value in result.seconds.items()])
     output.say(f"Page: {result.page}")
@@ -62,7 +62,7 @@ def demo(
             "own_words_first": labelled,
             "pictures": len(result.labelled),
             "meant_picture_first": searched,
-            "sentences": len(result.found),
+            "sentences": len(result.searches),
         },
         results=[
             {
@@ -74,16 +74,16 @@ def demo(
         ],
         searches=[
             {
-                "sentence": found.query,
-                "hits": [{"picture": hit.title, "cosine": hit.cosine} for hit in found.hits],
-                "meant": found.expected._asdict(),
+                "sentence": s.query,
+                "hits": [{"picture": hit.title, "cosine": hit.cosine} for hit in s.hits],
+                "meant": s.expected._asdict(),
             }
-            for found in result.found
+            for s in result.searches
         ],
         page=str(result.page),
     )
 
 
-def mark(judged: Labelled | Found) -> str:
+def mark(judged: Labelled | Searched) -> str:
     """Whether it came out right."""
     return "✓" if judged.expected.right else "✗"

@@ -61,7 +61,7 @@ class Labelled:
     credit: str = ""
 
 
-class Hit(NamedTuple):
+class Match(NamedTuple):
     """A picture that a search found."""
 
     path: Path
@@ -70,11 +70,11 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Searched:
     """A sentence and the pictures nearest to it, nearest first."""
 
     query: str
-    hits: Sequence[Hit]
+    hits: Sequence[Match]
     expected: Expected
     """The title of the picture that was meant."""
 
@@ -83,7 +83,7 @@ def write_demo_page(
     path: str | Path,
     *,
     labelled: Sequence[Labelled],
-    searches: Sequence[Found],
+    searches: Sequence[Searched],
     facts: Sequence[tuple[str, str]],
     labels: Sequence[str] = (),
     title: str = "A classifier's head, turned into words",
@@ -167,7 +167,7 @@ def _offered(labels: Sequence[str]) -> str:
     )
 
 
-def _count(judged: Sequence[Labelled | Found], what: str) -> str:
+def _count(judged: Sequence[Labelled | Searched], what: str) -> str:
     right = sum(one.expected.right for one in judged)
     return f'<p class="count">{right} of {len(judged)} {escape(what)}.</p>' if judged else ""
 
@@ -194,15 +194,15 @@ def _card(item: Labelled) -> str:
     )
 
 
-def _search(found: Found) -> str:
-    name = found.expected.name
+def _search(item: Searched) -> str:
+    name = item.expected.name
     hits = "".join(
         f"<li{' class=meant' * (hit.title == name)}><figure>{_img(hit.path, 280, hit.title)}"
         f"<figcaption>{escape(hit.title)}{_cosine(hit.cosine)}</figcaption></figure></li>"
-        for hit in found.hits
+        for hit in item.hits
     )
-    verdict = _verdict(found.expected, f"{name}: found first", f"{name}: came {found.expected}")
-    return f'<div class="search"><h3>“{escape(found.query)}”</h3>{verdict}<ol class="hits">{hits}</ol></div>'
+    verdict = _verdict(item.expected, f"{name}: found first", f"{name}: came {item.expected}")
+    return f'<div class="search"><h3>“{escape(item.query)}”</h3>{verdict}<ol class="hits">{hits}</ol></div>'
 
 
 def _footer(labelled: Sequence[Labelled]) -> str:

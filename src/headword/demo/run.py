@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headword.data.gallery import Picture, gallery
-from headword.demo.report import Expected, Found, Hit, Labelled, Score, write_demo_page
+from headword.demo.report import Expected, Labelled, Match, Score, Searched, write_demo_page
 from headword.files import new_folder
 from headword.model import DualEncoder
 from headword.recycling import Watch, recycle, unwatched
@@ -62,7 +62,7 @@ class DemoResult:
 
     model: DualEncoder
     labelled: list[Labelled]
-    found: list[Found]
+    searches: list[Searched]
     seconds: dict[str, float]
     page: Path
     saved: Path
@@ -92,18 +92,18 @@ def run_demo(
         model.centre_on(features)
         labels = list(WORDS.values())
         labelled = _label(model, features, pictures, labels)
-        found = _search(model, features, pictures)
+        searches = _search(model, features, pictures)
         seconds["label and search"] = time.perf_counter() - start
         model.save(folder / MODEL)
         write_demo_page(
             folder / PAGE,
             labelled=labelled,
-            searches=found,
+            searches=searches,
             facts=_facts(model, len(pictures), seconds),
             labels=labels,
             lead=LEAD,
         )
-    return DemoResult(model, labelled, found, seconds, out / PAGE, out / MODEL)
+    return DemoResult(model, labelled, searches, seconds, out / PAGE, out / MODEL)
 
 
 def _label(
@@ -122,15 +122,15 @@ def _label(
     return entries
 
 
-def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> list[Found]:
+def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> list[Searched]:
     queries = {query: name for query, name in QUERIES.items() if name in {p.name for p in pictures}}
     places, cosines = model.search(features, list(queries), k=len(pictures))
     entries = []
     for (query, name), row, cosine in zip(queries.items(), places.tolist(), cosines.tolist(), strict=True):
         order = [pictures[place] for place in row]
         rank, meant = next((n, p) for n, p in enumerate(order, start=1) if p.name == name)
-        hits = [Hit(picture.path, picture.title, c) for picture, c in zip(order[:3], cosine, strict=False)]
-        entries.append(Found(query, hits, Expected(meant.title, rank, len(order))))
+        hits = [Match(picture.path, picture.title, c) for picture, c in zip(order[:3], cosine, strict=False)]
+        entries.append(Searched(query, hits, Expected(meant.title, rank, len(order))))
     return entries
 
 
