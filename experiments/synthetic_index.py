@@ -12,7 +12,7 @@ from headword.model import DualEncoder
 from headword.search.catalogue import OK, Entry
 from headword.search.commit import commit
 from headword.search.draft import begin
-from headword.search.made_with import describe, encoder_identity
+from headword.search.encoder_identity import describe, encoder_identity
 from headword.search.rows import append_rows
 
 NOISE = 0.5

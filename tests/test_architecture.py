@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 from importlinter.cli import lint_imports
 
@@ -15,10 +18,25 @@ PACKAGE = ROOT / "src" / "headword"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """What each module imports, lazily too; not the package itself, whose names are imported when used."""
+    graph = grimp.build_graph("headword", cache_dir=None)
+    modules = graph.modules - {"headword"}
+    return {module: graph.find_modules_directly_imported_by(module) & modules for module in modules}
+
+
 def test_the_order_of_the_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """As pyproject.toml has it."""
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == 0
+
+
+def test_no_circle_of_modules(imports: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
 def private_imports(file: Path) -> Iterator[str]:
@@ -53,6 +71,22 @@ def test_few_files_lie_loose() -> None:
 def test_no_file_is_too_long() -> None:
     long = {str(file.relative_to(ROOT)): len(file.read_text("utf-8").splitlines()) for file in SOURCES}
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_a_file_name_is_there_once() -> None:
+    """But in cli/, whose files have their commands' names."""
+    files = [file for file in SOURCES if file.parent.name != "cli"]
+    names = Counter(file.stem for file in files if file.stem not in {"__init__", "base"})
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_a_class_name_is_there_once() -> None:
+    places = defaultdict(set)
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].add(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 def test_no_test_imports_another() -> None:

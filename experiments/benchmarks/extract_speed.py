@@ -27,7 +27,7 @@ from headword.data.images import load_image
 from headword.data.items import Item, file_item
 from headword.encoders import VisionEncoder, load_vision
 from headword.extract import image_features
-from headword.extract.decode import Batch, Decoding, decoded
+from headword.extract.decode import DecodedBatch, Decoding, decoded
 from headword.extract.engines import open_engine
 from headword.extract.job import Job
 from headword.extract.machine import available_cpus
@@ -85,7 +85,7 @@ def in_memory(vision: VisionEncoder, paths: Sequence[Path], engine: str) -> Call
     return lambda: list(opened.features(batches))
 
 
-def all_decoded(items: Sequence[Item], decoding: Decoding) -> list[Batch]:
+def all_decoded(items: Sequence[Item], decoding: Decoding) -> list[DecodedBatch]:
     """Every batch."""
     return list(decoded(items, decoding, batch_size=32, workers=available_cpus()))
 

@@ -276,7 +276,7 @@ def once(kind: str, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapp
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """One part of the cache, as `headword cache info` shows it."""
 
     kind: str
@@ -287,7 +287,7 @@ class Entry:
     bytes: int
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CacheEntry]:
     """What the cache holds, the largest first."""
     return sorted((_entry(kind, path) for kind, path in _held()), key=lambda entry: -entry.bytes)
 
@@ -326,17 +326,17 @@ def _held() -> Iterator[tuple[str, Path]]:
                     yield kind, path
 
 
-def _entry(kind: str, path: Path) -> Entry:
+def _entry(kind: str, path: Path) -> CacheEntry:
     if kind != "vectors":
-        return Entry(kind, path.stem, 0, _size(path))
+        return CacheEntry(kind, path.stem, 0, _size(path))
     segments = list(path.glob("*.safetensors"))
     size = sum(map(_size, segments))
     try:
         about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
         vectors = sum(int(read_metadata(segment).get("vectors", 0)) for segment in segments)
-        return Entry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, size)
+        return CacheEntry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, size)
     except (OSError, ValueError, HeadwordError):
-        return Entry("other", "?", 0, size)
+        return CacheEntry("other", "?", 0, size)
 
 
 def _remove(path: Path) -> int:

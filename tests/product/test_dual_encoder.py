@@ -38,7 +38,7 @@ def test_pictures_get_their_words(embedded, four):
 
 
 def test_no_label_is_a_class_of_the_head(embedded):
-    from headword.demo.run import WORDS
+    from headword.demo.tour import WORDS
 
     taught = {name.lower() for c in embedded.classes for name in (c.name, *c.synonyms)}
     assert not taught & {w.lower() for w in WORDS.values()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headword.training.build import build
 from headword.training.gradcache import backward
-from headword.training.objective import SuperCLIPTask, Task, Tensors, make_task
+from headword.training.objective import SuperCLIPTask, Tensors, TrainingTask, make_task
 from support.training import tiny
 
 CASES: dict[str, dict[str, Any]] = {
@@ -23,12 +23,12 @@ CASES: dict[str, dict[str, Any]] = {
 CAPTIONS = ["a red boat", "two dogs !", "", "the blue lake", "a", "rain on two boats", "red", "a dog on it"]
 
 
-def task_for(**options: Any) -> Task:
+def task_for(**options: Any) -> TrainingTask:
     config = tiny(**options)
     return make_task(build(config)[0], config).double()  # so that equality is not a matter of rounding
 
 
-def batch(task: Task) -> dict[str, Tensor]:
+def batch(task: TrainingTask) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(len(CAPTIONS), 3, 32, 32, generator=generator, dtype=torch.float64)
     return {"images": images, "texts": task.model.tokenize(CAPTIONS).ids}

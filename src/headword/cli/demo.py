@@ -30,7 +30,7 @@ def demo(
     The pictures are real, the words none of its classes; what comes out wrong is shown, too.
     """
     output = Output(quiet, json_to)
-    from headword.demo.run import run_demo
+    from headword.demo.tour import run_demo
 
     result = run_demo(out, overwrite=overwrite, device=device, watch=output.progress)
     output.table(

@@ -13,7 +13,7 @@ from headword.errors import MissingExtraError
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class GalleryPicture:
     """A picture of the gallery."""
 
     name: str
@@ -53,7 +53,7 @@ _PICTURES = (
 )
 
 
-def gallery() -> list[Picture]:
+def gallery() -> list[GalleryPicture]:
     """The demo's pictures, in a fixed order; those that an installed version no longer ships are left out.
 
     Raises:
@@ -61,7 +61,8 @@ def gallery() -> list[Picture]:
     """
     folders = {parts: _folder(*parts) for parts in (_SKIMAGE, _SKLEARN)}
     pictures = [
-        Picture(name, folders[parts] / file, title, credit) for name, parts, file, title, credit in _PICTURES
+        GalleryPicture(name, folders[parts] / file, title, credit)
+        for name, parts, file, title, credit in _PICTURES
     ]
     return [picture for picture in pictures if picture.path.is_file()]
 

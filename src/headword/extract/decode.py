@@ -34,7 +34,7 @@ _TASK = 8  # images a worker takes at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DecodedBatch:
     """Consecutive items of a source, decoded."""
 
     items: Sequence[Item]
@@ -70,7 +70,7 @@ class Decoding:
 
 def decoded(
     items: Iterable[Item], decoding: Decoding, *, batch_size: int, workers: int, processes: bool = False
-) -> Iterator[Batch]:
+) -> Iterator[DecodedBatch]:
     """Batches in the order of the items; every batch but the last is of `batch_size` items.
 
     Args:
@@ -106,7 +106,7 @@ def decoded(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
+def _batch(items: list[Item], outcomes: list[Any]) -> DecodedBatch:
     errors: dict[int, str] = {}
     read: list[Tensor] = []
     shapes = Counter(tuple(outcome.shape) for outcome in outcomes if not isinstance(outcome, str))
@@ -119,7 +119,7 @@ def _batch(items: list[Item], outcomes: list[Any]) -> Batch:
             errors[place] = f"{item.name}: the model's transform makes {made}"
         else:
             read.append(torch.as_tensor(outcome))
-    return Batch(items, torch.stack(read) if read else torch.empty(0), errors)
+    return DecodedBatch(items, torch.stack(read) if read else torch.empty(0), errors)
 
 
 def _decode(decoding: Decoding, items: list[Item]) -> list[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headword.data.items import Item, all_files
 from headword.encoders import VisionEncoder
-from headword.extract.decode import Batch, Decoding, decoded
+from headword.extract.decode import DecodedBatch, Decoding, decoded
 from headword.extract.engines import LONG, Engine, choose, open_engine
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan, plan_of
@@ -155,7 +155,7 @@ class Job:
             here = list(islice(left, len(batch.items)))
             yield Computed(here, features, {here[n]: why for n, why in batch.errors.items()})
 
-    def _run(self, items: Sequence[Item]) -> Iterator[tuple[Batch, Tensor]]:
+    def _run(self, items: Sequence[Item]) -> Iterator[tuple[DecodedBatch, Tensor]]:
         """Batches, each with the features `[N, d]` of those that could be read."""
         on_gpu = self.vision.device.type == "cuda"
         processes = on_gpu and self.workers >= PROCESSES_FROM and len(items) >= LONG
@@ -166,7 +166,7 @@ class Job:
             workers=self.workers,
             processes=processes and self.plan is not None and all_files(items),
         )
-        waiting: deque[Batch] = deque()
+        waiting: deque[DecodedBatch] = deque()
         nothing = torch.empty(0, self.vision.dim)
         for batch in batches:
             waiting.append(batch)

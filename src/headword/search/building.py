@@ -23,7 +23,7 @@ from headword.search.catalogue import Entry
 from headword.search.commit import commit
 from headword.search.draft import Draft, begin
 from headword.search.embedding import Embedder, how_of
-from headword.search.made_with import describe, encoder_identity
+from headword.search.encoder_identity import describe, encoder_identity
 from headword.search.manifest import NAME, Manifest, is_ours, writing
 
 CENTRES = ("collection", "none")

@@ -14,7 +14,7 @@ from headword.search.draft import Draft
 from headword.search.manifest import publish
 from headword.search.rows import BLOCK, Rows, append_rows, next_rows, present_rows, write_halves
 from headword.search.space import Floats, Space, exact_sum, mean_of
-from headword.search.tagging import Labels, label_all
+from headword.search.tagging import TagLabels, label_all
 
 _SPARE = 1024
 """Rows of removed images that may stay however few the others are."""
@@ -50,7 +50,7 @@ def commit(
     tags = None if before is None else before.tags
     labelled: Iterable[Tag] = ()
     if tags is not None:
-        labels = Labels(**tags)
+        labels = TagLabels(**tags)
         classifier = draft.model.classifier(
             labels.labels, templates=labels.template, none_of_these=labels.none_of_these
         )

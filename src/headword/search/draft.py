@@ -15,8 +15,8 @@ from headword.errors import HeadwordError
 from headword.extract.engines import LONG
 from headword.model import DualEncoder
 from headword.search.catalogue import Entry, salvaged
+from headword.search.encoder_identity import encoder_identity
 from headword.search.journal import Journal
-from headword.search.made_with import encoder_identity
 from headword.search.manifest import Manifest
 from headword.search.rows import append_rows, blank_rows, next_rows, present_rows
 from headword.search.space import Floats

@@ -17,7 +17,7 @@ from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder
-from headword.search.made_with import check_model
+from headword.search.encoder_identity import check_model
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
 from headword.search.tagging import tag_index

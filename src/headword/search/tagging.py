@@ -13,7 +13,7 @@ from headword.classifier import Classifier
 from headword.encoders.prompts import check_templates
 from headword.model import DualEncoder
 from headword.search.catalogue import Indices, Tag
-from headword.search.made_with import check_model
+from headword.search.encoder_identity import check_model
 from headword.search.manifest import Manifest, publish, writing
 from headword.search.rows import Rows
 from headword.search.space import Floats, Space
@@ -26,7 +26,7 @@ _ROWS = 4096  # rows at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class TagLabels:
     """What an index was tagged with; new images get the same labels when it is refreshed."""
 
     labels: list[str]
@@ -50,7 +50,7 @@ def tag_index(
             with another model, or that cannot be written; it is then what it was.
     """
     templates = check_templates(classifier.templates or model.templates)
-    labels = Labels(list(classifier.encoded().labels), list(templates), classifier.none_of_these)
+    labels = TagLabels(list(classifier.encoded().labels), list(templates), classifier.none_of_these)
     with writing(folder):
         before = Manifest.read(folder)
         check_model(model, before.model, folder)

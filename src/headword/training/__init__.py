@@ -1,6 +1,6 @@
 """Training CLIP, SuperCLIP and SuperClass: a model of open_clip's, a task with its losses, a trainer."""
 
-from headword.training.objective import CLIPTask, SuperClassTask, SuperCLIPTask, Task
+from headword.training.objective import CLIPTask, SuperClassTask, SuperCLIPTask, TrainingTask
 from headword.training.superclip import SuperCLIP, TokenHead, Tokens, tokenize
 
 __all__ = [
@@ -8,8 +8,8 @@ __all__ = [
     "SuperCLIP",
     "SuperCLIPTask",
     "SuperClassTask",
-    "Task",
     "TokenHead",
     "Tokens",
+    "TrainingTask",
     "tokenize",
 ]

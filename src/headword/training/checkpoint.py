@@ -175,7 +175,7 @@ def prune(run: Path, keep_last: int, best: Best | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunPlace:
     """Where a run is written, and where it goes on from."""
 
     folder: Path
@@ -192,7 +192,7 @@ def find_place(
     *,
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-) -> Place:
+) -> RunPlace:
     """Settle where a run is written and what it goes on from; nothing is changed on disk yet.
 
     Raises:
@@ -210,7 +210,7 @@ def find_place(
                 "another --out"
             )
         check_new_folder(folder, overwrite=overwrite, marker=RUN, known=KNOWN)
-        return Place(folder, None, fresh=True)
+        return RunPlace(folder, None, fresh=True)
     if os.fspath(resume) == "auto":
         check_resumable(_read(folder / RUN), folder, config, fingerprint)
         steps = steps_of(folder)
@@ -218,7 +218,7 @@ def find_place(
     else:
         source = expand(resume).absolute()
     if source is None:  # stopped before its first checkpoint
-        return Place(folder, None, fresh=True)
+        return RunPlace(folder, None, fresh=True)
     state = read_state(source)
     check_resumable(state, source, config, fingerprint)
     inside = source.parent.parent == folder
@@ -231,7 +231,7 @@ def find_place(
         if here:
             raise HeadwordError(f"{folder} holds another run; give the resumed one a new --out")
         check_new_folder(folder)
-    return Place(folder, source, fresh=not inside)
+    return RunPlace(folder, source, fresh=not inside)
 
 
 @contextmanager
@@ -302,7 +302,7 @@ def going_on(folder: Path) -> str:
     return f"{kept}; go on with: {headword} train --resume auto --out {shlex.quote(str(folder))}"
 
 
-def begin(place: Place, config: TrainConfig, blueprint: Blueprint, fingerprint: str) -> None:
+def begin(place: RunPlace, config: TrainConfig, blueprint: Blueprint, fingerprint: str) -> None:
     """Make a new run's folder, or write down the options that a resumed one goes on with."""
     if place.fresh and place.folder.exists():
         shutil.rmtree(place.folder)

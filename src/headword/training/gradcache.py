@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headword.training.objective import Task, Tensors
+from headword.training.objective import Tensors, TrainingTask
 
 Gradients = list["Tensor | None"]
 
 
 def backward(
-    task: Task,
+    task: TrainingTask,
     batch: Tensors,
     *,
     pieces: int = 1,
@@ -76,7 +76,9 @@ def backward(
     return losses
 
 
-def _losses(task: Task, features: Tensors, texts: Tensor) -> tuple[dict[str, Tensor], Gradients, Gradients]:
+def _losses(
+    task: TrainingTask, features: Tensors, texts: Tensor
+) -> tuple[dict[str, Tensor], Gradients, Gradients]:
     """Pass 2: the losses of the whole batch, which is counted, and their gradients for the features and for
     the task's direct parameters.
     """
@@ -91,7 +93,7 @@ def _losses(task: Task, features: Tensors, texts: Tensor) -> tuple[dict[str, Ten
     return detached, gradients[: len(leaves)], gradients[len(leaves) :]
 
 
-def _replay(task: Task, batch: Tensors, gradients: Gradients, direct: Gradients) -> Tensor:
+def _replay(task: TrainingTask, batch: Tensors, gradients: Gradients, direct: Gradients) -> Tensor:
     """Pass 3: a scalar whose gradient is the loss's, by way of these rows of the batch."""
     tensors = [*task.features(batch).values(), *task.direct[: len(direct)]]
     pairs = [

@@ -30,7 +30,7 @@ Tensors = Mapping[str, Tensor]
 """By name. A batch has "images" `[B, 3, H, W]` and "texts" `[B, L]` token ids."""
 
 
-class Task(nn.Module):
+class TrainingTask(nn.Module):
     """A model and its losses, one module, so that whatever wraps it (DDP, FSDP) sees each use of a parameter.
 
     Its `state_dict` holds the word counts beside the model: a checkpoint needs both.
@@ -91,12 +91,12 @@ class Task(nn.Module):
         return {"token": token, "n_empty": loss.count_empty(texts)}
 
 
-class CLIPTask(Task):
+class CLIPTask(TrainingTask):
     """Contrastive learning: softmax of exp(logit scale) · cosine (CLIP), or sigmoids (SigLIP) for a model
     with a logit bias. Its loss is "contrastive".
 
     Args:
-        model: as for `Task`.
+        model: as for `TrainingTask`.
         contrastive_loss: a module with the arguments of open_clip's `ClipLoss` and `SigLipLoss`; when None,
             that one of them which the model asks for.
     """
@@ -112,17 +112,17 @@ class CLIPTask(Task):
         return _logit_parameters(self.model)
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """As `Task`."""
+        """As `TrainingTask`."""
         contrastive = self._contrastive(features)
         return {"loss": contrastive, "contrastive": contrastive}
 
 
-class SuperClassTask(Task):
+class SuperClassTask(TrainingTask):
     """Token classification alone (SuperClass, Huang et al., NeurIPS 2024): the text tower does not run. Its
     loss is "token"; "n_empty" counts the captions without a word to predict.
 
     Args:
-        model: as for `Task`, with a tokenizer.
+        model: as for `TrainingTask`, with a tokenizer.
         settings: of `TokenClassificationLoss`: `weight` (λ), `uniform`, `reference_counting`, ….
     """
 
@@ -137,17 +137,17 @@ class SuperClassTask(Task):
         return list(self.model.token_head.linear.parameters())
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
-        """As `Task`."""
+        """As `TrainingTask`."""
         token = self._token(features, texts)
         return {"loss": token["token"], **token}
 
 
-class SuperCLIPTask(Task):
+class SuperCLIPTask(TrainingTask):
     """L = λ_contrastive · L_contrastive + L_token, with λ in L_token (SuperCLIP, Zhao et al., NeurIPS 2025):
     both of the above.
 
     Args:
-        model: as for `Task`, with a tokenizer.
+        model: as for `TrainingTask`, with a tokenizer.
         contrastive_weight: λ_contrastive > 0.
         contrastive_loss: as for `CLIPTask`.
         settings: as for `SuperClassTask`.
@@ -181,7 +181,7 @@ class SuperCLIPTask(Task):
         return [*_logit_parameters(self.model), *self.model.token_head.linear.parameters()]
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
-        """As `Task`."""
+        """As `TrainingTask`."""
         contrastive, token = (
             self.contrastive_weight * self._contrastive(features),
             self._token(features, texts),
@@ -189,7 +189,7 @@ class SuperCLIPTask(Task):
         return {"loss": contrastive + token["token"], "contrastive": contrastive, **token}
 
 
-def make_task(model: SuperCLIP, config: TrainConfig) -> Task:
+def make_task(model: SuperCLIP, config: TrainConfig) -> TrainingTask:
     """The task that a configuration means."""
     if config.method == "clip":
         return CLIPTask(model)
@@ -202,7 +202,7 @@ def make_task(model: SuperCLIP, config: TrainConfig) -> Task:
     )
 
 
-def freeze_unreached(task: Task) -> None:
+def freeze_unreached(task: TrainingTask) -> None:
     """Freeze what no loss of a task depends on, such as the decoder of a captioner (CoCa): several processes
     would wait for its gradients for ever. One black image and an empty caption tell.
     """

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from headword.data.gallery import Picture, gallery
+from headword.data.gallery import GalleryPicture, gallery
 from headword.demo.report import Expected, Labelled, Match, Score, Searched, write_demo_page
 from headword.files import new_folder
 from headword.model import DualEncoder
@@ -107,7 +107,7 @@ def run_demo(
 
 
 def _label(
-    model: DualEncoder, features: object, pictures: list[Picture], labels: list[str]
+    model: DualEncoder, features: object, pictures: list[GalleryPicture], labels: list[str]
 ) -> list[Labelled]:
     classifier, embeddings = model.classifier(labels), model.encode_image(features)
     cosines = classifier.cosines(embeddings)
@@ -122,7 +122,7 @@ def _label(
     return entries
 
 
-def _search(model: DualEncoder, features: object, pictures: list[Picture]) -> list[Searched]:
+def _search(model: DualEncoder, features: object, pictures: list[GalleryPicture]) -> list[Searched]:
     queries = {query: name for query, name in QUERIES.items() if name in {p.name for p in pictures}}
     places, cosines = model.search(features, list(queries), k=len(pictures))
     entries = []
