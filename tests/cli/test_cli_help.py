@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from headword.cli.app import ORDER, app, out_of_memory
-from headword.cli.common import Output, read_labels
+from headword.cli.common import Output, quoted, read_labels
 from headword.encoders.prompts import tidy_labels
 from headword.errors import HeadwordError
 from headword.results import result_json
@@ -187,3 +188,10 @@ def test_what_cannot_be_read_is_named_once(capsys: pytest.CaptureFixture[str]) -
         "  c.jpg: permission denied",
         "  d: is empty",
     ]
+
+
+@pytest.mark.parametrize("word", ["a b", "tag = 'food'", "it's", "'$HOME'", "'`id`'", "a\"b'c", "'\\", "'!'"])
+def test_a_next_step_can_be_typed(word):
+    assert shlex.split(quoted(word)) == [word]
+    if "'" in word and not set('"$`\\!') & set(word):
+        assert quoted(word) == f'"{word}"'

@@ -157,9 +157,10 @@ class Output:
 _WIDEST = 10_000  # columns; what a table is measured in that may be wider than the terminal
 
 
-def quoted(path: str | Path) -> str:
-    """A path as it is typed in a shell."""
-    return shlex.quote(str(path))
+def quoted(word: str | Path) -> str:
+    """A path or another word as it is typed in a shell; in double quotes where it holds a '."""
+    text = str(word)
+    return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else shlex.quote(text)
 
 
 def _longest_word(text: str) -> int:
