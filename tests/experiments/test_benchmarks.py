@@ -46,6 +46,14 @@ SMALL = {
 }
 
 
+SLOW = {
+    *("beyond-fit", "beyond-tried", "centring", "collection", "extract-memory", "extract-speed"),
+    *("familiarity", "first-minutes", "gradcache", "joint", "kernel-vs-paper-mlp", "score-calibration"),
+    *("serve-speed", "small-heads", "soak", "superclip-matrix", "superclip-step", "train-input"),
+}
+"""Those that take more than a few seconds: `pytest -m slow` runs them."""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return small_data(tmp_path_factory.mktemp("data"))
@@ -64,7 +72,9 @@ def test_none_is_forgotten():
     assert set(SMALL) == {name for name, file in FILES.items() if file.parent.name == "benchmarks"}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SMALL]
+)
 def test_runs_small(name, results, saved, monkeypatch):
     options = list(SMALL[name])
     if name == "search-speed":
