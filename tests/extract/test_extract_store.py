@@ -81,7 +81,6 @@ def test_killed_ten_times_then_resumed_equals_unbroken(pictures_200, tmp_path):
     said = subprocess.run(
         [sys.executable, script, pictures_200, tmp_path / "store", "10", "7"],
         capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
     )  # fmt: skip
     result = json.loads(said.stdout)
     assert result["status"] == 0
@@ -209,9 +208,8 @@ def test_second_writer_is_refused_and_the_first_goes_on(vision, pictures_200, tm
 
     def second(_done: int, _total: int) -> None:
         if not errors:
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
             command = [sys.executable, "-c", script, tmp_path / "store"]
-            run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
             errors.append(run.stderr)
 
     done = extract_features(vision, pictures_200, tmp_path / "store", progress=second)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from headword import DualEncoder
 from headword.extract.job import Job
+from support.indexing import tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny() -> DualEncoder:
+    return tiny_model()
 
 
 @pytest.fixture

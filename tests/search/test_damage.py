@@ -26,14 +26,9 @@ from headword.search import exact as exact_module
 from headword.search.manifest import Manifest
 from headword.search.rows import BLOCK
 from support.extraction import draw, draw_many, tiny_vision
-from support.indexing import QUERIES, found, tiny_model
+from support.indexing import QUERIES, found
 
 FLIPS = 100
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")

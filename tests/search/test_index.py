@@ -34,11 +34,6 @@ from support.extraction import draw, draw_many
 from support.indexing import QUERIES, found, tiny_model, tree
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model()
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = draw_many(tmp_path / "photos", 20)
@@ -428,12 +423,10 @@ def test_what_was_done_is_not_done_again(tiny, photos, tmp_path, monkeypatch, em
 def killed(photos: Path, folder: Path, *how: object) -> list[int]:
     """See killed_indexing.py; what it printed."""
     script = Path(__file__).parents[1] / "support" / "killed_indexing.py"
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run(
         [sys.executable, *map(str, (script, photos, folder, *how))],
         check=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from headword.cli import app
 from headword.errors import HeadwordError
 from headword.search import Hit, Index, Query, build_index
+from support.commands import run
 from support.extraction import draw, draw_many
-from support.indexing import QUERIES, tiny_model
+from support.indexing import QUERIES
 
 COUNT = 40
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +177,6 @@ def test_searches_in_threads_while_tags_change(index, tiny, folder):
 
 
 # ---- the commands
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
-    if code:
-        assert result.stderr.count("\n") == 1, result.stderr
-        return result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,6 @@ from support.extraction import draw, draw_many
 from support.indexing import found, tiny_model
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model()
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = draw_many(tmp_path / "photos", 12)
