@@ -15,9 +15,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Child processes find what tests share.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 # Tests neither profit from nor add to what the user's own runs have cached.
-# The processes of one run share what they cache.
+# The processes of one run share what they cache; a folder in HEADWORD_TEST_CACHE keeps it for the next run.
 _CACHE = None
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if kept := os.environ.get("HEADWORD_TEST_CACHE"):
+    os.environ["HEADWORD_CACHE"] = kept
+elif "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="headword-tests-")
     os.environ["HEADWORD_CACHE"] = _CACHE.name
 
