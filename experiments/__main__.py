@@ -120,7 +120,7 @@ def _recipe(name: str) -> Callable[..., None]:
         from experiments import report
         from headword.evaluation.subjects import check_aligners
 
-        output = Output(quiet, json_to)
+        output = Output(quiet, json_to, "experiments")
         if without:
             check_aligners(without)
         bench = benches.Bench(
@@ -141,7 +141,7 @@ def _recipe(name: str) -> Callable[..., None]:
             _show(output, done)
             results.append(done.parts)
         output.next_step(f"open {done.folder / report.PAGE}")
-        output.result("experiments", **({"seed": seed, "results": results} if name == ALL else results[0]))
+        output.result(**({"seed": seed, "results": results} if name == ALL else results[0]))
 
     command.__doc__ = "Run every recipe." if name == ALL else f"{chosen[0].title}\n\n{chosen[0].lead}"
     return command

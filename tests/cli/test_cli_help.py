@@ -166,7 +166,7 @@ def test_a_long_path_is_never_broken(
     """Neither in a table's title nor in its last column, and no blanks fill up the lines."""
     monkeypatch.setenv("COLUMNS", "60")
     path = "/".join(["a folder with a name"] * 6) + "/photo.jpg"
-    Output(False, None).table(
+    Output(False, None, "test").table(
         f"Found in {path}", ("", "cosine", "image"), [("1", "0.5", path)], whole="image"
     )
     lines = capsys.readouterr().out.splitlines()
@@ -182,7 +182,7 @@ def test_classify_json_has_results_early(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = {"b.jpg": "/home/me/in/b.jpg is not an image", "c.jpg": "permission denied", "d": "d: is empty"}
-    Output(False, None).unreadable(reasons)
+    Output(False, None, "test").unreadable(reasons)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  b.jpg: is not an image",
         "  c.jpg: permission denied",

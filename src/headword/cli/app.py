@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headword import __version__
-from headword.cli.options import COMMON
+from headword.cli import options
+from headword.cli.common import Output
 from headword.errors import HeadwordError, near
 
 OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -58,7 +61,7 @@ class Command(TyperCommand):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             usual = "Arguments" if param.param_type_name == "argument" else "Options"
-            usual = COMMON if param.name == "help" else usual
+            usual = options.COMMON if param.name == "help" else usual
             record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
@@ -159,9 +162,35 @@ app = typer.Typer(
 )
 
 
-def command(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add a command, with examples below its help."""
-    return app.command(name, cls=Command, epilog=shown_examples(*examples))
+QUIET = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Quiet)
+JSON = inspect.Parameter("json_to", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=options.Json)
+
+
+def command(
+    *examples: str, name: str | None = None, group: typer.Typer = app, json: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function as a command, with examples below its help.
+
+    Its first parameter gets the command's `Output`; the options --quiet and --json, which decide on that, are
+    added to its own.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        called = name or function.__name__
+        whole = called if group is app else f"{group.info.name} {called}"
+
+        @wraps(function)
+        def run(quiet: bool, json_to: str | None = None, **arguments: Any) -> None:
+            function(Output(quiet, json_to, whole), **arguments)
+
+        parameters = [*list(inspect.signature(function, eval_str=True).parameters.values())[1:], QUIET]
+        if json:
+            parameters.append(JSON)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return group.command(called, cls=Command, epilog=shown_examples(*examples))(run)
+
+    return add
 
 
 def shown_examples(*examples: str) -> str:

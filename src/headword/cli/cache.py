@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from headword.cli import options
-from headword.cli.app import Command, CommandGroup, app, shown_examples
+from headword.cli.app import CommandGroup, app, command, shown_examples
 from headword.cli.common import Output
 
 commands = typer.Typer(
+    name="cache",
     cls=CommandGroup,
     help="Show or clear what was kept of earlier runs.\n\n"
     "HEADWORD_CACHE says where it is, HEADWORD_CACHE_LIMIT how large it may be (20GB, or 0 for none).",
     epilog=shown_examples("cache info", "cache clear"),
+    no_args_is_help=True,
 )
-app.add_typer(commands, name="cache", no_args_is_help=True)
+app.add_typer(commands)
 
 
-@commands.command(cls=Command, epilog=shown_examples("cache info", "cache info --json -"))
-def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
+@command("cache info", "cache info --json -", group=commands)
+def info(output: Output) -> None:
     """Show what is in the cache, and how large it may become."""
-    output = Output(quiet, json_to)
     from headword.cache import cache_folder, cache_limit, entries
 
     kept = entries()
@@ -38,7 +38,6 @@ def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
     output.say(f"{held / 1e6:,.1f} MB of at most {cache_limit() / 1e6:,.0f} MB (HEADWORD_CACHE_LIMIT)")
     output.next_step("headword cache clear removes all of it")
     output.result(
-        "cache info",
         metrics={"bytes": held, "limit_bytes": cache_limit()},
         folder=str(cache_folder()),
         entries=[
@@ -48,12 +47,11 @@ def info(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
     )
 
 
-@commands.command(cls=Command, epilog=shown_examples("cache clear", "cache clear --quiet"))
-def clear(quiet: options.Quiet = False, json_to: options.Json = None) -> None:
+@command("cache clear", "cache clear --quiet", group=commands)
+def clear(output: Output) -> None:
     """Remove everything from the cache."""
-    output = Output(quiet, json_to)
     from headword import cache
 
     freed = cache.clear()
     output.say(f"{freed / 1e6:,.1f} MB removed from {cache.cache_folder()}")
-    output.result("cache clear", metrics={"freed_bytes": freed}, folder=str(cache.cache_folder()))
+    output.result(metrics={"freed_bytes": freed}, folder=str(cache.cache_folder()))

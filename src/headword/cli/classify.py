@@ -20,7 +20,8 @@ AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
     "classify model holiday/ --labels-file words.txt --centre-on none",
 )
 def classify(
-    model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
+    output: Output,
+    model: options.Model,
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
     labels: options.Labels = None,
     labels_file: options.LabelsFile = None,
@@ -48,18 +49,15 @@ def classify(
         str | None,
         typer.Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    batch_size: options.BatchSize = 32,
     vision: options.Vision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Label images with any words.
 
     They need not be classes of the head.
     """
-    output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
     paths = expand_images(images)
     from headword.scoring.transductive import OFF, check_method, label_shares, read_prior
@@ -139,7 +137,6 @@ def classify(
         chosen = quoted(",".join(words[: len(words) - none_of_these]))
         output.next_step(f"headword classify {quoted(model)} FOLDER --labels {chosen}{flags(vision=vision)}")
     output.result(
-        "classify",
         model=encoder.provenance(),
         protocol={
             "labels": words,

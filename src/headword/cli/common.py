@@ -28,7 +28,8 @@ _NAMED = 5  # unreadable files that are named for people
 class Output:
     """Where a command's result goes: tables unless `--quiet` or `--json -`, and JSON by `--json`."""
 
-    def __init__(self, quiet: bool, json_to: str | None) -> None:
+    def __init__(self, quiet: bool, json_to: str | None, command: str) -> None:
+        self.command = command
         self.json_to = json_to
         self.quiet = quiet or json_to == "-"
         self._bars: Bars | None = None
@@ -119,13 +120,13 @@ class Output:
         if len(reasons) > _NAMED:
             self.say(f"  … and {len(reasons) - _NAMED:,} more; all are in the JSON (--json)")
 
-    def result(self, command: str, **parts: Any) -> None:
-        """Write the result JSON (schema 1) where `--json` says."""
+    def result(self, **parts: Any) -> None:
+        """Write the command's result JSON (schema 1) where `--json` says."""
         if self.json_to is None:
             return
         from headword.results import result_json
 
-        text = json.dumps(result_json(command, **parts), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(result_json(self.command, **parts), indent=2, ensure_ascii=False, allow_nan=False)
         text = printable(text) + "\n"
         if self.json_to == "-":
             sys.stdout.write(text)

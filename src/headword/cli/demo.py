@@ -17,19 +17,17 @@ if TYPE_CHECKING:
 
 @command("demo", "demo --out /tmp/demo --overwrite")
 def demo(
+    output: Output,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to put the page and the model.")] = Path(
         "headword-demo"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Recycle a head, label and search pictures, write a page.
 
     The pictures are real, the words none of its classes; what comes out wrong is shown, too.
     """
-    output = Output(quiet, json_to)
     from headword.demo.tour import run_demo
 
     result = run_demo(out, overwrite=overwrite, device=device, watch=output.progress)
@@ -55,7 +53,6 @@ def demo(
     output.say(f"Page: {result.page}")
     output.next_step(f'headword classify {quoted(result.saved)} YOUR.jpg --labels "a cat,a dog"')
     output.result(
-        "demo",
         model=result.model.provenance(),
         metrics={
             **result.seconds,

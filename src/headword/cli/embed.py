@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "embed resnet50.a1_in1k photos.csv --out features --batch-size 8",
 )
 def embed(
+    output: Output,
     model: Annotated[
         str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
     ],
@@ -40,7 +41,7 @@ def embed(
     engine: Annotated[
         Literal["auto", "torch", "openvino", "ray"], typer.Option(help="What runs the model.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    batch_size: options.BatchSize = 32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many decode at once; with ray, how many actors.")
     ] = None,
@@ -50,21 +51,16 @@ def embed(
     store_dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Precision of what is stored.")
     ] = "float32",
-    class_names: Annotated[
-        Path | None, typer.Option(help="Class names for a classifier that has none.")
-    ] = None,
-    head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
+    class_names: options.ClassNames = None,
+    head: options.Head = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Embed images of any source into a store of vectors.
 
     A run that was interrupted goes on where it stopped.
     """
-    output = Output(quiet, json_to)
     from functools import partial
 
     from headword.encoders import load_vision
@@ -121,7 +117,6 @@ def embed(
         output.say("Why images are unreadable is in the column status of the store.")
     output.next_step("in Python: from headword.extract.vectors import read_vectors")
     output.result(
-        "embed",
         model=provenance or {"vision": encoder.provenance()},
         protocol={"source": source, "space": space, "draft": draft, "batch_size": batch_size},
         metrics={

@@ -25,6 +25,7 @@ PROTOCOL, DATA, WORDS, SETS, MODELS = (
     "evaluate model-a model-b --task retrieval --data captions.jsonl",
 )
 def evaluate(
+    output: Output,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -150,11 +151,8 @@ def evaluate(
     vision: options.Vision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Measure models, or mappings of one, by a named protocol."""
-    output = Output(quiet, json_to)
     from headword.evaluation import Protocol
     from headword.evaluation import evaluate as run
     from headword.head.names import class_names as read_names
@@ -176,11 +174,11 @@ def evaluate(
         output.next_step("--json FILE keeps the result with its protocol and seed")
         settled = settings.replace(split=results[0].protocol.split).as_dict()
         parts = [result.parts() for result in results]
-        output.result("evaluate", protocol=settled, seed=settings.seed, results=parts)
+        output.result(protocol=settled, seed=settings.seed, results=parts)
     else:
         where = f"--task {settings.task} --data {quoted(settings.data)}"
         output.next_step(f"headword evaluate {quoted(models[0])} OTHER {where}")
-        output.result("evaluate", **results[0].parts())
+        output.result(**results[0].parts())
 
 
 def _show(output: Output, results: list[Result]) -> None:

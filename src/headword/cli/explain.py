@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
 @command('explain model "a zebra" "a birthday party"', 'explain model "a red bicycle" -k 3')
 def explain(
-    model: Annotated[Path, typer.Argument(help="A saved model's folder.")],
+    output: Output,
+    model: options.Model,
     words: Annotated[
         list[str], typer.Argument(help='Words, "each in quotation marks"; explained one by one.')
     ],
@@ -27,14 +27,11 @@ def explain(
     template: options.Template = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Show what words are made of, and whether the head knows enough.
 
     Words are weights of class prototypes; how well these cover them says how far to trust an answer.
     """
-    output = Output(quiet, json_to)
     from headword.encoders.prompts import check_labels
 
     check_labels(words)
@@ -54,7 +51,6 @@ def explain(
     labels = quoted(",".join(words))
     output.next_step(f"headword classify {quoted(model)} IMAGE --labels {labels}{flags(vision=vision)}")
     output.result(
-        "explain",
         model=encoder.provenance(),
         protocol={"templates": templates, "k": k, "familiarity": None if fit is None else fit.as_json()},
         results=results,

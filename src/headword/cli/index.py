@@ -18,6 +18,7 @@ from headword.cli.common import Output, flags, quoted
     "index model features/ --out index --centre-on none",
 )
 def index(
+    output: Output,
     model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,
     folder: Annotated[
         Path | None,
@@ -43,19 +44,16 @@ def index(
     engine: Annotated[
         Literal["auto", "torch", "openvino"], typer.Option(help="What runs the model.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 32,
+    batch_size: options.BatchSize = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Index a folder of images, or bring an index up to date.
 
     Only new and changed files are embedded, and a run that was interrupted goes on where it stopped.
     """
-    output = Output(quiet, json_to)
     from headword.errors import HeadwordError
 
     if check is not None and model is folder is out is None:
@@ -100,7 +98,6 @@ def index(
         f"headword search {quoted(out)} WORDS, or headword app {quoted(out)}{flags(vision=vision)}"
     )
     output.result(
-        "index",
         model=about["model"]["provenance"],
         protocol={"folder": str(folder), "centre": about["centre"], "features": about["features"]},
         metrics={
@@ -128,7 +125,6 @@ def _check(output: Output, index: Path) -> None:
     facts = [("images", f"{len(opened):,}"), ("bytes", f"{checked:,}"), ("seconds", f"{seconds:.1f}")]
     output.facts(f"Every file of {index} is as it was written", facts)
     output.result(
-        "index",
         model=opened.about()["model"]["provenance"],
         protocol={"check": str(index)},
         metrics={"images": len(opened), "bytes": checked, "seconds": seconds},

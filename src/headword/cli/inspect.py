@@ -19,27 +19,23 @@ if TYPE_CHECKING:
 
 @command("inspect resnet50.a1_in1k", "inspect model --names 3")
 def inspect(
+    output: Output,
     model: Annotated[
         str,
         typer.Argument(
             help="A saved model, an index or a store of features, or a classifier as for recycle --vision."
         ),
     ],
-    class_names: Annotated[
-        Path | None, typer.Option(help="Class names for a classifier that has none.")
-    ] = None,
-    head: Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")] = None,
+    class_names: options.ClassNames = None,
+    head: options.Head = None,
     names: Annotated[int, typer.Option(min=0, help="How many class names to show.")] = 10,
     vision: options.Vision = None,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Show a head, its classes and licence, or what a model is.
 
     For a classifier: what would be recycled.
     """
-    output = Output(quiet, json_to)
     from headword.extract.store import HEADER
     from headword.files import expand
     from headword.saved import CONFIG
@@ -77,7 +73,7 @@ def _show_model(output: Output, model: str, names: int, vision: str | None, devi
         _show_classes(output, classes, names)
     output.next_step(f'headword classify {quoted(model)} IMAGE --labels "a cat,a dog"{flags(vision=vision)}')
     content = {name: value for name, value in config.items() if name not in {"format", "files", "sha256"}}
-    output.result("inspect", model=content, classes=[c.as_json() for c in classes])
+    output.result(model=content, classes=[c.as_json() for c in classes])
 
 
 def _show_index(output: Output, folder: str) -> None:
@@ -94,7 +90,7 @@ def _show_index(output: Output, folder: str) -> None:
     ]
     output.facts(f"Index {folder}", facts)
     output.next_step(f"headword search {quoted(folder)} WORDS")
-    output.result("inspect", model=provenance, index=about)
+    output.result(model=provenance, index=about)
 
 
 def _show_store(output: Output, folder: str) -> None:
@@ -104,7 +100,7 @@ def _show_store(output: Output, folder: str) -> None:
     facts = {name: value for name, value in header.items() if isinstance(value, str | int | float)}
     output.facts(f"Feature store {folder}", [(name, str(value)) for name, value in facts.items()])
     output.next_step("in Python: from headword.extract.vectors import read_vectors")
-    output.result("inspect", store=header)
+    output.result(store=header)
 
 
 def _show_classifier(
@@ -124,7 +120,7 @@ def _show_classifier(
         "classes."
     )
     output.next_step(f"headword recycle --vision {quoted(model)} --out model")
-    output.result("inspect", model={"vision": provenance}, classes=[c.as_json() for c in labels.classes])
+    output.result(model={"vision": provenance}, classes=[c.as_json() for c in labels.classes])
 
 
 def model_facts(model: DualEncoder) -> list[tuple[str, str]]:

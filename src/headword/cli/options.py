@@ -13,6 +13,13 @@ COMMON = "Common options"
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
 
+Model: TypeAlias = Annotated[Path, typer.Argument(help="A saved model's folder.")]
+Index: TypeAlias = Annotated[Path, typer.Argument(help="An index's folder.")]
+BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Images that go through the model together.")]
+ClassNames: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Class names for a classifier that has none.")
+]
+Head: TypeAlias = Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")]
 Device: TypeAlias = Annotated[
     DeviceName, typer.Option("--device", help="Where to compute.", rich_help_panel=COMMON)
 ]

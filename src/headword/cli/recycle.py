@@ -18,6 +18,7 @@ from headword.cli.common import Output, flags, quoted
     "recycle --vision resnet50.a1_in1k --centre-on holiday/ --out model",
 )
 def recycle(
+    output: Output,
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
     vision: Annotated[
         list[str] | None,
@@ -72,14 +73,11 @@ def recycle(
     seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Make a model that knows words from a classifier's head.
 
     Its rows are paired with its class names, a mapping is fitted, and the model saved.
     """
-    output = Output(quiet, json_to)
     from headword.files import check_new_folder
 
     check_new_folder(out, overwrite=overwrite)
@@ -115,7 +113,7 @@ def recycle(
         output.say(expectation(model.doubt))
     own = " + ".join(vision) if vision and any(one.startswith("module:") for one in vision) else None
     output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"{flags(vision=own)}')
-    output.result("recycle", model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
+    output.result(model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
 
 
 def _value(word: str) -> Any:

@@ -28,7 +28,8 @@ LONG_SECONDS = 3.0
     "search index a red bicycle -k 50 --paths > found.txt",
 )
 def search(
-    index: Annotated[Path, typer.Argument(help="The index's folder.")],
+    output: Output,
+    index: options.Index,
     words: Annotated[
         list[str] | None, typer.Argument(help="What to search for, with or without quotation marks.")
     ] = None,
@@ -52,15 +53,12 @@ def search(
     model: options.IndexModel = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Find the images of an index that are nearest to words.
 
     Or to a picture, or to both. With --where alone, list those that satisfy it.
     """
-    output = Output(quiet, json_to)
-    if paths and json_to == "-":
+    if paths and output.json_to == "-":
         raise HeadwordError("--paths and --json - both write to standard output; give one of them")
     from headword.search.query import Query
 
@@ -74,7 +72,7 @@ def search(
     begin = time.perf_counter()
     answer = None
     if device == "auto" and not listing:  # a server has its own
-        answer = ask_server(index, query, k=k, where=where, about=json_to is not None)
+        answer = ask_server(index, query, k=k, where=where, about=output.json_to is not None)
     if answer is None:
         from headword.search.index import Index
 
@@ -108,7 +106,6 @@ def search(
         "weights": [query.text_weight, query.image_weight, query.negative_weight],
     }
     output.result(
-        "search",
         model=about["model"]["provenance"],
         protocol={"index": str(index), "query": typed, "k": k, "where": where, "engine": about["engine"]},
         results=[{**asdict(hit), **({"score": None} if listing else {})} for hit in hits],

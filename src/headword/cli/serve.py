@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
     from headword.server.serving import Address
 
 
-@command("app index", "app index --open --port 8000", name="app")
+@command("app index", "app index --open --port 8000", name="app", json=False)
 def serve(
-    index: Annotated[Path, typer.Argument(help="An index's folder.")],
+    output: Output,
+    index: options.Index,
     host: Annotated[
         str, typer.Option(help="Where to listen; anything but the default opens it to other machines.")
     ] = "127.0.0.1",
@@ -30,13 +30,11 @@ def serve(
     model: options.IndexModel = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
 ) -> None:
     """Search and tag an index in the browser.
 
     While it runs, headword search asks it, and answers at once.
     """
-    output = Output(quiet, None)
     from headword.search import Index
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,8 @@ from headword.cli.common import Output, flags, quoted, read_labels
     "tag index --labels-file words.txt --none-of-these",
 )
 def tag(
-    index: Annotated[Path, typer.Argument(help="The index's folder.")],
+    output: Output,
+    index: options.Index,
     labels: options.Labels = None,
     labels_file: options.LabelsFile = None,
     template: options.Template = None,
@@ -27,14 +27,11 @@ def tag(
     model: options.IndexModel = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Give every image of an index the label that fits it best.
 
     A search may then ask for one: --where "tag = 'a cat'".
     """
-    output = Output(quiet, json_to)
     words = read_labels(labels, labels_file)
     from headword.search import Index
 
@@ -57,7 +54,6 @@ def tag(
     where = quoted(f"tag = '{label}'")
     output.next_step(f"headword search {quoted(index)} --where {where}{flags(model=model, vision=vision)}")
     output.result(
-        "tag",
         model=about["model"]["provenance"],
         protocol={"index": str(index), "labels": words, "none_of_these": none_of_these,
                   "templates": about["tags"]["template"]},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @command("train --data shapes --out run", "train --data pairs.jsonl --epochs 5 --out run --resume auto")
 def train(
+    output: Output,
     out: Annotated[
         Path,
         typer.Option(
@@ -95,14 +96,11 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
     ] = False,
-    quiet: options.Quiet = False,
-    json_to: options.Json = None,
 ) -> None:
     """Train a CLIP or SuperCLIP model.
 
     In several processes: torchrun --nproc-per-node N -m headword train, and its options.
     """
-    output = Output(quiet, json_to)
     flags: dict[str, Any] = {
         "data": data, "method": method, "model": model, "backbone": backbone,
         "image_size": image_size, "steps": steps, "epochs": epochs, "batch_size": batch_size,
@@ -147,7 +145,6 @@ def train(
     output.facts(f"Trained into {out}", _facts(result, metrics))
     output.next_step(_use(out / "model", settings.data))
     output.result(
-        "train",
         model={"architecture": result.blueprint.model_cfg, "frozen": list(result.frozen)},
         protocol={"config": settings.as_dict(), "data_fingerprint": result.data_fingerprint},
         metrics={**metrics, "images_per_second": result.images_per_second},
@@ -167,7 +164,6 @@ def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
     output.say(f"Step {training['steps']:,} of {source.parent.parent} is a model now: {out}")
     output.next_step(_use(out, training["config"]["data"]))
     output.result(
-        "train",
         model={"path": str(out)},
         protocol={"config": training["config"], "data_fingerprint": training["data_fingerprint"]},
         metrics=training["metrics"],
