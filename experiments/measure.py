@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.bench import CLASSIFICATION, EMBEDDED, Bench, Captions, Head, Labelled
+from experiments.likeness import drawn_places
 from headword.aligners import Aligner
 from headword.aligners.pairs import Pairs
 from headword.metrics import classification_metrics, retrieval_metrics, retrieval_places
-from headword.metrics.geometry import drawn_places
 from headword.recycling import class_mean_pairs
 
 NAME = "{}"

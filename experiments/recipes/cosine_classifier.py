@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from experiments.bench import NOTES, Bench
 from experiments.figures import Figure
 from experiments.findings import Findings, Recipe, judge
 from experiments.records import Records
-from headword.metrics.classification import cosine_against_linear
+from headword.errors import HeadwordError
+from headword.metrics import places_of_labels
 
 HEADS = ("embedded", "embedded:lite1", "embedded:lite2", "mobilenetv2_100_in1k")
 
@@ -22,6 +28,71 @@ PAPER = {
 """ImageNet-1k top-1 of the linear and of the cosine classifier, as the paper reports them."""
 
 LARGEST = max(linear - cosine for linear, cosine in PAPER.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineTest:
+    """The outcome of `cosine_against_linear`; shares in percent."""
+
+    linear: float
+    """Top-1 of argmax(W f + b)."""
+    cosine: float
+    """Top-1 of argmax cos(w_c, f)."""
+    linear_top5: float
+    cosine_top5: float
+    agreement: float
+    """Images to which both give the same class."""
+    lost: int
+    """Images that only the linear classifier gets right."""
+    won: int
+    """Images that only the cosine classifier gets right."""
+    images: int
+
+    @property
+    def loss(self) -> float:
+        """Points of top-1 that the cosine classifier loses."""
+        return self.linear - self.cosine
+
+    @property
+    def error(self) -> float:
+        """Standard error of `loss`, from the images on which the two differ (McNemar 1947)."""
+        n = self.images
+        return float(100 * ((self.lost + self.won) - (self.lost - self.won) ** 2 / n) ** 0.5 / n)
+
+
+@torch.inference_mode()
+def cosine_against_linear(features: Tensor, labels: Tensor, rows: Tensor, bias: Tensor) -> CosineTest:
+    """Classify features by argmax cos(w_c, f) and by argmax(w_c·f + b_c) (Méndez et al. 2026, analysis 1).
+
+    Args:
+        features: `[N, d]` inputs of the head.
+        labels: `[N]` right classes.
+        rows: `[C, d]` the head's rows.
+        bias: `[C]`.
+
+    Raises:
+        HeadwordError: for widths that differ, values that are not finite, or labels that are no row.
+    """
+    if features.ndim != 2 or rows.ndim != 2 or features.shape[1] != rows.shape[1]:
+        raise HeadwordError(f"features {list(features.shape)} do not fit a head of {list(rows.shape)}")
+    linear = features @ rows.T + bias
+    cosine = F.normalize(features, dim=1) @ F.normalize(rows, dim=1).T
+    places = [places_of_labels(scores, labels) for scores in (linear, cosine)]
+    five, right = 5 if len(rows) >= 5 else 1, [place == 1 for place in places]
+
+    def percent(of: Tensor) -> float:
+        return 100 * float(of.double().mean())
+
+    return CosineTest(
+        linear=percent(right[0]),
+        cosine=percent(right[1]),
+        linear_top5=percent(places[0] <= five),
+        cosine_top5=percent(places[1] <= five),
+        agreement=percent(linear.argmax(dim=1) == cosine.argmax(dim=1)),
+        lost=int((right[0] & ~right[1]).sum()),
+        won=int((~right[0] & right[1]).sum()),
+        images=len(labels),
+    )
 
 
 def run(bench: Bench) -> Findings:

@@ -11,11 +11,11 @@ from torch import Tensor
 from experiments.bench import CLASSIFICATION, NOTES, Bench
 from experiments.figures import Figure
 from experiments.findings import Findings, Recipe, judge
+from experiments.likeness import drawn_means
 from experiments.measure import accuracies, first_ten, matched_images
 from experiments.records import Records, signed, standard_error
 from headword.aligners import Aligner, KernelRidge, Ridge
 from headword.aligners.pairs import Pairs
-from headword.metrics.geometry import drawn_means
 
 MAPPINGS: tuple[type[Aligner], ...] = (KernelRidge, Ridge)
 DEFAULT = MAPPINGS[0].name

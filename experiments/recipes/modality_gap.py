@@ -10,12 +10,7 @@ from torch import Tensor
 from experiments.bench import CLASSIFICATION, NOTES, Bench
 from experiments.figures import Figure, Points, Series
 from experiments.findings import Findings, Recipe, judge
-from experiments.measure import accuracies, first_ten, matched_images
-from experiments.records import Records, Table
-from headword.aligners import KernelRidge
-from headword.aligners.pairs import Pairs
-from headword.metrics import centroid_test
-from headword.metrics.gap import (
+from experiments.gap import (
     attention_corrected,
     linear_corrected,
     linear_separability,
@@ -23,7 +18,12 @@ from headword.metrics.gap import (
     own_kind,
     planar,
 )
-from headword.metrics.geometry import drawn_means
+from experiments.likeness import drawn_means
+from experiments.measure import accuracies, first_ten, matched_images
+from experiments.records import Records, Table
+from headword.aligners import KernelRidge
+from headword.aligners.pairs import Pairs
+from headword.metrics import centroid_test
 
 AVERAGED = "tiny_imagenet"
 REGIONS = 90.0

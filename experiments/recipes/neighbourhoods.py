@@ -8,9 +8,9 @@ from torch import Tensor
 from experiments.bench import EMBEDDED, NOTES, Bench
 from experiments.figures import Figure
 from experiments.findings import Findings, Recipe, judge
+from experiments.likeness import chance_neighbours, drawn_means, likeness
 from experiments.measure import matched_images
 from experiments.records import Records, standard_error
-from headword.metrics.geometry import chance_neighbours, drawn_means, likeness
 
 K = (3, 5, 10)
 SHOTS = (1, 2, 3, 5, 10, 15)

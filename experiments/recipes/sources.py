@@ -11,12 +11,12 @@ from torch import Tensor
 from experiments.bench import CLASSIFICATION, NOTES, Bench, Labelled
 from experiments.figures import Figure
 from experiments.findings import Findings, Recipe, judge
+from experiments.likeness import chance_neighbours, drawn_places, likeness
 from experiments.measure import accuracies, recalls
 from experiments.records import Records
 from headword.aligners import KernelRidge
 from headword.aligners.pairs import Pairs
 from headword.metrics import classification_metrics
-from headword.metrics.geometry import chance_neighbours, drawn_places, likeness
 
 GENERAL = "mobilenetv2_100_in1k"
 NARROW = ("mobilenetv2_100_inat_bird", "mobilenetv2_100_inat_insect")

@@ -9,9 +9,9 @@ import pytest
 
 from experiments import bench, report
 from experiments.__main__ import FILES, app
+from experiments.likeness import drawn_means, likeness
 from experiments.recipes import RECIPES, modality_gap
-from headword.metrics.classification import cosine_against_linear
-from headword.metrics.geometry import drawn_means, likeness
+from experiments.recipes.cosine_classifier import cosine_against_linear
 from support import recipe_helpers
 from support.commands import check_result, run_app
 

@@ -1,12 +1,10 @@
-"""Top-k and mean per-class accuracy; the head's rows as prototypes beside the classifier's own choice."""
+"""Top-k and mean per-class accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headword.errors import HeadwordError
@@ -60,68 +58,3 @@ def classification_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (
     present = images > 0
     result["mean_per_class"] = 100 * float((right[present] / images[present]).mean())
     return result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CosineTest:
-    """The outcome of `cosine_against_linear`; shares in percent."""
-
-    linear: float
-    """Top-1 of argmax(W f + b)."""
-    cosine: float
-    """Top-1 of argmax cos(w_c, f)."""
-    linear_top5: float
-    cosine_top5: float
-    agreement: float
-    """Images to which both give the same class."""
-    lost: int
-    """Images that only the linear classifier gets right."""
-    won: int
-    """Images that only the cosine classifier gets right."""
-    images: int
-
-    @property
-    def loss(self) -> float:
-        """Points of top-1 that the cosine classifier loses."""
-        return self.linear - self.cosine
-
-    @property
-    def error(self) -> float:
-        """Standard error of `loss`, from the images on which the two differ (McNemar 1947)."""
-        n = self.images
-        return float(100 * ((self.lost + self.won) - (self.lost - self.won) ** 2 / n) ** 0.5 / n)
-
-
-@torch.inference_mode()
-def cosine_against_linear(features: Tensor, labels: Tensor, rows: Tensor, bias: Tensor) -> CosineTest:
-    """Classify features by argmax cos(w_c, f) and by argmax(w_c·f + b_c) (Méndez et al. 2026, analysis 1).
-
-    Args:
-        features: `[N, d]` inputs of the head.
-        labels: `[N]` right classes.
-        rows: `[C, d]` the head's rows.
-        bias: `[C]`.
-
-    Raises:
-        HeadwordError: for widths that differ, values that are not finite, or labels that are no row.
-    """
-    if features.ndim != 2 or rows.ndim != 2 or features.shape[1] != rows.shape[1]:
-        raise HeadwordError(f"features {list(features.shape)} do not fit a head of {list(rows.shape)}")
-    linear = features @ rows.T + bias
-    cosine = F.normalize(features, dim=1) @ F.normalize(rows, dim=1).T
-    places = [places_of_labels(scores, labels) for scores in (linear, cosine)]
-    five, right = 5 if len(rows) >= 5 else 1, [place == 1 for place in places]
-
-    def percent(of: Tensor) -> float:
-        return 100 * float(of.double().mean())
-
-    return CosineTest(
-        linear=percent(right[0]),
-        cosine=percent(right[1]),
-        linear_top5=percent(places[0] <= five),
-        cosine_top5=percent(places[1] <= five),
-        agreement=percent(linear.argmax(dim=1) == cosine.argmax(dim=1)),
-        lost=int((right[0] & ~right[1]).sum()),
-        won=int((~right[0] & right[1]).sum()),
-        images=len(labels),
-    )

@@ -10,9 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headword.errors import HeadwordError, MissingExtraError
-from headword.metrics.classification import cosine_against_linear
-from headword.metrics.gap import (
+from experiments.gap import (
     attention_corrected,
     linear_corrected,
     linear_separability,
@@ -20,7 +18,9 @@ from headword.metrics.gap import (
     own_kind,
     planar,
 )
-from headword.metrics.geometry import chance_neighbours, drawn_means, drawn_places, likeness
+from experiments.likeness import chance_neighbours, drawn_means, drawn_places, likeness
+from experiments.recipes.cosine_classifier import cosine_against_linear
+from headword.errors import HeadwordError, MissingExtraError
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
