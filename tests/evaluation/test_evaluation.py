@@ -13,7 +13,7 @@ import headword
 from headword.errors import HeadwordError
 from headword.evaluation import Protocol, evaluate, probe
 from headword.evaluation.protocol import table
-from headword.evaluation.subjects import recentred, with_pairs
+from headword.evaluation.subjects import recentred, refitted
 from headword.extract import job
 from support.evaluation_helpers import colours_model, measured, paint, painted
 
@@ -205,7 +205,7 @@ def test_shots_from_another_split(tmp_path):
 def test_few_shot_adds_class_means(tmp_path, monkeypatch):
     root, added = painted(tmp_path / "data", each=3), []
     monkeypatch.setattr(
-        probe, "with_pairs", lambda model, pairs: added.append(pairs) or with_pairs(model, pairs)
+        probe, "refitted", lambda model, more: added.append(more) or refitted(model, more=more)
     )
     result = measured(colours_model(fitted=True), task="few-shot", data=str(root), shots=(1, 2), draws=1)
     assert list(result.metrics) == ["mean_per_class_0", "mean_per_class_1", "mean_per_class_2", "seconds"]
@@ -325,5 +325,5 @@ def test_few_shot_of_a_real_model(embedded, tmp_path):
     assert result.metrics["mean_per_class_2"] >= result.metrics["mean_per_class_0"]
     assert embedded.pairs.sources["head"] == 1000
     assert "class-mean" not in embedded.pairs.sources
-    more = with_pairs(embedded, embedded.pairs[:3])
+    more = refitted(embedded, more=embedded.pairs[:3])
     assert more.provenance()["pairs"]["number"] == len(embedded.pairs) + 3

@@ -12,7 +12,7 @@ from PIL import Image
 from headword.data.labelled import open_images
 from headword.data.torchvision_sets import SETS
 from headword.errors import HeadwordError
-from headword.evaluation.task import check_spoken
+from headword.evaluation.tasks import check_spoken
 from headword.extract import extract
 from headword.head.names import spoken
 from support.evaluation_helpers import colours_model, paint, painted

@@ -12,7 +12,7 @@ import headword
 from headword.errors import HeadwordError
 from headword.evaluation import Protocol
 from headword.evaluation.subjects import arrival
-from headword.evaluation.zero_shot import ZeroShot
+from headword.evaluation.tasks import ZeroShot
 from headword.scoring.centring import RunningCentre
 from headword.scoring.transductive import Hubs, collective_scores, label_shares
 from support.commands import run

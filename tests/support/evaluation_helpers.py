@@ -13,7 +13,7 @@ from headword.aligners import Identity, make_aligner
 from headword.aligners.pairs import Pairs
 from headword.encoders import TextSource, VisionSource, load_text, load_vision
 from headword.evaluation import Protocol, Result, evaluate
-from headword.evaluation.tasks import Model
+from headword.evaluation.evaluating import Model
 from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores

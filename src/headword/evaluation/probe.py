@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,9 @@ from torch import Tensor
 from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError, MissingExtraError
 from headword.evaluation.protocol import Protocol
-from headword.evaluation.subjects import with_pairs
-from headword.evaluation.task import LabelledTask, Outcome, check_spoken, kept_labels
-from headword.extract import Progress, extract
+from headword.evaluation.subjects import refitted
+from headword.evaluation.tasks import MEAN_PER_CLASS, LabelledTask, Outcome, check_spoken, kept_labels
+from headword.extract import Progress
 from headword.metrics import classification_metrics
 from headword.model import DualEncoder
 from headword.recycling import class_mean_pairs
@@ -33,49 +33,43 @@ class Probe(LabelledTask):
     Mean over the protocol's draws, with the standard deviation in `…_std`. Of one draw, fewer shots are among
     the more, and all n are tested on the same images: those that are not drawn, or those of another split
     than the one that is drawn from.
-
-    Raises:
-        HeadwordError: as `Task`; also if a class has too few images, or scikit-learn is not installed.
     """
 
-    def __init__(self, protocol: Protocol) -> None:
-        super().__init__(protocol)
+    def __init__(self, protocol: Protocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
         self.numbers = tuple(sorted(protocol.shots))
-        self.train = self.data
-        self.apart = protocol.train_split is not None
-        if self.apart:
+        self.train = None if protocol.train_split is None else self.open(protocol.train_split)
+        if self.train is not None:
             shown, tested = protocol.train_split, self.data.split
             if shown == tested:
                 raise HeadwordError(f"the shots would be drawn from the tested split {tested!r} itself")
-            self.train = self.open(shown)
             if self.train.names != self.data.names:
                 raise HeadwordError(f"the splits {shown!r} and {tested!r} do not have the same classes")
 
     def measure(self, model: DualEncoder, progress: Progress | None = None) -> Outcome:
         """See `Task`."""
-        tested = extract(model.vision, self.data.images, progress=progress)
-        labels = kept_labels(self.data, tested)
-        shown, shown_labels = tested, labels
-        if self.apart:
-            shown = extract(model.vision, self.train.images, progress=progress)
+        tested = shown = self.features(model, self.images, progress)
+        labels = shown_labels = kept_labels(self.data, tested)
+        if self.train is not None:
+            shown = self.features(model, self.train.images, progress)
             shown_labels = kept_labels(self.train, shown)
-        scorer, notes, templates = self.scorer(model, tested.features, shown.features, shown_labels)
+        scorer, notes, settled = self.scorer(model, tested.features, shown.features, shown_labels)
         runs: dict[int, list[float]] = {n: [] for n in self.numbers}
         for draw in range(self.protocol.draws):
             order = self._drawn(labels, shown_labels, self.protocol.seed + draw)
             tests = torch.arange(len(labels))
-            if not self.apart:
+            if self.train is None:
                 tests = tests[~torch.isin(tests, order.flatten())]
             for n, results in runs.items():
                 scores = scorer(order[:, :n].flatten(), tests)
-                results.append(classification_metrics(scores, labels[tests], (1,))["mean_per_class"])
+                results.append(classification_metrics(scores, labels[tests], (1,))[MEAN_PER_CLASS])
         metrics: dict[str, float] = {}
         for n, results in runs.items():
-            metrics[f"mean_per_class_{n}"] = statistics.fmean(results)
+            metrics[f"{MEAN_PER_CLASS}_{n}"] = statistics.fmean(results)
             if self.protocol.draws > 1:
-                metrics[f"mean_per_class_{n}_std"] = statistics.stdev(results)
-        metric = self.protocol.metric or f"mean_per_class_{max(self.numbers)}"
-        return self.outcome(model, tested, metrics, notes, templates=templates, metric=metric)
+                metrics[f"{MEAN_PER_CLASS}_{n}_std"] = statistics.stdev(results)
+        metric = self.protocol.metric or f"{MEAN_PER_CLASS}_{max(self.numbers)}"
+        return self.outcome(model, tested, metrics, notes, metric=metric, **settled)
 
     def scorer(
         self,
@@ -83,15 +77,9 @@ class Probe(LabelledTask):
         tested: Tensor,
         shown: Tensor,
         labels: Tensor,
-    ) -> tuple[Scorer, tuple[str, ...], tuple[str, ...] | None]:
-        """How images are scored by shots; with notes, and the templates that were used.
-
-        Args:
-            model: the model.
-            tested: features `[N, d]` that are scored.
-            shown: features `[M, d]` that the shots are among.
-            labels: `[M]` their classes.
-        """
+    ) -> tuple[Scorer, tuple[str, ...], dict[str, Any]]:
+        """How tested features `[N, d]` are scored by shots among the shown ones `[M, d]`, whose labels are
+        `[M]`; with notes, and what of the protocol that settles."""
         try:
             from sklearn.linear_model import LogisticRegression
         except ModuleNotFoundError:
@@ -108,7 +96,7 @@ class Probe(LabelledTask):
             scores[:, torch.from_numpy(regression.classes_)] = logits
             return scores
 
-        return score, (), None
+        return score, (), {}
 
     def _drawn(self, labels: Tensor, shown_labels: Tensor, seed: int) -> Tensor:
         """Places of as many random images as there are shots at most, of each tested class: `[C', most]`."""
@@ -116,8 +104,8 @@ class Probe(LabelledTask):
         rows = []
         for label in sorted(set(labels.tolist())):
             places = (shown_labels == label).nonzero().flatten()
-            if len(places) < most + (not self.apart):
-                more = "" if self.apart else " and one to test on"
+            if len(places) < most + (self.train is None):
+                more = " and one to test on" if self.train is None else ""
                 raise HeadwordError(
                     f"{most} shots{more} are more than the {len(places)} images of "
                     f"{self.data.names[label]!r}; choose fewer shots"
@@ -131,19 +119,16 @@ class FewShot(Probe):
     class's name; `mean_per_class_0` is without any, on the same images.
 
     The mean counts as one pair, as a row of the head does (Méndez et al. 2026). Results as for `Probe`.
-
-    Raises:
-        HeadwordError: as `Task`; also if a class has too few images, or the model is not made of pairs.
     """
 
-    def __init__(self, protocol: Protocol) -> None:
-        super().__init__(protocol)
+    def __init__(self, protocol: Protocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
         self.numbers = (0, *self.numbers)
         check_spoken(self.data)
 
     def scorer(
         self, model: DualEncoder, tested: Tensor, shown: Tensor, labels: Tensor
-    ) -> tuple[Scorer, tuple[str, ...], tuple[str, ...] | None]:
+    ) -> tuple[Scorer, tuple[str, ...], dict[str, Any]]:
         """See `Probe`."""
         names, templates = self.data.names, self.templates(model)
         embedded = embed_names(model.text, names, templates, hypernym_weight=model.hypernym_weight)
@@ -151,9 +136,9 @@ class FewShot(Probe):
         def score(shots: Tensor, tests: Tensor) -> Tensor:
             fitted = model
             if len(shots):
-                fitted = with_pairs(model, class_mean_pairs(shown[shots], labels[shots], names, embedded))
+                fitted = refitted(model, more=class_mean_pairs(shown[shots], labels[shots], names, embedded))
             fitted, _ = self.centred(fitted, tested)
             classifier = fitted.classifier(names, templates=templates)
             return classifier.cosines(self.encode_images(fitted, tested[tests]))
 
-        return score, self.centred(model, tested)[1], templates
+        return score, self.centred(model, tested)[1], {"templates": templates}

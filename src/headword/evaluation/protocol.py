@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -70,12 +69,10 @@ class Protocol(Settings):
     def _fits(self) -> Self:
         """Refuse settings that do not go together, before any data is opened."""
         check_method(self.collection, self.prior is not None)
-        for setting, given, task in (
-            ("collection", self.collection != OFF, "classification"),
-            ("hubness", self.hubness is not None, "retrieval"),
-        ):
-            if given and self.task != task:
-                raise HeadwordError(f"{setting} is for the task {task}, not for {self.task}")
+        if self.collection != OFF and self.task != "classification":
+            raise HeadwordError(f"collection is for the task classification, not for {self.task}")
+        if self.hubness is not None and self.task != "retrieval":
+            raise HeadwordError(f"hubness is for the task retrieval, not for {self.task}")
         if self.centre_on == "reference" and self.hubness is None:
             raise HeadwordError("centre_on reference centres on the images of hubness; give hubness a split")
         number = self.centre_on.removeprefix(FIRST)
@@ -121,8 +118,7 @@ class Result:
     """Percent, save `seconds`, the time all of it took."""
     data: dict[str, Any]
     """Counts: `images` that were measured on, `classes` or `captions`, `skipped` unreadable images (a line
-    each), `missing` ones.
-    """
+    each), `missing` ones."""
     notes: tuple[str, ...] = field(default=())
     """What a reader of the numbers should know."""
 
@@ -145,13 +141,12 @@ class Result:
 def table(results: list[Result]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of results of one protocol, a model a row, the best by its metric first."""
     metric = results[0].protocol.metric or ""
-    keys = [key for key in results[0].metrics if key != metric and not key.endswith("_std")]
-    keys = [metric, *keys] if metric else keys
+    others = [key for key in results[0].metrics if key != metric and not key.endswith("_std")]
+    keys = [metric, *others] if metric else others
     ordered = sorted(results, key=lambda result: -result.metrics.get(metric, 0.0))
-    rows = [(result.name, *(_shown(result.metrics, key) for key in keys)) for result in ordered]
-    return ("model", *keys), rows
 
+    def shown(metrics: dict[str, float], key: str) -> str:
+        spread = metrics.get(f"{key}_std")
+        return f"{metrics[key]:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
-def _shown(metrics: Mapping[str, float], key: str) -> str:
-    spread = metrics.get(f"{key}_std")
-    return f"{metrics[key]:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+    return ("model", *keys), [(one.name, *(shown(one.metrics, key) for key in keys)) for one in ordered]

@@ -50,39 +50,37 @@ def evaluate_shapes(
         one has, and `retrieval_images`, how many these are.
     """
     data = Shapes(split, images=images, size=size, seed=seed)
-    scenes = [data.scene(index) for index in range(len(data))]
-    asked = [questions(scene) for scene in scenes]
-    captions = [questions_of[0].candidates[0] for questions_of in asked]
-    texts = list(dict.fromkeys(c for group in asked for q in group for c in q.candidates))
+    asked = [questions(data.scene(index)) for index in range(len(data))]
+    captions = [of_picture[0].candidates[0] for of_picture in asked]
+    texts = list(dict.fromkeys(text for group in asked for question in group for text in question.candidates))
     place = {text: row for row, text in enumerate(texts)}
     words = _unit(encode_texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
     # Pictures are drawn a batch at a time: a large set need not fit in memory.
     batches = (range(start, min(start + BATCH, len(data))) for start in range(0, len(data), BATCH))
     pictures = _unit(encode_images([data[index].image for index in batch]) for batch in batches)
     cosines = pictures @ words.T  # [N, M]
-    right: dict[str, list[bool]] = {attribute: [] for attribute in ATTRIBUTES}
+    right: dict[str, list[float]] = {attribute: [] for attribute in ATTRIBUTES}
     chance: dict[str, list[float]] = {attribute: [] for attribute in ATTRIBUTES}
     for row, group in enumerate(asked):
         for question in group:
-            scores = cosines[row, [place[c] for c in question.candidates]]
-            right[question.attribute].append(bool((scores[0] > scores[1:]).all()))
+            scores = cosines[row, [place[text] for text in question.candidates]]
+            right[question.attribute].append(float((scores[0] > scores[1:]).all()))
             chance[question.attribute].append(1 / len(question.candidates))
-    metrics = _percent(right, "") | _percent(chance, "chance_")
     first = [row for row, caption in enumerate(captions) if caption not in captions[:row]]
     own = words[[place[captions[row]] for row in first]]
-    places = retrieval_places(pictures[first], own, torch.arange(len(first)))
-    found = retrieval_metrics(places, ks=(1,))
+    recall = retrieval_metrics(retrieval_places(pictures[first], own, torch.arange(len(first))), ks=(1,))
     return {
-        **metrics,
-        "i2t_r1": found["i2t_r1"],
-        "t2i_r1": found["t2i_r1"],
+        **_percent(right, ""),
+        **_percent(chance, "chance_"),
+        "i2t_r1": recall["i2t_r1"],
+        "t2i_r1": recall["t2i_r1"],
         "retrieval_images": float(len(first)),
     }
 
 
 def _percent(values: Mapping[str, Sequence[float]], prefix: str) -> dict[str, float]:
     """The mean for each attribute that was asked for, and the mean of these."""
-    means = {f"{prefix}{name}": 100 * fmean(said) for name, said in values.items() if said}
+    means = {f"{prefix}{name}": 100 * fmean(each) for name, each in values.items() if each}
     return {**means, f"{prefix}overall": fmean(means.values())}
 
 

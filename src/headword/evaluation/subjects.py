@@ -1,37 +1,51 @@
-"""The models that protocols measure: opened by name, with another centre, with another mapping."""
+"""The models that protocols measure: opened by name, with another centre, with another mapping.
+
+CLIP models are the reference line: trained on pairs, so that no mapping is needed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headword.aligners import ALIGNERS, make_aligner
+from headword.aligners import ALIGNERS, Identity, make_aligner
 from headword.aligners.pairs import Pairs
-from headword.encoders.vision import Vision
+from headword.encoders import TextSource, VisionSource, load_text, load_vision
+from headword.encoders.clip_folder import open_clip_model, text_source, vision_source
+from headword.encoders.hub import check_folder, find, loading
+from headword.encoders.vision import Vision, transformed_size
+from headword.encoders.vision_sources import processor_transform
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder, load
 from headword.scoring.centring import Centre
+from headword.scoring.probabilities import Scores
+
+CLIP_TEMPLATES = ("a photo of a {}",)
+"""What CLIP models are usually prompted with."""
+
+CLIP_SCALE = 100.0
+"""What CLIP's learnt scale is bounded by: that of a model that does not say."""
+
+THRESHOLD = 0.2
+"""The cosine at which a single label is taken for right, where nothing has taught one."""
 
 
 def open_model(
-    name: str | os.PathLike[str],
-    *,
-    vision: Vision | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    name: str | os.PathLike[str], *, vision: Vision | None = None, device: str = "auto", dtype: str = "auto"
 ) -> DualEncoder:
     """A model to evaluate, by name.
 
     Args:
         name: a saved model's folder; "embedded", recycled on the spot; or a CLIP model as the reference:
-            "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID" or
-            "transformers:ID_OR_FOLDER".
+            "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID",
+            "open_clip:local-dir:FOLDER" or "transformers:ID_OR_FOLDER", an ID perhaps with @REVISION.
         vision: the classifier of a saved model, as in `headword.load`.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16", of the vision encoder; CLIP models are read in float32.
@@ -45,9 +59,7 @@ def open_model(
     if vision is not None:
         raise HeadwordError(f"{name} is no saved model's folder, which --vision goes with")
     if name.startswith(("open_clip:", "transformers:")):
-        from headword.evaluation.clip import open_reference
-
-        return open_reference(name, device=device)
+        return _reference(name, device)
     if name.partition(":")[0] == "embedded":
         from headword.recycling import recycle
 
@@ -58,43 +70,102 @@ def open_model(
     )
 
 
+def _reference(name: str, device: str) -> DualEncoder:
+    kind, _, rest = name.partition(":")
+    image, words, scale = _open_clip(rest) if kind == "open_clip" else _transformers(rest)
+    vision, text = load_vision(image, device=device, dtype="float32"), load_text(words, device=device)
+    return DualEncoder(
+        vision=vision,
+        text=text,
+        aligner=Identity.of(vision.dim).to(vision.device),
+        pairs=None,
+        templates=CLIP_TEMPLATES,
+        scores=Scores(scale, scale, THRESHOLD),
+        centre=Centre("default"),
+    )
+
+
+def _open_clip(name: str) -> tuple[VisionSource, TextSource, float]:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    clip = open_clip_model(name)
+    transform = image_transform_v2(PreprocessCfg(**clip.model.visual.preprocess_cfg), is_train=False)
+    settings = {"transform": " ".join(str(transform).split())}
+    image = vision_source("open_clip", clip, transform, settings)
+    return image, text_source("open_clip", clip), _scale(clip.model)
+
+
+def _transformers(id: str) -> tuple[VisionSource, TextSource, float]:
+    from transformers import AutoModel, AutoProcessor
+
+    place = find("transformers", id, "a CLIP model")
+    with loading(place.id, local=True):
+        check_folder(place.folder)
+        model = AutoModel.from_pretrained(place.folder, trust_remote_code=False)
+        if not hasattr(model, "get_image_features"):
+            raise HeadwordError(
+                f"transformers:{id} is a {type(model).__name__}: no model of images and texts"
+            )
+        processor = AutoProcessor.from_pretrained(place.folder, trust_remote_code=False)
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return _pooled(model.get_text_features(**tokens.to(model.device)))
+
+    transform = processor_transform(processor.image_processor)
+    settings = json.loads(processor.image_processor.to_json_string())
+    common: dict[str, Any] = {"kind": "transformers", "id": place.id, "revision": place.revision}
+    image = VisionSource(
+        model=_ImageTower(model),
+        transform=transform,
+        transform_settings={"library": "transformers", **settings},
+        input_size=transformed_size(transform),
+        tower=True,
+        **common,
+    )
+    return image, TextSource(model=model, embed=embed, **common), _scale(model)
+
+
+class _ImageTower(nn.Module):
+    """The image side of a transformers model of images and texts."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return _pooled(self.model.get_image_features(pixel_values=batch))
+
+
+def _pooled(output: Any) -> Tensor:
+    """transformers 5 gives an object where 4 gave the tensor."""
+    embedded: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return embedded
+
+
+def _scale(model: nn.Module) -> float:
+    learnt = getattr(model, "logit_scale", None)
+    return float(learnt.detach().exp()) if isinstance(learnt, torch.Tensor) else CLIP_SCALE
+
+
 def is_reference(model: DualEncoder) -> bool:
     """Whether it is somebody's CLIP, whose two sides were trained against each other as they are: it is never
-    centred.
-    """
+    centred."""
     return model.one_space and model.training is None
 
 
 def recentred(model: DualEncoder, features: Tensor, source: str, strength: float = 0.0) -> DualEncoder:
-    """A copy centred on the mean of a pool's unit-norm features; the model itself where it is a reference.
-
-    Args:
-        model: stays as it is.
-        features: `[N, d]` the pool.
-        source: what it is called.
-        strength: how many images of the pool the centre that the model has counts as.
-    """
+    """A copy centred on the mean of a pool's features `[N, d]`, called `source`; the model itself where it is
+    a reference. The centre that the model has counts as `strength` images of the pool."""
     if is_reference(model):
         return model
     aligner = model.aligner.centred_on(features.to(model.aligner.centre_.device), strength)
     return replace(model, aligner=aligner, centre=Centre("pool", len(features), source))
 
 
-def with_aligner(model: DualEncoder, aligner: str) -> DualEncoder:
-    """A copy whose mapping is another, in its default settings, fitted on the model's pairs."""
-    return _refitted(model, aligner, {}, None)
-
-
-def with_pairs(model: DualEncoder, pairs: Pairs) -> DualEncoder:
-    """A copy fitted anew, with the aligner's settings, on the model's pairs and these; its centre is the
-    aligner's default.
-    """
-    return _refitted(model, model.aligner.name, model.aligner.settings, pairs)
-
-
-def _refitted(
-    model: DualEncoder, aligner: str, settings: Mapping[str, Any], more: Pairs | None
-) -> DualEncoder:
+def refitted(model: DualEncoder, *, aligner: str | None = None, more: Pairs | None = None) -> DualEncoder:
+    """A copy fitted anew on the model's pairs and `more`, with another aligner in its default settings or the
+    model's own in its; its centre is the aligner's default."""
     if model.pairs is None:
         raise HeadwordError(
             "the model was trained in one space: it has no mapping to exchange or to fit on further pairs; "
@@ -104,8 +175,11 @@ def _refitted(
     pairs = model.pairs.to(device=device)
     if more is not None:
         pairs = pairs + more.to(device=device)
-    fitted = make_aligner(aligner, **settings).fit(pairs)
-    return replace(model, aligner=fitted, pairs=pairs, centre=Centre("default"))
+    if aligner is None:
+        unfitted = make_aligner(model.aligner.name, **model.aligner.settings)
+    else:
+        unfitted = make_aligner(aligner)
+    return replace(model, aligner=unfitted.fit(pairs), pairs=pairs, centre=Centre("default"))
 
 
 def check_aligners(names: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ from headword.encoders.clip_folder import evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE
 from headword.errors import HeadwordError
 from headword.evaluation.shape_questions import evaluate_shapes
-from headword.evaluation.task import check_spoken
-from headword.evaluation.zero_shot import METRIC
+from headword.evaluation.tasks import MEAN_PER_CLASS as METRIC
+from headword.evaluation.tasks import check_spoken
 from headword.extract import Extracted, extract
 from headword.extract.features import none_read
 from headword.files import expand
