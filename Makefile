@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= headword-demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs wheel clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.embedded
@@ -18,6 +18,23 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --quiet
+
+# Built, checked, installed into an environment that holds nothing else, and used from there.
+WHEEL_ENV ?= build/wheel-env
+wheel:
+	rm -rf dist build/tools
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet build twine check-wheel-contents
+	build/tools/bin/python -m build --outdir dist .
+	build/tools/bin/twine check --strict dist/*
+	build/tools/bin/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv --clear $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[embedded]"
+	cd build && "$(abspath $(WHEEL_ENV))/bin/headword" demo --overwrite --out wheel-demo
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
