@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/codespell
 
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Built, checked, installed into an environment that holds nothing else, and used from there.
 WHEEL_ENV ?= build/wheel-env

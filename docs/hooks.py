@@ -11,7 +11,11 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\(((?:\.\./)+)([^)#\s]+)(#[^)\s]*)?\)")
-PROJECT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "reporting.md"}
+PROJECT = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "reporting.md",
+}
 """Pages that lie at the root of a checkout, and where they are on the site."""
 
 
@@ -55,6 +59,6 @@ def commands() -> str:
     with group.make_context("headword", [], resilient_parsing=True) as context:
         for name in group.list_commands(context):
             command = group.get_command(context, name)
-            with command.make_context(f"headword {name}", [], parent=context, resilient_parsing=True) as inner:
+            with command.make_context(name, [], parent=context, resilient_parsing=True) as inner:
                 parts.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```\n")
     return "\n".join(parts)
