@@ -77,12 +77,12 @@ def plain_loop(vision: VisionEncoder, paths: Sequence[Path]) -> Tensor:
 
 def in_memory(vision: VisionEncoder, paths: Sequence[Path], engine: str) -> Callable[[], list[Tensor]]:
     """The chosen engine on decoded batches, which are all in memory."""
-    job = Job.of(vision, len(paths), engine=engine)
+    job = Job(vision, len(paths), engine=engine)
     decoding = Decoding(job.plan, vision.source.transform, job.draft)
     batches = [batch.pixels for batch in all_decoded([file_item(path) for path in paths], decoding)]
-    opened, note = open_engine(vision, job.choice, job.plan, batches[0])
-    print(f"engine {opened.choice}, {note or 'as chosen'}")
-    return lambda: list(opened.features(batches))
+    opened, choice, note = open_engine(vision, job.choice, job.plan, batches[0])
+    print(f"engine {choice}, {note or 'as chosen'}")
+    return lambda: list(opened(batches))
 
 
 def all_decoded(items: Sequence[Item], decoding: Decoding) -> list[DecodedBatch]:
@@ -151,7 +151,7 @@ def large_photos(vision: VisionEncoder, paths: Sequence[Path], rounds: int, engi
             arms: dict[str, Callable[[], Any]] = {}
             features: dict[str, Tensor] = {}
             for arm in ("draft", "full"):
-                job = Job.of(vision, 10_000, engine=engine, draft=arm == "draft")
+                job = Job(vision, 10_000, engine=engine, draft=arm == "draft")
                 decoding = Decoding(job.plan, vision.source.transform, job.draft)
                 arms[f"decode_{arm}"] = partial(all_decoded, photos, decoding)
                 arms[f"embed_{arm}"] = partial(all_features, job, photos)

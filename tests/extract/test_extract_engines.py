@@ -19,10 +19,9 @@ from headword.encoders import load_vision
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract import engines, extract_features, image_features, machine
 from headword.extract.decode import Decoding, decoded
-from headword.extract.engines import choose, open_engine
+from headword.extract.engines import Choice, choose, open_engine
 from headword.extract.job import Job
 from headword.extract.pixels import TOLERANCE, plan_of
-from headword.extract.torch_engine import Choice
 from support.extraction import SIDE, TinyNet, draw, draw_many, tiny_vision
 
 needs_openvino = pytest.mark.skipif(
@@ -162,7 +161,7 @@ def test_processors_are_those_that_are_granted(monkeypatch):
 
 def cosine_to_float32(name: str, dtype: str, vision, paths) -> torch.Tensor:
     exact = image_features(vision, paths, cache=False)
-    job = Job.of(vision, len(paths), engine=name, dtype=dtype, draft=False)
+    job = Job(vision, len(paths), engine=name, dtype=dtype, draft=False)
     fast = torch.cat([computed.features for computed in job.run([file_item(path) for path in paths])])
     assert job.choice == Choice(name, dtype)
     return torch.cosine_similarity(exact, fast)
@@ -217,8 +216,8 @@ def test_engine_that_disagrees_is_not_used_and_says_why(vision, tmp_path, monkey
     plan = plan_of(vision.source)
     first = torch.stack([plan.pixels(load_image(path)) for path in sorted(paths.iterdir())])
     with caplog.at_level(logging.WARNING, "headword"):
-        engine, note = open_engine(vision, Choice("openvino", "bfloat16"), plan, first)
-    assert engine.choice == Choice("torch", "float32")
+        _, choice, note = open_engine(vision, Choice("openvino", "bfloat16"), plan, first)
+    assert choice == Choice("torch", "float32")
     assert "torch in float32 is used, because of openvino in bfloat16: the cosine" in note
     assert note in caplog.text
     with pytest.raises(HeadwordError, match="does not run on openvino in float32"):
@@ -241,8 +240,8 @@ def test_model_that_cannot_be_converted_runs_on_torch(tmp_path):
         dtype="float32",
     )
     batch = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
-    engine, note = open_engine(odd, Choice("openvino", "float32"), plan_of(odd.source), batch)
-    assert engine.choice.engine == "torch"
+    _, choice, note = open_engine(odd, Choice("openvino", "float32"), plan_of(odd.source), batch)
+    assert choice.engine == "torch"
     assert "no tracing" in note
 
 

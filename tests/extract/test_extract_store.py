@@ -20,8 +20,7 @@ from headword.extract import Shared, extract_features
 from headword.extract import store as store_module
 from headword.extract.job import Job
 from headword.extract.store import HEADER, StoreWriter, read_header, read_status
-from headword.extract.stored_features import StoredFeatures
-from headword.extract.vectors import read_vectors
+from headword.extract.vectors import StoredFeatures, read_vectors
 from support.extraction import draw, draw_many, tiny_vision
 
 
@@ -323,7 +322,7 @@ def test_an_index_takes_what_was_stored(tmp_path):
     expected = dict(zip(*read_vectors(tmp_path / "store")[::-1], strict=True))
     assert torch.equal(rows[3], expected["0003.jpg"])
     assert not rows[1].any()
-    assert stored.key == Job.of(vision, 4).key.as_json()
+    assert stored.key == Job(vision, 4).key
     shared = Shared(project=lambda x: x, dim=vision.dim, identity="x")
     extract_features(vision, folder, tmp_path / "shared", shared=shared)
     with pytest.raises(HeadwordError, match="not features"):

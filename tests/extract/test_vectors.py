@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
-from headword.extract.vectors import load_pairs, pairs_from_files, read_vectors, save_pairs
+from headword.extract.vectors import load_pairs, read_vectors, save_pairs
 from headword.files import save_tensors
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -268,31 +268,3 @@ def test_files_without_pairs(tmp_path: Path) -> None:
         load_pairs(path)
     with pytest.raises(HeadwordError, match="there is no file"):
         load_pairs(tmp_path / "missing.safetensors")
-
-
-def test_pairs_from_files(tmp_path: Path) -> None:
-    np.save(tmp_path / "image.npy", X)
-    np.save(tmp_path / "text.npy", X.astype(np.float64)[:, :2])
-    pairs = pairs_from_files(tmp_path / "image.npy", tmp_path / "text.npy", ["w", "x", "y", "z"])
-    assert pairs.image.dtype == pairs.text.dtype == torch.float64
-    assert pairs.names == ("w", "x", "y", "z")
-    assert pairs.sources == {"user": 4}
-    np.save(tmp_path / "text.npy", X[:3])
-    with pytest.raises(HeadwordError, match=r"image.npy has 4 rows and .*text.npy 3"):
-        pairs_from_files(tmp_path / "image.npy", tmp_path / "text.npy")
-    with pytest.raises(HeadwordError, match="names 2"):
-        pairs_from_files(tmp_path / "image.npy", tmp_path / "image.npy", ["w", "x"])
-
-
-def test_pairs_are_matched_by_name(tmp_path: Path) -> None:
-    np.savez(tmp_path / "image.npz", X=X, ids=np.array(IDS))
-    np.savez(tmp_path / "text.npz", X=X[:3], ids=np.array(["c", "a", "c"]))
-    pairs = pairs_from_files(tmp_path / "image.npz", tmp_path / "text.npz")
-    assert torch.equal(pairs.image, torch.from_numpy(X[[2, 0, 2]]))
-    assert pairs.names == ("c", "a", "c")
-    np.savez(tmp_path / "text.npz", X=X[:2], ids=np.array(["c", "q"]))
-    with pytest.raises(HeadwordError, match=r"1 of 2 ids .* are not in .*, the first is 'q'"):
-        pairs_from_files(tmp_path / "image.npz", tmp_path / "text.npz")
-    np.savez(tmp_path / "image.npz", X=X, ids=np.array(["a", "b", "a", "c"]))
-    with pytest.raises(HeadwordError, match=r"1 ids more than once, the first is 'a'"):
-        pairs_from_files(tmp_path / "image.npz", tmp_path / "text.npz")

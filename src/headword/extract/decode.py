@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -54,12 +53,18 @@ class Decoding:
     """Not needed with a plan."""
     shrink: bool
     """Whether large JPEG files may be decoded at a fraction of their size."""
+    as_arrays: bool = False
+    """As another process gives pixels back: tensors would each take a file of shared memory."""
 
-    def __call__(self, item: Item) -> Tensor | str:
-        """One item's pixels, or why there are none: one picture never stops the others."""
+    def __call__(self, items: Sequence[Item]) -> list[Any]:
+        """Each item's pixels, or in one line why there are none: one picture never stops the others."""
+        outcomes = [self._one(item) for item in items]
+        return [o.numpy() if self.as_arrays and not isinstance(o, str) else o for o in outcomes]
+
+    def _one(self, item: Item) -> Tensor | str:
         try:
             image = item.read(self.plan.shrink_to if self.shrink and self.plan is not None else None)
-            transform = self.plan.pixels if self.plan is not None else self.transform
+            transform = self.transform if self.plan is None else self.plan.pixels
             assert transform is not None
             return transformed(transform, image, item.name)
         except HeadwordError as error:
@@ -73,27 +78,22 @@ def decoded(
 ) -> Iterator[DecodedBatch]:
     """Batches in the order of the items; every batch but the last is of `batch_size` items.
 
-    Args:
-        items: may be endless; only `AHEAD` batches are taken before they are needed.
-        decoding: how.
-        batch_size: items in a batch.
-        workers: threads or processes that decode.
-        processes: worker processes instead of threads; needs a plan, and items that are files.
+    The items may be endless: only `AHEAD` batches are taken before they are needed. Worker processes instead
+    of threads need a plan, and items that are files.
 
     Raises:
         HeadwordError: if a worker process is killed.
     """
     source = iter(items)
     waiting: deque[tuple[list[Item], list[Future[list[Any]]]]] = deque()
-    decode = partial(_decode, decoding)
     if processes:  # the plan does without the transform, which may not go to another process
-        decode = partial(_decode_to_arrays, replace(decoding, transform=None))
+        decoding = replace(decoding, transform=None, as_arrays=True)
     with _pool(workers, processes) as pool:
         try:
             while True:
                 while len(waiting) < AHEAD and (chunk := list(islice(source, batch_size))):
                     parts = [chunk[start : start + _TASK] for start in range(0, len(chunk), _TASK)]
-                    waiting.append((chunk, [pool.submit(decode, part) for part in parts]))
+                    waiting.append((chunk, [pool.submit(decoding, part) for part in parts]))
                 if not waiting:
                     return
                 chunk, futures = waiting.popleft()
@@ -107,10 +107,10 @@ def decoded(
 
 
 def _batch(items: list[Item], outcomes: list[Any]) -> DecodedBatch:
-    errors: dict[int, str] = {}
-    read: list[Tensor] = []
     shapes = Counter(tuple(outcome.shape) for outcome in outcomes if not isinstance(outcome, str))
     usual = shapes.most_common(1)[0][0] if shapes else ()
+    errors: dict[int, str] = {}
+    read: list[Tensor] = []
     for place, (item, outcome) in enumerate(zip(items, outcomes, strict=True)):
         if isinstance(outcome, str):
             errors[place] = outcome
@@ -122,16 +122,6 @@ def _batch(items: list[Item], outcomes: list[Any]) -> DecodedBatch:
     return DecodedBatch(items, torch.stack(read) if read else torch.empty(0), errors)
 
 
-def _decode(decoding: Decoding, items: list[Item]) -> list[Any]:
-    return [decoding(item) for item in items]
-
-
-def _decode_to_arrays(decoding: Decoding, items: list[Item]) -> list[Any]:
-    """As another process gives them back: tensors would each take a file of shared memory."""
-    outcomes = _decode(decoding, items)
-    return [outcome if isinstance(outcome, str) else outcome.numpy() for outcome in outcomes]
-
-
 def _pool(workers: int, processes: bool) -> Executor:
     if not processes:
         return ThreadPoolExecutor(workers, thread_name_prefix="headword-decode")
@@ -140,13 +130,13 @@ def _pool(workers: int, processes: bool) -> Executor:
 
 
 def _start_process() -> None:
+    """One thread a process, and none that outlives its parent: one that is killed cannot end its workers."""
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers; they would wait for it for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -8,9 +8,11 @@ pictures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,6 @@ from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract.machine import is_x86, native_bfloat16
 from headword.extract.pixels import PixelPlan
-from headword.extract.torch_engine import Choice, TorchEngine
-
-EngineName = Literal["auto", "torch", "openvino"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 LONG = 512
 """Images from which a job is long: a second's worth, as much as a fast engine takes to start."""
@@ -36,21 +34,31 @@ classifiers reach 0.999 in bfloat16; the mean of the first few may be a little u
 """
 
 _PROOF = 16  # images compared, of the first batch
+
+Engine = Callable[[Iterable[Tensor]], Iterator[Tensor]]
+"""Batches, in order → float32 features `[N, d]` of each, on the CPU.
+
+A batch is uint8 pixels `[N, H, W, 3]`, or float `[N, 3, H, W]`, already transformed.
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and its precision: what features depend on besides model, transform and pictures."""
+
+    engine: str
+    """"torch" or "openvino"."""
+    dtype: str
+    """"float32" or "bfloat16"."""
+
+    def __str__(self) -> str:
+        return f"{self.engine} in {self.dtype}"
+
+
+_EXACT = Choice("torch", "float32")
 _proven: set[tuple[str, Choice, str]] = set()  # in this process: weights, engine and precision, plan
 
 _log = logging.getLogger("headword")
-
-
-class Engine(Protocol):
-    """Runs one encoder over batches."""
-
-    choice: Choice
-
-    def features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Batches, in order → float32 features `[N, d]` of each, on the CPU.
-
-        A batch is uint8 pixels `[N, H, W, 3]`, or float `[N, 3, H, W]`, already transformed.
-        """
 
 
 def choose(vision: VisionEncoder, count: int | None, *, engine: str = "auto", dtype: str = "auto") -> Choice:
@@ -68,8 +76,8 @@ def choose(vision: VisionEncoder, count: int | None, *, engine: str = "auto", dt
     """
     if engine not in {"auto", "torch", "openvino"}:
         raise HeadwordError(f"unknown engine {engine!r}; choose auto, torch, openvino or ray")
-    if dtype not in {"auto", *DTYPES}:
-        raise HeadwordError(f"unknown dtype {dtype!r}; choose auto, {', '.join(DTYPES)}")
+    if dtype not in {"auto", *AGREEMENT}:
+        raise HeadwordError(f"unknown dtype {dtype!r}; choose auto, {', '.join(AGREEMENT)}")
     installed = find_spec("openvino") is not None
     if engine == "openvino" and not installed:
         raise MissingExtraError("the OpenVINO engine", "openvino")
@@ -79,12 +87,9 @@ def choose(vision: VisionEncoder, count: int | None, *, engine: str = "auto", dt
     if engine == "auto":
         fits = installed and is_x86() and vision.device.type == "cpu"
         engine = "openvino" if long and fits else "torch"
-    if dtype == "auto":
-        if not vision.auto_dtype:
-            dtype = str(vision.dtype).removeprefix("torch.")
-        else:
-            dtype = "bfloat16" if long and native_bfloat16(vision.device) else "float32"
-    return Choice(engine, dtype)
+    if dtype == "auto" and vision.auto_dtype:
+        dtype = "bfloat16" if long and native_bfloat16(vision.device) else "float32"
+    return Choice(engine, str(vision.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
 
 
 def open_engine(
@@ -94,7 +99,7 @@ def open_engine(
     first: Tensor,
     *,
     may_fall_back: bool = True,
-) -> tuple[Engine, str | None]:
+) -> tuple[Engine, Choice, str | None]:
     """The chosen engine, once it agrees with torch in float32 on the first pictures it gets in this process.
 
     Args:
@@ -106,60 +111,90 @@ def open_engine(
             was asked for by name.
 
     Returns:
-        The engine, and where it is not the chosen one the reason.
+        The engine, what it is, and where that is not the choice the reason.
 
     Raises:
         HeadwordError: if the choice fails and nothing may take its place.
     """
-    exact = TorchEngine(vision, "float32", plan)
-    if choice == exact.choice:
-        return exact, None
-    what = (vision.fingerprint, choice, repr(plan))
-    if what in _proven:
-        return _start(vision, choice, plan), None
-    proof = first[:_PROOF]
-    (expected,) = exact.features([proof])
+    if choice == _EXACT or (what := (vision.fingerprint, choice, repr(plan))) in _proven:
+        return _start(vision, choice, plan), choice, None
+    exact, proof = _start(vision, _EXACT, plan), first[:_PROOF]
+    (expected,) = exact([proof])
     reasons = []
-    for candidate in [choice, Choice(choice.engine, "float32")] if may_fall_back else [choice]:
-        if candidate == exact.choice:
+    for candidate in dict.fromkeys([choice, Choice(choice.engine, "float32")] if may_fall_back else [choice]):
+        if candidate == _EXACT:
             break
         try:
             engine = _start(vision, candidate, plan)
-            (got,) = engine.features([proof])
+            (features,) = engine([proof])
         except RuntimeError as error:  # what both libraries raise on a layer they do not have
             reasons.append(f"{candidate}: {error}")
             continue
-        cosine = float(F.cosine_similarity(expected, got, dim=1).mean())
+        cosine = float(F.cosine_similarity(expected, features, dim=1).mean())
         if cosine >= AGREEMENT[candidate.dtype]:  # not so if it is NaN
             if candidate == choice:
                 _proven.add(what)
-            return engine, _told(reasons, candidate)
+            return engine, candidate, _note(reasons, candidate)
         reasons.append(
             f"{candidate}: the cosine to torch in float32 on the first {len(proof)} images is {cosine:.5f}, "
             f"less than {AGREEMENT[candidate.dtype]}"
         )
     if not may_fall_back:
-        raise HeadwordError(
-            f"{vision.name} does not run on {_line(reasons[0])}; choose another engine or dtype"
-        )
-    return exact, _told(reasons, exact.choice)
+        reason = " ".join(reasons[0].split())[:300]
+        raise HeadwordError(f"{vision.name} does not run on {reason}; choose another engine or dtype")
+    return exact, _EXACT, _note(reasons, _EXACT)
 
 
-def _told(reasons: list[str], instead: Choice) -> str | None:
+def _note(reasons: list[str], instead: Choice) -> str | None:
     if not reasons:
         return None
-    note = f"{instead} is used, because of {'; '.join(map(_line, reasons))}"
+    note = f"{instead} is used, because of {'; '.join(' '.join(line.split())[:300] for line in reasons)}"
     _log.warning(note)
     return note
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())[:300]
-
-
 def _start(vision: VisionEncoder, choice: Choice, plan: PixelPlan | None) -> Engine:
-    if choice.engine == "openvino":  # a library that takes a second to import
-        from headword.extract.openvino_engine import OpenVinoEngine
+    if choice.engine == "torch":
+        return partial(_by_torch, vision, choice.dtype, plan)
+    from headword.extract.openvino_engine import OpenVinoEngine  # a library that takes a second to import
 
-        return OpenVinoEngine(vision, choice.dtype, plan)
-    return TorchEngine(vision, choice.dtype, plan)
+    return OpenVinoEngine(vision, choice.dtype, plan)
+
+
+@torch.inference_mode()
+def _by_torch(
+    vision: VisionEncoder, dtype: str, plan: PixelPlan | None, batches: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """The encoder's own module: channels-last, under autocast for bfloat16.
+
+    On CUDA copies and kernels are queued while two earlier batches run: nobody waits for a batch but its
+    reader.
+    """
+    device = vision.device
+    on_gpu = device.type == "cuda"
+    queued: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
+    for batch in batches:
+        source = batch.pin_memory() if on_gpu else batch
+        pixels = source.to(device, non_blocking=on_gpu)
+        if plan is not None:
+            pixels = plan.normalise(pixels)
+        pixels = pixels.to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            features = vision.reader(pixels)[0].float()
+        if not on_gpu:
+            yield features.cpu()
+            continue
+        host = torch.empty(features.shape, pin_memory=True).copy_(features, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        queued.append((done, host, source))  # pinned memory must outlive its copy
+        if len(queued) > 2:
+            yield _finished(queued)
+    while queued:
+        yield _finished(queued)
+
+
+def _finished(queued: deque[tuple[torch.cuda.Event, Tensor, Tensor]]) -> Tensor:
+    done, host, _ = queued.popleft()
+    done.synchronize()
+    return host

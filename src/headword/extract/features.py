@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 
 import torch
@@ -84,26 +83,26 @@ def extract(
         HeadwordError: if no image can be read, or the input is of no accepted kind.
     """
     source = images if isinstance(images, Given) else given(images)
+    tell: Progress = progress or (lambda _done, _total: None)
     if isinstance(source, Tensor):
-        features = _of_tensor(vision, source, batch_size, progress)
+        features = _of_tensor(vision, source, batch_size, tell)
         return Extracted(features, tuple(range(len(features))), {})
-    parts, done, errors = list[Tensor](), 0, dict[int, str]()
-
-    def tell(before: int, here: int, count: int) -> None:
-        if progress is not None:
-            progress(before + here, max(source.total, before + count))
-
+    parts, before, errors, total = list[Tensor](), 0, dict[int, str](), source.total
     for items in source:
-        job = Job.of(vision, len(items), engine=engine, batch_size=batch_size)
-        features, failed = _computed(job, items, cache=cache, strict=strict, progress=partial(tell, done))
+
+        def tell_all(done: int, count: int, before: int = before) -> None:
+            tell(before + done, max(total, before + count))
+
+        job = Job(vision, len(items), engine=engine, batch_size=batch_size)
+        features, failed = _computed(job, items, cache=cache, strict=strict, progress=tell_all)
         parts.append(features)
-        errors |= {done + place: why for place, why in failed.items()}
-        done += len(items)
-    if not done:
+        errors |= {before + place: why for place, why in failed.items()}
+        before += len(items)
+    if not before:
         raise HeadwordError("there are no images")
-    if len(errors) == done:
-        raise HeadwordError(none_read(errors, done))
-    kept = tuple(place for place in range(done) if place not in errors)
+    if len(errors) == before:
+        raise HeadwordError(none_read(errors, before))
+    kept = tuple(place for place in range(before) if place not in errors)
     return Extracted(parts[0] if len(parts) == 1 else torch.cat(parts), kept, errors)
 
 
@@ -114,10 +113,8 @@ def none_read(errors: dict[int, str], count: int) -> str:
 
 
 def known_features(job: Job, items: list[Item], rows: Tensor) -> Tensor:
-    """Fill the rows `[N, d]` of items whose features the cache holds, as this job would compute them.
-
-    Returns:
-        Which they are, bool `[N]`.
+    """Fill the rows `[N, d]` of items whose features the cache holds, as this job would compute them; returns
+    which they are, bool `[N]`.
     """
     return _lookup(job, _keys(job, items), rows)
 
@@ -153,28 +150,25 @@ def _computed(
     return rows if not errors else rows[have], errors
 
 
-def _of_tensor(vision: VisionEncoder, given: Tensor, batch_size: int, progress: Progress | None) -> Tensor:
+def _of_tensor(vision: VisionEncoder, images: Tensor, batch_size: int, progress: Progress) -> Tensor:
     """Features of images that are transformed already, or features as they are."""
-    if given.ndim == 2:
-        if given.shape[1] != vision.dim:
-            raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(given.shape)}")
-        return given.float().cpu()
-    if not len(given):
+    if images.ndim == 2:
+        if images.shape[1] != vision.dim:
+            raise HeadwordError(f"features must have shape [N, {vision.dim}], got {list(images.shape)}")
+        return images.float().cpu()
+    if not len(images):
         raise HeadwordError("there are no images")
     parts = []
-    for batch in torch.split(given, batch_size):
+    for batch in torch.split(images, batch_size):
         parts.append(vision.encode(batch))
-        if progress is not None:
-            progress(min(len(parts) * batch_size, len(given)), len(given))
+        progress(min(len(parts) * batch_size, len(images)), len(images))
     return torch.cat(parts)
 
 
 def _keys(job: Job, items: list[Item]) -> list[bytes]:
     """What a job's images are kept under; none where they are not kept."""
     # What a module of the user's own computes is more than its weights say.
-    known = job.vision.source.kind != "module" and all(
-        item.file is not None or item.version for item in items
-    )
+    known = job.vision.source.kind != "module" and all(item.file or item.version for item in items)
     return [_key(item) for item in items] if known and cache_limit() > 0 else []
 
 
@@ -190,7 +184,6 @@ def _key(item: Item) -> bytes:
 
 
 def _lookup(job: Job, keys: list[bytes], rows: Tensor) -> Tensor:
-    """Fill the rows of images that are known, and say which."""
     return _cache(job).get(keys, rows) if keys else torch.zeros(len(rows), dtype=torch.bool)
 
 
@@ -198,4 +191,4 @@ def _cache(job: Job) -> VectorCache:
     """By what the job says now: a run may change the engine."""
     libraries = {"plan": repr(job.plan), "version": version(job.choice.engine)}
     device = {"device": job.vision.device.type}
-    return VectorCache({"kind": "image", **job.key.as_json(), **libraries, **device}, job.vision.dim)
+    return VectorCache({"kind": "image", **job.key, **libraries, **device}, job.vision.dim)

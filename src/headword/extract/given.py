@@ -67,10 +67,9 @@ class Pool:
         if not isinstance(source, str | os.PathLike):
             return cls(source)
         path = expand(source)
-        if path.suffix.lower() in _VECTORS and path.is_file():
-            return cls(read_vectors(path).values.float(), str(path.resolve()))
         if path.is_file():
-            return cls(source)
+            is_matrix = path.suffix.lower() in _VECTORS
+            return cls(read_vectors(path).values.float(), str(path.resolve())) if is_matrix else cls(source)
         images = list_images(source)
         warn(images.notes, source)
         return cls(images, str(path.resolve()))
@@ -135,8 +134,7 @@ def items_of(source: object) -> Items:
 
 def _stretches(images: Iterable[object]) -> Iterator[list[Item]]:
     """Files are names, and go together; pictures come out of the iterable in memory."""
-    part: list[Item] = []
-    held = 0
+    part, held = list[Item](), 0
     for place, image in enumerate(images):
         item = _item(image, place)
         part.append(item)
@@ -167,16 +165,14 @@ def _item(image: Any, place: int | None = None) -> Item:
 
 def _array(array: np.ndarray[Any, Any]) -> Tensor | np.ndarray[Any, Any]:
     """A NumPy array as the tensor that means the same, without a copy; itself if there is none."""
-    if array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3:
-        return torch.from_numpy(_writable(array)).movedim(-1, -3)
-    if array.dtype.kind == "f" and (array.ndim == 2 or (array.ndim == 4 and array.shape[1] == 3)):
-        return torch.from_numpy(_writable(array.astype(np.float32, copy=False)))
-    return array
-
-
-def _writable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """As torch wants it: strides that are positive, and no warning on what may not be written."""
-    return array.copy() if not array.flags.writeable or min(array.strides, default=0) < 0 else array
+    kind, ndim = array.dtype.kind, array.ndim
+    pixels = array.dtype == np.uint8 and ndim in (3, 4) and array.shape[-1] == 3
+    if not pixels and not (kind == "f" and (ndim == 2 or (ndim == 4 and array.shape[1] == 3))):
+        return array
+    array = array if pixels else array.astype(np.float32, copy=False)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:  # which torch does not take
+        array = array.copy()
+    return torch.from_numpy(array).movedim(-1, -3) if pixels else torch.from_numpy(array)
 
 
 def _is_labelled_batch(images: Any) -> bool:
@@ -184,9 +180,9 @@ def _is_labelled_batch(images: Any) -> bool:
     if not isinstance(images, (list, tuple)) or len(images) != 2:
         return False
     x, y = images
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4:
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         return False
-    return y.shape == x.shape[:1] and not y.is_floating_point()
+    return x.ndim == 4 and y.shape == x.shape[:1] and not y.is_floating_point()
 
 
 def _is_iterable(images: Any) -> bool:
@@ -209,15 +205,8 @@ def _mend(item: Any) -> str:
     if isinstance(item, Tensor):
         return _mend_tensor(item)
     if isinstance(item, np.ndarray):
-        if item.dtype.kind == "f" and item.ndim in (3, 4) and item.shape[-1] == 3:
-            return "pixels are uint8: (255 * x).round().astype('uint8') where they are 0 to 1"
-        if item.dtype == np.uint8 and item.ndim == 3 and item.shape[0] == 3 and item.size:
-            return "an array is [H,W,3]: x.transpose(1, 2, 0)"
-        if item.dtype == np.uint8 and item.ndim in (2, 3) and item.size:
-            return "make it a picture: PIL.Image.fromarray(x)"
-        return ""
-    columns = _columns(item)
-    if columns:
+        return _mend_array(item)
+    if columns := _columns(item):
         return f"give its column of images or paths; it has {', '.join(columns)}"
     if isinstance(item, Mapping):
         return f"give the images in it; it has {', '.join(map(str, item)) or 'nothing'}"
@@ -232,11 +221,19 @@ def _mend(item: Any) -> str:
     return ""
 
 
+def _mend_array(item: np.ndarray[Any, Any]) -> str:
+    if item.dtype.kind == "f" and item.ndim in (3, 4) and item.shape[-1] == 3:
+        return "pixels are uint8: (255 * x).round().astype('uint8') where they are 0 to 1"
+    if item.dtype != np.uint8 or not item.size or item.ndim not in (2, 3):
+        return ""
+    if item.ndim == 3 and item.shape[0] == 3:
+        return "an array is [H,W,3]: x.transpose(1, 2, 0)"
+    return "make it a picture: PIL.Image.fromarray(x)"
+
+
 def _mend_tensor(item: Tensor) -> str:
     if item.dtype == torch.uint8 and item.ndim in (3, 4) and item.shape[-1] == 3:
         return "a tensor is [3,H,W]: x.movedim(-1, -3)"
     if item.is_floating_point() and item.ndim == 3 and item.shape[0] == 3:
         return "transformed images are one batch [N,3,H,W]: torch.stack(images), or x[None] for one"
-    if item.ndim == 4:
-        return "give one batch at a time"
-    return ""
+    return "give one batch at a time" if item.ndim == 4 else ""

@@ -20,8 +20,8 @@ def available_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return max(1, min(count, _quota() or count, int(said) if said.isdigit() else count))
+    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, min(count, _quota() or count, int(share) if share.isdigit() else count))
 
 
 @cache
@@ -31,10 +31,8 @@ def _quota() -> int | None:
     one = [Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
     try:
         quota, period = two.read_text().split() if two.is_file() else [file.read_text() for file in one]
-        if quota == "max" or int(quota) <= 0:
-            return None
-        return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
+        return max(1, -(-int(quota) // int(period))) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no cgroup, or its quota is "max"
         return None
 
 
@@ -52,11 +50,9 @@ def native_bfloat16(device: torch.device) -> bool:
 
 @cache
 def _cpu_bfloat16() -> bool:
-    if is_x86():
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            check = getattr(torch.cpu, name, None)
-            if check is not None and check():
-                return True
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if is_x86() else ()
+    if any(getattr(torch.cpu, name, lambda: False)() for name in checks):
+        return True
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
 
 
@@ -66,9 +62,5 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
-    return {
-        flag
-        for line in lines
-        if line.lower().startswith(("flags", "features"))
-        for flag in line.partition(":")[2].split()
-    }
+    lists = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return {flag for flags in lists for flag in flags.split()}

@@ -26,7 +26,6 @@ from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.machine import available_cpus
 from headword.extract.pixels import PixelPlan
-from headword.extract.torch_engine import Choice
 from headword.files import new_folder
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ _compiling = threading.Lock()
 
 
 class OpenVinoEngine:
-    """Runs an encoder on OpenVINO's CPU plug-in.
+    """An encoder on OpenVINO's CPU plug-in; called with batches, see `headword.extract.engines.Engine`.
 
     Args:
         vision: the encoder.
@@ -51,48 +50,45 @@ class OpenVinoEngine:
     """
 
     def __init__(self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> None:
-        self.choice = Choice("openvino", dtype)
         self._dim = vision.dim
-        self._model = _compile(vision, dtype, plan)
+        model = _compile(vision, dtype, plan)
         # Twice as many as run at once, so that none waits for the next picture to be handed over.
-        requests = 2 * int(self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests = [self._model.create_infer_request() for _ in range(requests)]
+        requests = 2 * int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests = [model.create_infer_request() for _ in range(requests)]
 
-    def features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """See `Engine`."""
+    def __call__(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """See the class."""
         free = deque(self._requests)
-        running: deque[tuple[Any, Tensor, int]] = deque()
-        unfinished: deque[tuple[Tensor, int]] = (
-            deque()
-        )  # features of a batch, and how many came before its end
+        running: deque[tuple[Any, Tensor, int]] = deque()  # with the row that the picture's features go to
+        unfinished: deque[tuple[Tensor, int]] = deque()  # a batch's features, and how many end with it
         started = finished = 0
 
         def finish() -> None:
             nonlocal finished
-            request, target, row = running.popleft()
+            request, features, row = running.popleft()
             request.wait()
-            target[row] = torch.from_numpy(request.get_output_tensor(0).data[0])
+            features[row] = torch.from_numpy(request.get_output_tensor(0).data[0])
             free.append(request)
             finished += 1
 
         try:
             for batch in batches:
-                target = torch.empty(len(batch), self._dim)
+                features = torch.empty(len(batch), self._dim)
                 for row, pixels in enumerate(batch.numpy()):
                     if not free:
                         finish()
                     request = free.popleft()
                     request.get_input_tensor(0).data[0] = pixels
                     request.start_async()
-                    running.append((request, target, row))
+                    running.append((request, features, row))
                 started += len(batch)
-                unfinished.append((target, started))
+                unfinished.append((features, started))
                 while unfinished and unfinished[0][1] <= finished:
                     yield unfinished.popleft()[0]
             while running:
                 finish()
-            for target, _ in unfinished:
-                yield target
+            for features, _ in unfinished:
+                yield features
         finally:
             for request, _, _ in running:  # the reader stopped early, perhaps
                 request.wait()
@@ -109,7 +105,6 @@ def _openvino() -> Any:
 def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openvino.CompiledModel:
     """From this process, else from disk, else from the torch module."""
     openvino = _openvino()
-
     size = plan.crop if plan is not None else vision.source.input_size
     depends_on = {
         "weights": vision.fingerprint,
@@ -124,7 +119,6 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
     with _compiling:
         if (key, dtype, threads) not in _compiled:
             folder = place("openvino", key)
-            core = openvino.Core()
             if not (folder / "model.xml").is_file():
                 model = _convert(vision, plan, size)
                 with suppress(HeadwordError), new_folder(folder) as new:  # another process was first, perhaps
@@ -138,10 +132,17 @@ def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openv
                 "ENABLE_CPU_PINNING": False,
                 "CACHE_DIR": str(folder),
             }
-            _compiled[key, dtype, threads] = core.compile_model(
-                core.read_model(folder / "model.xml"), "CPU", settings
-            )
+            compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
+            _compiled[key, dtype, threads] = compiled
     return _compiled[key, dtype, threads]
+
+
+def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int]) -> openvino.Model:
+    example = torch.zeros(1, 3, *size) if plan is None else torch.zeros(1, *size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
+        module, shape = _Features(vision, plan).eval(), [list(example.shape)]
+        return _openvino().convert_model(module, example_input=example, input=shape)
 
 
 class _Features(torch.nn.Module):
@@ -165,12 +166,3 @@ class _Features(torch.nn.Module):
         if self._plan is not None:
             pixels = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
         return self._read(pixels)[0]
-
-
-def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int]) -> openvino.Model:
-    openvino = _openvino()
-    example = torch.zeros(1, 3, *size) if plan is None else torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
-        module = _Features(vision, plan).eval()
-        return openvino.convert_model(module, example_input=example, input=[list(example.shape)])

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
+from headword.data.tables import open_parquet
 from headword.errors import HeadwordError
-from headword.files import expand, locked, read_json, sealed, sha256, write_text_atomic
+from headword.files import expand, locked, read_json, remove_unfinished, sealed, sha256, write_text_atomic
+from headword.files.writing import new_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,27 +44,23 @@ PART_SECONDS = 30.0
 """Age at which a part is written though it is not full: the most work that a kill can cost."""
 
 KEY = ("encoder", "weights", "head", "transform", "engine", "precision", "exact", "draft")
-"""The `FeatureKey` of the rows, by name."""
+"""What the rows depend on, by name; see `headword.extract.job.Job.key`."""
 
 _IDENTITY = ("space", "dim", "dtype", *KEY[1:], "model")
 """What must be equal for rows to belong into one store; weights say more than the encoder's name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counts:
     """Rows of a store."""
 
-    rows: int
-    ok: int
+    rows: int = 0
+    ok: int = 0
 
     @property
     def unreadable(self) -> int:
         """Rows without an embedding."""
         return self.rows - self.ok
-
-    def as_json(self) -> dict[str, int]:
-        """The counts by name."""
-        return {"rows": self.rows, "ok": self.ok, "unreadable": self.unreadable}
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -100,17 +98,14 @@ def checked_parts(folder: str | Path) -> Iterator[Path]:
     if not parts and not (folder / HEADER).is_file():
         return
     header = read_header(folder)
-    files = header.get("files")
-    if files is None:  # of format 1
-        yield from parts
-        return
-    missing = sorted(set(files) - {path.name for path in parts})
+    files = header.get("files")  # format 1 has none
+    missing = sorted(set(files or ()) - {path.name for path in parts})
     if missing and header["complete"]:
         raise HeadwordError(
             f"{folder / missing[0]} is missing; run headword embed again, which makes its rows"
         )
     for path in parts:
-        if sha256(path) != files.get(path.name):
+        if files is not None and sha256(path) != files.get(path.name):
             raise HeadwordError(
                 f"{path} is damaged; remove it and run headword embed again, which makes only its rows anew"
             )
@@ -123,26 +118,11 @@ def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
     Raises:
         HeadwordError: as `checked_parts`.
     """
-    for _, table in tables(folder, ["id", "path", "status"]):
-        yield from zip(*(table[name].to_pylist() for name in ("id", "path", "status")), strict=True)
-
-
-def tables(folder: str | Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
-    """The parts of a store, each with these columns.
-
-    Raises:
-        HeadwordError: as `checked_parts`.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    for path in checked_parts(folder):
-        try:
-            yield path, parquet.read_table(path, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise HeadwordError(
-                f"{path} is damaged; remove it and run again: {error}".splitlines()[0]
-            ) from error
+    columns = ["id", "path", "status"]
+    for part in checked_parts(folder):
+        with open_parquet(part) as file:
+            table = file.read(columns=columns, use_threads=False)
+        yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
 class StoreWriter:
@@ -159,51 +139,43 @@ class StoreWriter:
 
     def __init__(self, folder: str | Path, header: Mapping[str, Any]) -> None:
         self.folder = expand(folder)
+        self.done: set[str] = set()
+        """Ids that have a row."""
+        self.counts = Counts()
         self._header = {"format": FORMAT, **header}
+        self._files: dict[str, str] = {}
+        self._forget()
         if self.folder.exists() and not self.folder.is_dir():
             raise HeadwordError(f"{self.folder} is a file; give the name of a folder")
         try:
-            there = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+            present = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
         except OSError as error:
             raise HeadwordError(f"cannot write in {self.folder}: {error.strerror}") from error
-        if HEADER not in there and any(name != _LOCK and not name.startswith(f".{HEADER}") for name in there):
+        strange = (name for name in present if name != _LOCK and not name.startswith(f".{HEADER}"))
+        if HEADER not in present and any(strange):
             raise HeadwordError(f"{self.folder} holds something that is no feature store; give a new folder")
-        self._held = ExitStack()
         refusal = f"another process is writing {self.folder}; wait for it, or give another folder"
-        self._held.enter_context(locked(self.folder / _LOCK, refusal))
-        try:
+        with ExitStack() as held:
+            held.enter_context(locked(self.folder / _LOCK, refusal))
             self._begin()
-        except BaseException:
-            self._held.close()
-            raise
+            self._held = held.pop_all()
 
     def _begin(self) -> None:
         parts = _parts(self.folder)
-        self._files: dict[str, str] = {}
         if (self.folder / HEADER).exists() and parts:
             before = read_header(self.folder)
             _check_same(before, self._header, self.folder)
             known = before.get("files", {path.name: sha256(path) for path in parts})  # format 1 has none
             # Those that are gone were never finished, or were damaged and removed.
             self._files = {path.name: known[path.name] for path in parts if path.name in known}
-        for left in self.folder.glob(".*.tmp"):  # of a writer that was killed
-            left.unlink()
-        ok = 0
-        self.done: set[str] = set()
-        """Ids that have a row."""
-        self.counts = Counts(0, 0)
+        remove_unfinished(self.folder)  # of a writer that was killed
         self._write_header(complete=False)
         for name, _, status in read_status(self.folder):
             self.done.add(name)
-            ok += status == OK
-        self.counts = Counts(len(self.done), ok)
-        numbers = [int(match[1]) for path in parts if (match := _number(path))]
+            self.counts.ok += status == OK
+        self.counts.rows = len(self.done)
+        numbers = [int(match[1]) for path in parts if (match := re.fullmatch(r"part-(\d+)", path.stem))]
         self._next = max(numbers, default=-1) + 1
-        self._ids: list[str] = []
-        self._paths: list[str] = []
-        self._status: list[str] = []
-        self._embeddings: list[Tensor] = []
-        self._since = time.monotonic()
         self._write_header(complete=False)
 
     def __enter__(self) -> Self:
@@ -245,11 +217,9 @@ class StoreWriter:
         Raises:
             HeadwordError: if a full part cannot be written.
         """
-        self._ids += ids
-        self._paths += paths
-        self._status += status
+        self._rows += zip(ids, paths, status, strict=True)
         self._embeddings.append(embeddings)
-        if len(self._ids) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
+        if len(self._rows) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -258,90 +228,75 @@ class StoreWriter:
         Raises:
             HeadwordError: if the disk is full or fails; parts before this one are safe.
         """
-        import pyarrow as pa
         from pyarrow import parquet
 
         self._since = time.monotonic()
-        if not self._ids:
+        if not self._rows:
             return
-        path = self.folder / f"part-{self._next:06d}.parquet"
-        temporary = self.folder / f".{path.name}.tmp"
+        path, table = self.folder / f"part-{self._next:06d}.parquet", self._table()
+        ok = sum(status == OK for _, _, status in self._rows)
+        # Random numbers do not compress; names do.
+        options = {
+            "compression": dict.fromkeys(("id", "path", "status"), "zstd"),
+            "use_dictionary": ["status"],
+        }
         try:
-            try:
+            with new_file(path) as temporary:
                 with temporary.open("wb") as file:
-                    # Random numbers do not compress; names do.
-                    compression = {"id": "zstd", "path": "zstd", "status": "zstd"}
-                    parquet.write_table(
-                        self._table(), file, compression=compression, use_dictionary=["status"]
-                    )
+                    parquet.write_table(table, file, **options)
                     file.flush()
                     os.fsync(file.fileno())
                 self._files[path.name] = sha256(temporary)
                 self._write_header(complete=False)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except (OSError, pa.ArrowException, HeadwordError) as error:
+        except (OSError, HeadwordError) as error:
             self._files.pop(path.name, None)
-            self._forget()
-            why = getattr(error, "strerror", None) or str(error)
             raise HeadwordError(
-                f"cannot write {path}: {why}; the {self.counts.rows:,} rows before it are safe: make room "
-                "and run the same command again"
+                f"{error}; the {self.counts.rows:,} rows before it are safe: make room and run the same "
+                "command again"
             ) from error
-        self.counts = Counts(
-            self.counts.rows + len(self._ids), self.counts.ok + sum(status == OK for status in self._status)
-        )
-        self._next += 1
-        self._forget()
+        else:
+            self.counts = Counts(self.counts.rows + len(self._rows), self.counts.ok + ok)
+            self._next += 1
+        finally:
+            self._forget()
 
     def _forget(self) -> None:
-        self._ids, self._paths, self._status, self._embeddings = [], [], [], []
+        self._rows: list[tuple[str, str, str]] = []
+        self._embeddings: list[Tensor] = []
+        self._since = time.monotonic()
 
     def _table(self) -> pa.Table:
         import numpy as np
         import pyarrow as pa
         import torch
 
-        dim, dtype = int(self._header["dim"]), str(self._header["dtype"])
-        ok = [status == OK for status in self._status]
-        values = np.zeros((len(ok), dim), dtype)
-        values[ok] = torch.cat(self._embeddings).numpy()
-        flat = pa.array(values.reshape(-1))
-        null = pa.array([not there for there in ok], pa.bool_())
-        return pa.table(
-            {
-                "id": pa.array(self._ids, pa.string()),
-                "path": pa.array(self._paths, pa.string()),
-                "embedding": pa.FixedSizeListArray.from_arrays(flat, dim, mask=null),
-                "status": pa.array(self._status, pa.string()),
-            }
+        ids, paths, status = zip(*self._rows, strict=True)
+        failed = np.array([one != OK for one in status])
+        dim = int(self._header["dim"])
+        values = np.zeros((len(failed), dim), str(self._header["dtype"]))
+        values[~failed] = torch.cat(self._embeddings).numpy()
+        embeddings = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.reshape(-1)), dim, mask=pa.array(failed)
         )
+        return pa.table({"id": ids, "path": paths, "embedding": embeddings, "status": status})
 
     def _write_header(self, *, complete: bool) -> None:
-        said = {**self._header, "complete": complete, "counts": self.counts.as_json(), "files": self._files}
-        text = json.dumps(sealed(said), indent=2, ensure_ascii=False) + "\n"
+        counts = {"rows": self.counts.rows, "ok": self.counts.ok, "unreadable": self.counts.unreadable}
+        content = {**self._header, "complete": complete, "counts": counts, "files": self._files}
+        text = json.dumps(sealed(content), indent=2, ensure_ascii=False) + "\n"
         write_text_atomic(self.folder / HEADER, text)
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     for name in _IDENTITY:
-        # Through JSON, where a tuple is a list.
-        if before.get(name) != json.loads(json.dumps(now.get(name))):
+        texts = [json.dumps(header.get(name), ensure_ascii=False) for header in (before, now)]
+        if json.loads(texts[0]) != json.loads(texts[1]):
+            old, new = (text if len(text) <= 60 else f"{text[:57]}…" for text in texts)
             raise HeadwordError(
-                f"{folder} was made with another {name} ({_short(before.get(name))}, now "
-                f"{_short(now.get(name))}); give the same options, or another folder"
+                f"{folder} was made with another {name} ({old}, now {new}); give the same options, or "
+                "another folder"
             )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
-
-
-def _number(path: Path) -> re.Match[str] | None:
-    return re.fullmatch(r"part-(\d+)\.parquet", path.name)

@@ -6,23 +6,23 @@ Nothing here unpickles. Reading gives float32, or float64 where the file has it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from headword.aligners.pairs import Pairs
+from headword.data.items import Item
 from headword.data.tables import open_parquet
 from headword.errors import HeadwordError
+from headword.extract.store import HEADER, KEY, checked_parts, read_header
 from headword.files import expand, load_tensors, memory, open_file, read_json, read_metadata, save_tensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from headword.aligners.pairs import Pairs
 
 PAIRS_FORMAT = 1
 
@@ -56,22 +56,82 @@ def read_vectors(path: str | Path, *, key: str | None = None) -> Vectors:
     path = expand(path)
     kind = path.suffix.lower()
     if path.is_dir():
-        vectors = _read_parts(path, key or "embedding")
+        values, ids = _read_parts(path, key or "embedding")
     elif kind == ".parquet":
-        vectors = _read_parquet(path, key or "embedding")
+        values, ids = _read_parquet(path, key or "embedding")
     elif kind == ".safetensors":
-        vectors = Vectors(_tensor(_only(load_tensors(path), path, key), path), None)
-    elif kind == ".npz":
-        vectors = _read_npz(path, key)
-    elif kind == ".npy":
-        vectors = _read_npy(path)
+        values, ids = _tensor(_only(load_tensors(path), path, key), path), None
+    elif kind in (".npz", ".npy"):
+        values, ids = _read_numpy(path, kind, key)
     else:
         raise HeadwordError(
             f"{path} holds no vectors by its ending; known are .npy, .npz, .safetensors, "
             ".parquet, or a folder of part-*.parquet"
         )
-    _check(vectors, path)
-    return vectors
+    if not values.numel():
+        raise HeadwordError(f"{path} holds no numbers: its matrix is {list(values.shape)}")
+    if ids is not None and len(ids) != len(values):
+        raise HeadwordError(f"{path} has {len(values):,} rows and {len(ids):,} ids")
+    bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        named = "" if ids is None else f" ({ids[bad[0]]!r})"
+        raise HeadwordError(
+            f"{path}: {len(bad):,} of {len(values):,} rows have a NaN or infinite value, the first is row "
+            f"{bad[0]}{named}"
+        )
+    return Vectors(values, ids)
+
+
+class StoredFeatures:
+    """The features that `headword embed` stored, by the files they are of: an index takes them as they are.
+
+    Called with items and rows `[N, d]`, it fills the rows of files that did not change since and says which
+    these are, bool `[N]`, as `headword.extract.features.known_features` does.
+
+    Args:
+        folder: the store.
+
+    Raises:
+        HeadwordError: if it is no store, is damaged, or holds embeddings in a model's shared space.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = expand(folder)
+        header = read_header(self.folder)
+        if header["space"] != "features":
+            raise HeadwordError(
+                f"{folder} holds embeddings in a model's shared space, not features; make one with headword "
+                "embed --space features"
+            )
+        self.key = {name: header[name] for name in KEY}
+        """What the features depend on; see `headword.extract.job.Job.key`."""
+        self._rows: dict[str, tuple[Any, int]] = {}  # by path: the features, and when they were written
+        for part in checked_parts(self.folder):
+            with open_parquet(part) as file:
+                table = file.read(columns=["path", "embedding"], use_threads=False)
+            table = table.filter(table["embedding"].is_valid())
+            values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            rows = values.reshape(len(table), int(header["dim"]))
+            written, paths = part.stat().st_mtime_ns, table["path"].to_pylist()
+            self._rows |= {path: (row, written) for path, row in zip(paths, rows, strict=True)}
+
+    def __call__(self, items: Sequence[Item], rows: Tensor) -> Tensor:
+        """See the class."""
+        known = torch.zeros(len(items), dtype=torch.bool)
+        for place, item in enumerate(items):
+            row, written = self._rows.get(item.path, (None, 0))
+            if row is not None and item.file is not None and _changed(item.file) < written:
+                rows[place], known[place] = torch.from_numpy(row.astype("float32")), True
+        return known
+
+
+def _changed(file: str) -> float:
+    """When a file, or its name, changed last; never, if it is not there."""
+    try:
+        status = os.stat(file)  # noqa: PTH116  # a Path costs ten times as much
+    except OSError:
+        return math.inf
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def save_pairs(pairs: Pairs, path: str | Path) -> None:
@@ -79,11 +139,9 @@ def save_pairs(pairs: Pairs, path: str | Path) -> None:
 
     Names and sources are JSON in a tensor of bytes, not metadata: a safetensors header holds 100 MB at most.
     """
-    import torch
-
-    said = json.dumps({"names": pairs.names, "source": pairs.source}).encode()
-    texts = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-    tensors = {"image": pairs.image, "text": pairs.text, "weight": pairs.weight, "texts": texts}
+    texts = json.dumps({"names": pairs.names, "source": pairs.source}).encode()
+    tensors = {"image": pairs.image, "text": pairs.text, "weight": pairs.weight}
+    tensors["texts"] = torch.frombuffer(bytearray(texts), dtype=torch.uint8)
     save_tensors(path, tensors, {"kind": "pairs", "format": PAIRS_FORMAT})
 
 
@@ -93,8 +151,6 @@ def load_pairs(path: str | Path) -> Pairs:
     Raises:
         HeadwordError: if the file is missing, damaged, of a newer format, or holds no pairs.
     """
-    from headword.aligners.pairs import Pairs
-
     tensors, metadata = load_tensors(path), read_metadata(path)
     if metadata.get("kind") != "pairs":
         raise HeadwordError(f"{path} holds no pairs; it has {', '.join(sorted(tensors)) or 'nothing'}")
@@ -104,66 +160,24 @@ def load_pairs(path: str | Path) -> Pairs:
             f"{PAIRS_FORMAT}; update headword"
         )
     try:
-        texts = json.loads(tensors["texts"].numpy().tobytes())
-        return Pairs(
-            tensors["image"],
-            tensors["text"],
-            tuple(texts["names"]),
-            tuple(texts["source"]),
-            tensors["weight"],
-        )
+        texts = json.loads(tensors.pop("texts").numpy().tobytes())
+        return Pairs(names=tuple(texts["names"]), source=tuple(texts["source"]), **tensors)
     except (KeyError, ValueError, TypeError) as error:
         raise HeadwordError(f"{path} is damaged: its pairs cannot be read ({error})") from error
 
 
-def pairs_from_files(
-    image_path: str | Path, text_path: str | Path, names: Sequence[str] | None = None
-) -> Pairs:
-    """Pairs of a user's own feature matrices, which any reader of `read_vectors` reads.
-
-    Where both files name their rows, each text row is paired with the image row of its name, so an image may
-    have several texts; else row i goes with row i. The wider of the two precisions is used for both.
-
-    Args:
-        image_path: the image side.
-        text_path: the text side.
-        names: a text for each row; the text file's names when not given.
-
-    Raises:
-        HeadwordError: as `read_vectors`, and if the rows cannot be matched.
-    """
-    import torch
-
-    from headword.aligners.pairs import Pairs
-
-    image, text = read_vectors(image_path), read_vectors(text_path)
-    values = image.values
-    if image.ids is not None and text.ids is not None:
-        values = values[_matching_rows(image.ids, text.ids, image_path, text_path)]
-    elif len(image.values) != len(text.values):
-        raise HeadwordError(
-            f"{image_path} has {len(image.values):,} rows and {text_path} {len(text.values):,}; "
-            "give equally many, or names (ids) for the rows of both"
-        )
-    dtype = torch.promote_types(values.dtype, text.values.dtype)
-    said = names if names is not None else text.ids or ()
-    return Pairs(values.to(dtype), text.values.to(dtype), tuple(said))
-
-
-def _matching_rows(
-    image_ids: Sequence[str], text_ids: Sequence[str], image_path: str | Path, text_path: str | Path
-) -> list[int]:
-    twice = [name for name, count in Counter(image_ids).items() if count > 1]
-    if twice:
-        raise HeadwordError(f"{image_path} has {len(twice)} ids more than once, the first is {twice[0]!r}")
-    row_of = {name: row for row, name in enumerate(image_ids)}
-    lost = [name for name in text_ids if name not in row_of]
-    if lost:
-        raise HeadwordError(
-            f"{len(lost):,} of {len(text_ids):,} ids of {text_path} are not in {image_path}, "
-            f"the first is {lost[0]!r}"
-        )
-    return [row_of[name] for name in text_ids]
+def _read_numpy(path: Path, kind: str, key: str | None) -> Vectors:
+    content = _load_numpy(path)
+    actual = ".npz" if isinstance(content, dict) else ".npy"
+    if kind != actual:
+        raise HeadwordError(f"{path} is a {actual} file by its content; name it {actual}")
+    if actual == ".npy":
+        return Vectors(_tensor(content, path), None)
+    ids = next((content[name] for name in ("ids", "id") if name in content), None)
+    if ids is not None and (ids.ndim != 1 or ids.dtype.kind not in "US"):
+        raise HeadwordError(f"{path}: ids must be a list of texts, not {ids.dtype} {list(ids.shape)}")
+    names = None if ids is None else tuple(str(name) for name in ids.astype(np.str_))
+    return Vectors(_tensor(_only(content, path, key), path), names)
 
 
 def _load_numpy(path: Path) -> Any:
@@ -200,42 +214,22 @@ def _check_fits(size: int) -> None:
         raise ValueError(f"it holds {size:,} bytes, more than fit in memory ({memory():,})")
 
 
-def _read_npy(path: Path) -> Vectors:
-    array = _load_numpy(path)
-    if isinstance(array, dict):
-        raise HeadwordError(f"{path} is a .npz file by its content; name it .npz")
-    return Vectors(_tensor(array, path), None)
-
-
-def _read_npz(path: Path, key: str | None) -> Vectors:
-    arrays = _load_numpy(path)
-    if not isinstance(arrays, dict):
-        raise HeadwordError(f"{path} is a .npy file by its content; name it .npy")
-    ids = next((arrays[name] for name in ("ids", "id") if name in arrays), None)
-    if ids is not None and (ids.ndim != 1 or ids.dtype.kind not in "US"):
-        raise HeadwordError(f"{path}: ids must be a list of texts, not {ids.dtype} {list(ids.shape)}")
-    names = None if ids is None else tuple(str(name) for name in ids.astype(np.str_))
-    return Vectors(_tensor(_only(arrays, path, key), path), names)
-
-
 def _only(arrays: dict[str, Any], path: Path, key: str | None) -> Any:
     """The array of a name, or the only matrix there is."""
-    said = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(arrays.items())) or "nothing"
+    shown = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(arrays.items())) or "nothing"
     if key is not None:
         if key not in arrays:
-            raise HeadwordError(f"{path} has no array {key!r}; it has {said}")
+            raise HeadwordError(f"{path} has no array {key!r}; it has {shown}")
         return arrays[key]
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     if len(matrices) != 1:
-        raise HeadwordError(f"{path} must hold one matrix, or be told which by its name (key); it has {said}")
+        raise HeadwordError(
+            f"{path} must hold one matrix, or be told which by its name (key); it has {shown}"
+        )
     return arrays[matrices[0]]
 
 
 def _read_parts(folder: Path, column: str) -> Vectors:
-    import torch
-
-    from headword.extract.store import HEADER, checked_parts
-
     ours = (folder / HEADER).is_file() and read_json(folder / HEADER)
     files = checked_parts(folder) if ours else sorted(folder.glob("part-*.parquet"))
     parts = [_read_parquet(path, column) for path in files]
@@ -255,14 +249,14 @@ def _read_parquet(path: Path, column: str) -> Vectors:
     import pyarrow as pa
 
     with open_parquet(path) as file:
-        there = file.schema_arrow.names
-        if column not in there:
-            raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(there)}")
-        wanted = [column, *(["id"] if "id" in there else [])]
+        columns = file.schema_arrow.names
+        if column not in columns:
+            raise HeadwordError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
+        wanted = [column, *(["id"] if "id" in columns else [])]
         _check_fits(_parquet_bytes(file.metadata, wanted))
         table = file.read(columns=wanted)
     lists = table[column].combine_chunks()
-    if lists.null_count and "status" not in there:
+    if lists.null_count and "status" not in columns:
         raise HeadwordError(f"{path}: {lists.null_count:,} of {len(lists):,} rows have no {column}")
     table = table.filter(lists.is_valid())
     lists = table[column].combine_chunks()
@@ -275,25 +269,23 @@ def _read_parquet(path: Path, column: str) -> Vectors:
     numbers = lists.flatten().to_numpy(zero_copy_only=False)
     width = lengths[0] if lengths else getattr(lists.type, "list_size", 0)
     values = _tensor(numbers.reshape(len(lists), width), path)
-    ids = tuple(map(str, table["id"].to_pylist())) if "id" in there else None
+    ids = tuple(map(str, table["id"].to_pylist())) if "id" in columns else None
     return Vectors(values, ids)
 
 
 def _parquet_bytes(metadata: Any, columns: Sequence[str]) -> int:
     """What columns take in memory at least: repeated values take nearly no room in the file."""
-    size = 0
-    for group in range(metadata.num_row_groups):
-        for place in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(place)
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                size += max(chunk.num_values * 4, chunk.total_uncompressed_size)
-    return size
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
+    return sum(
+        max(chunk.num_values * 4, chunk.total_uncompressed_size)
+        for chunk in chunks
+        if chunk.path_in_schema.partition(".")[0] in columns
+    )
 
 
 def _tensor(array: Any, path: Path) -> Tensor:
     """A float32 or float64 matrix of an array or tensor of any numbers."""
-    import torch
-
     if isinstance(array, np.ndarray):
         if array.dtype.kind not in "fiu":
             raise HeadwordError(f"{path} holds {array.dtype} {list(array.shape)}, not a matrix of numbers")
@@ -304,18 +296,3 @@ def _tensor(array: Any, path: Path) -> Tensor:
         raise HeadwordError(f"{path} holds {kind} {list(array.shape)}, not a matrix of numbers")
     tensor: Tensor = array if array.dtype == torch.float64 else array.float()
     return tensor
-
-
-def _check(vectors: Vectors, path: Path) -> None:
-    values, ids = vectors
-    if not values.numel():
-        raise HeadwordError(f"{path} holds no numbers: its matrix is {list(values.shape)}")
-    if ids is not None and len(ids) != len(values):
-        raise HeadwordError(f"{path} has {len(values):,} rows and {len(ids):,} ids")
-    bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        named = f" ({ids[bad[0]]!r})" if ids is not None else ""
-        raise HeadwordError(
-            f"{path}: {len(bad):,} of {len(values):,} rows have a NaN or infinite value, the first is row "
-            f"{bad[0]}{named}"
-        )

@@ -12,11 +12,10 @@ from headword.data.folders import Found, Scan, scan
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
-from headword.extract.engines import choose
+from headword.extract.engines import Choice, choose
 from headword.extract.job import Job
 from headword.extract.store import HEADER, read_status
-from headword.extract.stored_features import StoredFeatures
-from headword.extract.torch_engine import Choice
+from headword.extract.vectors import StoredFeatures
 from headword.files import expand, printable
 from headword.model import DualEncoder
 from headword.search.catalogue import Entry
@@ -120,7 +119,7 @@ def build_index(
         like = Choice(how["engine"], how["precision"]) if how else None
         if like is not None:
             choose(model.vision, None, engine=like.engine, dtype=like.dtype)  # it may not be installed here
-        job = Job.of(
+        job = Job(
             model.vision,
             len(files.files),
             engine=engine,

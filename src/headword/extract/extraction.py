@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,20 @@ from headword import __version__
 from headword.data.items import Item
 from headword.encoders import VisionEncoder, load_vision
 from headword.errors import HeadwordError
-from headword.extract.engines import choose
+from headword.extract.engines import Choice, choose
 from headword.extract.features import Progress
 from headword.extract.given import items_of
 from headword.extract.job import Computed, Job
 from headword.extract.store import HEADER, OK, StoreWriter, read_header, read_status
-from headword.extract.torch_engine import Choice
 from headword.files import expand
-
-Project = Callable[[Tensor], Tensor]
-"""Features `[N, d]` → what is stored `[N, D]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
     """How features become embeddings in the shared space of a dual encoder."""
 
-    project: Project
+    project: Callable[[Tensor], Tensor]
+    """Features `[N, d]` → what is stored `[N, D]`."""
     dim: int
     """Width D of the shared space."""
     identity: str
@@ -110,7 +108,7 @@ def extract_features(
         raise HeadwordError("batch size and workers must be 1 or more")
     items = items_of(source)
     folder = expand(out)
-    job = Job.of(
+    job = Job(
         vision,
         len(items),
         engine="auto" if engine == "ray" else engine,
@@ -120,16 +118,23 @@ def extract_features(
         draft=draft,
         **_as_before(folder, vision, engine, dtype),
     )
-    run: Callable[[list[Item]], Iterator[Computed]] = job.run
+    run: Callable[[Sequence[Item]], Iterator[Computed]] = job.run
     if engine == "ray":
-        from headword.extract.ray_engine import RayRun
+        from headword.extract.ray_engine import connect, run_on_ray
 
-        run = RayRun(job, loader or named_loader(vision), workers)
+        connect()
+        run = partial(run_on_ray, job, loader or _loader_of(vision), workers)
+    header = {
+        "headword": __version__,
+        "space": "features" if shared is None else "shared",
+        "dim": vision.dim if shared is None else shared.dim,
+        "dtype": store_dtype,
+        **job.key,
+        "model": None if shared is None else shared.identity,
+        "source": str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
+    }
     start = time.perf_counter()
-    with (
-        _going_on(folder, len(items)),
-        StoreWriter(folder, _header(job, source, shared, store_dtype)) as writer,
-    ):
+    with _going_on(folder, len(items)), StoreWriter(folder, header) as writer:
         resumed = writer.counts.rows
         left = [item for item in items if item.id not in writer.done]
         done = 0
@@ -167,20 +172,14 @@ def _going_on(folder: Path, count: int) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        rows = sum(1 for _ in read_status(folder)) if (folder / HEADER).is_file() else 0
+        rows = sum(1 for _ in read_status(folder))
         raise KeyboardInterrupt(
             f"{rows:,} of {count:,} images are in {folder}; the same command goes on from there"
         ) from None
 
 
-def named_loader(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
-    """Loads the same encoder again, by its name, in another process.
-
-    Raises:
-        HeadwordError: if it is a module of the user's own or a model trained here, which have no name.
-    """
-    from functools import partial
-
+def _loader_of(vision: VisionEncoder) -> Callable[[], VisionEncoder]:
+    """Loads the same encoder again, by its name, in another process."""
     if vision.source.kind in ("module", "trained"):
         raise HeadwordError(
             "a module of your own is not known on other machines; give loader=, which makes it there"
@@ -200,15 +199,3 @@ def _as_before(folder: Path, vision: VisionEncoder, engine: str, dtype: str) -> 
         return {}
     choose(vision, None, engine=before.engine, dtype=before.dtype)  # it may not be installed here
     return {"like": before, "exact": bool(header.get("exact"))}
-
-
-def _header(job: Job, source: object, shared: Shared | None, store_dtype: str) -> dict[str, Any]:
-    return {
-        "headword": __version__,
-        "space": "features" if shared is None else "shared",
-        "dim": job.vision.dim if shared is None else shared.dim,
-        "dtype": store_dtype,
-        **job.key.as_json(),
-        "model": None if shared is None else shared.identity,
-        "source": str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
-    }
