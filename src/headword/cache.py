@@ -26,14 +26,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from headword.errors import HeadwordError
-from headword.files import expand, load_tensors, read_metadata, save_tensors, write_text_atomic
+from headword.files import expand, load_tensors, locked, read_metadata, save_tensors, write_text_atomic
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 DEFAULT_LIMIT = 4_000_000_000
 """Bytes the cache may take, unless `HEADWORD_CACHE_LIMIT` says otherwise."""
@@ -57,14 +60,8 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """Bytes the cache may take: `$HEADWORD_CACHE_LIMIT`, as in "500MB" or "20GB"; "0" switches it off.
-
-    Raises:
-        HeadwordError: if the variable is no size.
-    """
-    limit = os.environ.get("HEADWORD_CACHE_LIMIT")
-    if limit is None:
-        return DEFAULT_LIMIT
+    """Bytes the cache may take: `$HEADWORD_CACHE_LIMIT`, as in "500MB" or "20GB"; "0" switches it off."""
+    limit = os.environ.get("HEADWORD_CACHE_LIMIT", str(DEFAULT_LIMIT))
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", limit, re.IGNORECASE)
     if match is None:
         raise HeadwordError(
@@ -98,44 +95,29 @@ class VectorCache:
 
     def get(self, keys: Sequence[bytes], out: Tensor) -> Tensor:
         """Fill the rows of `out` `[N, dim]` whose keys are known; returns which they are, bool `[N]`."""
-        import numpy as np
         import torch
 
-        known = np.zeros(len(keys), dtype=bool)
-        if not (self.on and keys and self.folder.is_dir()):
-            return torch.from_numpy(known)
-        packed = _pack(keys)
+        known, rows, packed = np.zeros(len(keys), dtype=bool), out.numpy(), _pack(keys)
         for _ in range(3):  # again if another process merged segments while they were being read
-            gone = False
-            for path in self._segments():
-                if known.all():
-                    break
-                gone |= not self._fill(path, packed, known, out)
-            if not gone:
+            segments = _segments(self.folder) if self.on and keys else []
+            present = [self._fill(path, packed, known, rows) for path in segments if not known.all()]
+            if all(present):
                 break
         return torch.from_numpy(known)
 
-    def _fill(
-        self, path: Path, packed: np.ndarray[Any, Any], known: np.ndarray[Any, Any], out: Tensor
-    ) -> bool:
+    def _fill(self, path: Path, packed: Array, known: Array, rows: Array) -> bool:
         """Take from a segment what is not known yet; False if it is gone. A damaged one is removed."""
-        import numpy as np
-        import torch
-
-        segment = self._open(path)
-        if segment is None:
+        if (segment := self._open(path)) is None:
             return False
         keys, vectors, sums = segment
         missing = np.flatnonzero(~known)
         places = np.searchsorted(keys[:, 0], packed[missing, 0]).clip(max=len(keys) - 1)
         hit = (keys[places] == packed[missing]).all(axis=1)
-        if hit.any():
-            rows = vectors[torch.from_numpy(places[hit])]
-            if not np.array_equal(_sums(keys[places[hit]], rows), sums[places[hit]]):
-                path.unlink(missing_ok=True)  # damaged: what it held is computed anew
-                return True
-            out[torch.from_numpy(missing[hit])] = rows
-            known[missing[hit]] = True
+        places, missing = places[hit], missing[hit]
+        if not np.array_equal(_sums(keys[places], vectors[places]), sums[places]):
+            path.unlink(missing_ok=True)  # damaged: what it held is computed anew
+        elif len(missing):
+            rows[missing], known[missing] = vectors[places], True
             with suppress(OSError):
                 os.utime(path)  # used now: the last to go
         return True
@@ -147,72 +129,46 @@ class VectorCache:
         with _harmless():
             if not (self.folder / _ABOUT).is_file():
                 write_text_atomic(self.folder / _ABOUT, self._about + "\n")
-            self._write(_pack(keys), vectors)
-            self._merge()
+            self._write(_pack(keys), vectors.float().numpy())
             evict()
+            small = [path for path in _segments(self.folder) if _size(path) < MERGED_BYTES]
+            if len(small) >= MERGE_FROM:
+                with locked(self.folder / "merge.lock", "another process merges them"):
+                    self._merge(small)
 
-    def _segments(self) -> list[Path]:
-        """The newest first."""
-        return sorted(self.folder.glob("*.safetensors"), key=_last_used, reverse=True)
-
-    def _open(self, path: Path) -> tuple[np.ndarray[Any, Any], Tensor, np.ndarray[Any, Any]] | None:
-        import torch
-
+    def _open(self, path: Path) -> tuple[Array, Array, Array] | None:
         try:
-            tensors = load_tensors(path)
-            known, vectors = tensors["keys"].numpy().view("<u8"), tensors["vectors"]
-            sums = tensors["sums"].numpy()
-            if (
-                known.shape != (len(vectors), 2)
-                or sums.shape != (len(vectors),)
-                or vectors.shape[1] != self._dim
-                or vectors.dtype != torch.float32
-            ):
-                raise HeadwordError(f"{path} is no segment")
-        except (HeadwordError, KeyError, FileNotFoundError):  # evicted a moment ago, or damaged
+            tensors = {name: tensor.numpy() for name, tensor in load_tensors(path).items()}
+            keys, vectors, sums = tensors["keys"].view("<u8"), tensors["vectors"], tensors["sums"]
+        except (HeadwordError, KeyError, TypeError, ValueError):  # evicted a moment ago, or damaged
             path.unlink(missing_ok=True)
             return None
-        return known, vectors, sums
+        shapes = (keys.shape, vectors.shape, sums.shape, vectors.dtype)
+        count = len(keys)
+        if not count or shapes != ((count, 2), (count, self._dim), (count,), np.float32):
+            path.unlink(missing_ok=True)
+            return None
+        return keys, vectors, sums
 
-    def _write(self, packed: np.ndarray[Any, Any], vectors: Tensor) -> Path:
-        import numpy as np
+    def _write(self, packed: Array, vectors: Array) -> None:
         import torch
 
         order = np.lexsort((packed[:, 1], packed[:, 0]))
-        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        keys, ordered = packed[order], vectors.float()[torch.from_numpy(order)]
-        tensors = {
-            "keys": torch.from_numpy(keys.view(np.uint8).reshape(len(packed), 16)),
-            "vectors": ordered,
-            "sums": torch.from_numpy(_sums(keys, ordered)),
-        }
-        save_tensors(path, tensors, {"vectors": len(packed)})
-        return path
+        keys, vectors = packed[order], vectors[order]
+        arrays = {"keys": keys.view(np.uint8), "vectors": vectors, "sums": _sums(keys, vectors)}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        save_tensors(self.folder / f"{uuid.uuid4().hex}.safetensors", tensors, {"vectors": len(keys)})
 
-    def _merge(self) -> None:
-        """Many small segments into one; if another process is at it, that is enough."""
-        small = [path for path in self._segments() if _size(path) < MERGED_BYTES]
-        if len(small) < MERGE_FROM:
-            return
-        import numpy as np
-        import torch
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.folder / "merge.lock", timeout=0):
-                opened = [(path, self._open(path)) for path in small]
-                segments = [segment for _, segment in opened if segment is not None]
-                if not segments:
-                    return
-                keys, sums = (np.concatenate([segment[n] for segment in segments]) for n in (0, 2))
-                vectors = torch.cat([segment[1] for segment in segments])
-                _, first = np.unique(keys, axis=0, return_index=True)
-                first = first[_sums(keys[first], vectors[torch.from_numpy(first)]) == sums[first]]
-                self._write(keys[first], vectors[torch.from_numpy(first)])
-                for path, _ in opened:
-                    path.unlink(missing_ok=True)
-        except Timeout:
-            return
+    def _merge(self, small: list[Path]) -> None:
+        """Many small segments into one."""
+        segments = [segment for path in small if (segment := self._open(path)) is not None]
+        if segments:
+            keys, vectors, sums = (np.concatenate(parts) for parts in zip(*segments, strict=True))
+            first = np.unique(keys, axis=0, return_index=True)[1]
+            first = first[_sums(keys[first], vectors[first]) == sums[first]]
+            self._write(keys[first], vectors[first])
+        for path in small:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -303,33 +259,26 @@ def evict(limit: int | None = None) -> None:
     Where none is given it is the cache's own; if that is 0, nothing is kept and nothing removed.
     """
     limit = cache_limit() or sys.maxsize if limit is None else limit
-    parts = [
-        part
-        for kind, path in _held()
-        for part in (path.glob("*.safetensors") if kind == "vectors" else [path])
-    ]
-    sizes = {part: _size(part) for part in parts}
-    total = sum(sizes.values())
-    for part in sorted(sizes.keys() - _in_use, key=_last_used):
+    parts = [part for kind, path in _held() for part in (_segments(path) if kind == "vectors" else [path])]
+    total = sum(map(_size, parts))
+    for part in sorted(set(parts) - _in_use, key=_last_used):
         if total <= limit:
             return
-        _remove(part)
-        total -= sizes[part]
+        total -= _remove(part)
 
 
 def _held() -> Iterator[tuple[str, Path]]:
     """Each thing in the cache with its kind; hidden ones are being written."""
     for kind in KINDS:
         with suppress(OSError):
-            for path in (cache_folder() / kind).iterdir():
-                if not path.name.startswith("."):
-                    yield kind, path
+            paths = (cache_folder() / kind).iterdir()
+            yield from ((kind, path) for path in paths if not path.name.startswith("."))
 
 
 def _entry(kind: str, path: Path) -> CacheEntry:
     if kind != "vectors":
         return CacheEntry(kind, path.stem, 0, _size(path))
-    segments = list(path.glob("*.safetensors"))
+    segments = _segments(path)
     size = sum(map(_size, segments))
     try:
         about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
@@ -337,6 +286,11 @@ def _entry(kind: str, path: Path) -> CacheEntry:
         return CacheEntry(str(about.get("kind", "other")), str(about.get("encoder", "?")), vectors, size)
     except (OSError, ValueError, HeadwordError):
         return CacheEntry("other", "?", 0, size)
+
+
+def _segments(folder: Path) -> list[Path]:
+    """Of a space, the newest first."""
+    return sorted(folder.glob("*.safetensors"), key=_last_used, reverse=True)
 
 
 def _remove(path: Path) -> int:
@@ -364,18 +318,14 @@ def _last_used(path: Path) -> int:
         return 0
 
 
-def _sums(keys: np.ndarray[Any, Any], vectors: Tensor) -> np.ndarray[Any, Any]:
+def _sums(keys: Array, vectors: Array) -> Array:
     """CRC-32 of each key with its vector, its bits as int32 `[N]`."""
-    import numpy as np
-
-    rows = zip(keys, vectors.numpy(), strict=True)
+    rows = zip(keys, vectors, strict=True)
     return np.array([zlib.crc32(row, zlib.crc32(key)) for key, row in rows], np.uint32).view(np.int32)
 
 
-def _pack(keys: Sequence[bytes]) -> np.ndarray[Any, Any]:
+def _pack(keys: Sequence[bytes]) -> Array:
     """Keys as pairs of integers `[N, 2]`: found by the first, told apart by both."""
-    import numpy as np
-
     return np.frombuffer(b"".join(keys), dtype="<u8").reshape(len(keys), 2)
 
 

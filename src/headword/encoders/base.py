@@ -14,7 +14,7 @@ from torch import nn
 from headword.errors import HeadwordError
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Source:
     """What a loader hands over: one frozen model, and how to come by it again."""
 
@@ -23,10 +23,10 @@ class Source:
     id: str
     """The name to load it by again, in the loader's own words; a folder is absolute."""
     model: nn.Module
-    revision: str | None = None
+    revision: str | None = field(default=None, kw_only=True)
     """The commit, of a repository on the hub."""
-    licence: str | None = None
-    save: Callable[[Path], str] | None = None
+    licence: str | None = field(default=None, kw_only=True)
+    save: Callable[[Path], str] | None = field(default=None, kw_only=True)
     """Writes the model into a folder and returns the file or folder name to load it from, where it can."""
 
     @property
@@ -78,11 +78,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that "auto", "cpu", "cuda", "cuda:1" or "mps" means here.
-
-    Raises:
-        HeadwordError: if it is unknown or not there.
-    """
+    """The device that "auto", "cpu", "cuda", "cuda:1" or "mps" means here; refused if it is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device(next(kind for kind, present in available.items() if present))

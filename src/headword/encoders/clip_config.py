@@ -39,15 +39,16 @@ def _spelt(says: str, pattern: str) -> _Rule:
     return _Rule(says, lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None)
 
 
-def _listed(rule: _Rule, length: int, *, single: bool = True) -> _Rule:
-    """A list of values, or one by itself."""
-
+def _listed(rule: _Rule, length: int) -> _Rule:
     def holds(value: Any) -> bool:
-        if isinstance(value, list | tuple):
-            return len(value) == length and all(map(rule.holds, value))
-        return single and rule.holds(value)
+        return isinstance(value, list | tuple) and len(value) == length and all(map(rule.holds, value))
 
-    return _Rule(f"{rule.says}{', or' if single else ':'} {length} of them", holds)
+    return _Rule(f"{rule.says}: {length} of them", holds)
+
+
+def _single_or(rule: _Rule, length: int) -> _Rule:
+    listed = _listed(rule, length)
+    return _Rule(f"{rule.says}, or {length} of them", lambda x: rule.holds(x) or listed.holds(x))
 
 
 def _each(rule: _Rule, *names: str) -> Schema:
@@ -69,10 +70,10 @@ _BLOCKS: Schema = {
 }
 _VISION: Schema = {
     **_BLOCKS,
-    "layers": _listed(_whole(1, 256), 4),
+    "layers": _single_or(_whole(1, 256), 4),
     "head_width": _whole(1, 16_384),
     "patch_size": _whole(1, 1_024),
-    "image_size": _listed(_whole(1, 4_096), 2),
+    "image_size": _single_or(_whole(1, 4_096), 2),
     "attentional_pool": _Rule(
         "true, false, parallel or cascade", lambda x: type(x) is bool or x in ("parallel", "cascade")
     ),
@@ -96,19 +97,11 @@ _TEXT: Schema = {
     # A tokenizer's files are always the folder's own; the name only says that there are some.
     "hf_tokenizer_name": _spelt("a model's name on the hub", r"([\w.-]+/)?[\w.-]{1,100}"),
     "tokenizer_mode": _one_of("clips"),
-    "tokenizer_kwargs": {
-        "clean": _one_of("lower", "whitespace", "canonicalize"),
-        "strip_sep_token": _FLAG,
-    },
+    "tokenizer_kwargs": {"clean": _one_of("lower", "whitespace", "canonicalize"), "strip_sep_token": _FLAG},
     # Only its sizes are asked for, and only of the models that open_clip's own configurations name.
     "hf_model_name": _one_of(
-        "roberta-base",
-        "xlm-roberta-base",
-        "xlm-roberta-large",
-        "google/mt5-base",
-        "google/mt5-xl",
-        "facebook/nllb-200-distilled-600M",
-        "facebook/nllb-200-distilled-1.3B",
+        *("roberta-base", "xlm-roberta-base", "xlm-roberta-large", "google/mt5-base", "google/mt5-xl"),
+        *("facebook/nllb-200-distilled-600M", "facebook/nllb-200-distilled-1.3B"),
     ),
     "hf_proj_type": _one_of("linear", "mlp"),
     "hf_pooler_type": _one_of("mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
@@ -129,10 +122,10 @@ _CONFIG: Schema = {
         **_each(_FLAG, "quick_gelu", "custom_text", "nonscalar_logit_scale"),
     },
     "preprocess_cfg": {
-        "size": _listed(_whole(1, 4_096), 2),
+        "size": _single_or(_whole(1, 4_096), 2),
         "mode": _one_of("RGB"),
-        "mean": _listed(_number(-1_000, 1_000), 3, single=False),
-        "std": _listed(_number(1e-6, 1_000), 3, single=False),
+        "mean": _listed(_number(-1_000, 1_000), 3),
+        "std": _listed(_number(1e-6, 1_000), 3),
         "interpolation": _one_of("bicubic", "bilinear", "random"),
         "resize_mode": _one_of("shortest", "longest", "squash"),
         "fill_color": _whole(0, 255),

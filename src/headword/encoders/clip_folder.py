@@ -10,13 +10,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from headword.encoders.clip_config import check_clip_config
-from headword.encoders.hub import CHECKPOINTS, find, loading
+from headword.encoders.hub import CHECKPOINTS, Place, check_tag, find, loading
 from headword.encoders.text import PROBES, TextSource, token_fingerprint
 from headword.encoders.vision import Transform, VisionSource, transformed_size
 from headword.errors import HeadwordError, near
@@ -30,18 +31,30 @@ COPY = "clip"
 """What a saved model calls the folder."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClipModel:
+    """A model of open_clip's."""
+
+    id: str
+    """The name to load it by again; a folder or a file is absolute."""
+    revision: str | None
+    """The commit, of a repository on the hub."""
+    model: Any
+    tokenizer: Any
+
+
 def vision_tower(folder: str) -> VisionSource:
-    """The image tower of a folder."""
+    """The image tower of a model that was trained here."""
     clip = _trained(folder)
     config = clip.model.visual.preprocess_cfg
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    return vision_source("trained", clip, evaluation_transform(config), settings, _saver(clip.id))
+    return vision_source("trained", clip, evaluation_transform(config), settings, partial(_copy, clip.id))
 
 
 def text_tower(folder: str) -> TextSource:
-    """The text tower of a folder."""
+    """The text tower of a model that was trained here."""
     clip = _trained(folder)
-    return text_source("trained", clip, _saver(clip.id))
+    return text_source("trained", clip, partial(_copy, clip.id))
 
 
 def vision_source(
@@ -78,54 +91,32 @@ def text_source(kind: str, clip: ClipModel, save: Callable[[Path], str] | None =
         vectors: Tensor = model.encode_text(tokenizer(texts).to(device), normalize=True)
         return vectors
 
+    extra = token_fingerprint(tokenizer(list(PROBES)).tolist())
     return TextSource(
-        kind=kind,
-        id=clip.id,
-        model=model,
-        embed=embed,
-        revision=clip.revision,
-        extra_fingerprint=token_fingerprint(tokenizer(list(PROBES)).tolist()),
-        save=save,
+        kind, clip.id, model, embed=embed, revision=clip.revision, extra_fingerprint=extra, save=save
     )
 
 
 def evaluation_transform(preprocess: dict[str, Any]) -> Compose:
     """RGB image → float `[3, H, W]`, as open_clip evaluates: scaled to the shorter side and cropped in the
-    middle, or squashed to the size.
-
-    Raises:
-        HeadwordError: for a way of resizing that open_clip's training does not use.
+    middle, or squashed to the size. Ways of resizing that open_clip's training does not use are refused.
     """
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-    mode, size = preprocess.get("resize_mode", "shortest"), _pair(preprocess["size"])
-    if mode not in ("shortest", "squash") or (mode == "shortest" and size[0] != size[1]):
+    mode, size = preprocess.get("resize_mode", "shortest"), preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else map(int, size)
+    if mode not in ("shortest", "squash") or (mode == "shortest" and height != width):
         raise HeadwordError(
-            f"cannot resize to {size[0]}×{size[1]} px by {mode!r}; shortest (square) or squash can"
+            f"cannot resize to {height}×{width} px by {mode!r}; shortest (square) or squash can"
         )
-    how = InterpolationMode(preprocess.get("interpolation", "bicubic"))
-    resize = [Resize(size[0], how), CenterCrop(size)] if mode == "shortest" else [Resize(size, how)]
+    how, crop = InterpolationMode(preprocess.get("interpolation", "bicubic")), (height, width)
+    resize = [Resize(height, how), CenterCrop(crop)] if mode == "shortest" else [Resize(crop, how)]
     return Compose([*resize, ToTensor(), Normalize(preprocess["mean"], preprocess["std"])])
-
-
-@dataclass(frozen=True, slots=True)
-class ClipModel:
-    """A model of open_clip's."""
-
-    id: str
-    """The name to load it by again; a folder or a file is absolute."""
-    revision: str | None
-    """The commit, of a repository on the hub."""
-    model: Any
-    tokenizer: Any
 
 
 def open_clip_model(name: str) -> ClipModel:
     """A model of open_clip's: "ARCHITECTURE/TAG", "ARCHITECTURE/FILE", "hf-hub:ID", "hf-hub:ID@REVISION" or
-    "local-dir:FOLDER".
-
-    Raises:
-        HeadwordError: if it cannot be had, or its configuration says what open_clip's does not.
+    "local-dir:FOLDER"; refused if it cannot be had, or its configuration says what open_clip's does not.
     """
     import open_clip
 
@@ -133,7 +124,7 @@ def open_clip_model(name: str) -> ClipModel:
         place = find("open_clip", name, "an open_clip model")
         if not place.folder.is_dir():
             raise HeadwordError(f"there is no folder {place.folder} with an open_clip model")
-        return ClipModel(place.id, place.revision, *_open_folder(place.folder, place.id))
+        return _open_folder(place)
     architecture, _, weights = name.partition("/")
     if architecture not in open_clip.list_models():
         raise HeadwordError(
@@ -148,8 +139,10 @@ def open_clip_model(name: str) -> ClipModel:
     local = expand(weights).is_file()
     if local:
         weights = str(expand(weights).resolve())
-    else:
-        _check_tag(architecture, weights, tags)
+    elif weights.lower().endswith(CHECKPOINTS) or weights.startswith((".", "/", "~")):
+        raise HeadwordError(f"there is no checkpoint {weights!r} for open_clip's {architecture}")
+    elif weights.lower().replace("-", "_") not in {tag.lower().replace("-", "_") for tag in tags}:
+        check_tag("open_clip", architecture, weights, tags)  # in none of its spellings
     with loading(name, local=local):
         model = open_clip.create_model(architecture, pretrained=weights, require_pretrained=True)
         tokenizer = tokenizer_of(architecture, open_clip.get_model_config(architecture))
@@ -160,13 +153,14 @@ def _trained(folder: str) -> ClipModel:
     root = expand(folder).resolve()
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root} with a trained model")
-    return ClipModel(str(root), None, *_open_folder(root, str(root), trained=True))
+    return _open_folder(Place(root, str(root)), trained=True)
 
 
-def _open_folder(root: Path, name: str, *, trained: bool = False) -> tuple[Any, Any]:
-    """The model and the tokenizer of a folder, by a configuration that has been checked."""
+def _open_folder(place: Place, *, trained: bool = False) -> ClipModel:
+    """A folder's model and tokenizer, by a configuration that has been checked."""
     import open_clip
 
+    root = place.folder
     config = read_json(root / CONFIG)
     check_clip_config(config, root / CONFIG)
     sizes, options = config["model_cfg"], {}
@@ -175,9 +169,9 @@ def _open_folder(root: Path, name: str, *, trained: bool = False) -> tuple[Any, 
         options["force_image_size"] = sizes["vision_cfg"].get("image_size")
     for file in root.glob("*.safetensors"):
         check_tensors(file)
-    with loading(name, local="hf_model_name" not in sizes["text_cfg"]):
-        clip = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
-        return clip, tokenizer_of(f"local-dir:{root}", sizes)
+    with loading(place.id, local="hf_model_name" not in sizes["text_cfg"]):
+        model = open_clip.create_model(f"local-dir:{root}", pretrained_text=False, **options)
+        return ClipModel(place.id, place.revision, model, tokenizer_of(f"local-dir:{root}", sizes))
 
 
 def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
@@ -188,28 +182,8 @@ def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
     return open_clip.get_tokenizer(name, **({"trust_remote_code": False} if theirs else {}))
 
 
-def _check_tag(architecture: str, tag: str, known: list[str]) -> None:
-    """Refuse weights that are neither a tag of open_clip's, in any of its spellings, nor a file."""
-    if tag.lower().endswith(CHECKPOINTS) or tag.startswith((".", "/", "~")):
-        raise HeadwordError(f"there is no checkpoint {tag!r} for open_clip's {architecture}")
-    if tag.lower().replace("-", "_") not in {one.lower().replace("-", "_") for one in known}:
-        hint = near(tag, known)
-        raise HeadwordError(
-            f"open_clip has no weights {tag!r} for {architecture}{f'{hint} It' if hint else '; it'} has: "
-            f"{', '.join(known) or 'none'}"
-        )
-
-
-def _saver(folder: str) -> Callable[[Path], str]:
+def _copy(folder: str, target: Path) -> str:
     """Copies the folder into a saved model; the second tower finds it there."""
-
-    def save(target: Path) -> str:
-        if not (target / COPY).exists():
-            shutil.copytree(folder, target / COPY)
-        return COPY
-
-    return save
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if not (target / COPY).exists():
+        shutil.copytree(folder, target / COPY)
+    return COPY

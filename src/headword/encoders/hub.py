@@ -17,17 +17,17 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headword.errors import HeadwordError
+from headword.errors import HeadwordError, near
 from headword.files import check_tensors, expand, read_json
 
 _MODEL_HUB = "the model hub"
-_LOCAL_ALTERNATIVES = (
+_LOCAL = (
     "what works offline: 'embedded', a folder ('local-dir:FOLDER' for timm, a transformers or "
     "sentence-transformers folder by its path), or a model already in the cache"
 )
@@ -35,7 +35,6 @@ _CUT_OFF = (
     r"RemoteProtocolError|ReadError|ReadTimeout|IncompleteRead|ChunkedEncoding|Consistency check failed"
     r"|peer closed|IncompleteSnapshot"
 )
-_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 CHECKPOINTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -74,7 +73,7 @@ def find(library: str, name: str, what: str) -> Place:
     """The folder that a user means: one on disk, else a repository of the hub's.
 
     Args:
-        library: the one that reads it: "timm", "transformers", "sentence-transformers" or "open_clip".
+        library: the one that reads it, of `_WEIGHTS`.
         name: a path, "USER/NAME" or "USER/NAME@REVISION"; "local-dir:PATH" and "hf-hub:NAME" say which.
         what: what it should be, for messages ("a classifier").
 
@@ -96,11 +95,7 @@ def find(library: str, name: str, what: str) -> Place:
 
 
 def parse_repository(name: str) -> tuple[str, str | None]:
-    """The repository and the branch, tag or commit that "USER/NAME" or "USER/NAME@REVISION" names.
-
-    Raises:
-        HeadwordError: if it is neither.
-    """
+    """The repository and the branch, tag or commit that "USER/NAME" or "USER/NAME@REVISION" names."""
     parts = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
     if parts is None:
         raise HeadwordError(
@@ -111,29 +106,22 @@ def parse_repository(name: str) -> tuple[str, str | None]:
 
 
 def fetch(library: str, repo: str, revision: str | None = None) -> Place:
-    """A repository's folder, at one commit, downloaded where need be.
-
-    Args:
-        library: as in `find`.
-        repo: "USER/NAME".
-        revision: a branch, a tag or a commit; the main branch when not given.
-
-    Raises:
-        HeadwordError: if the repository, the revision or its weights cannot be had, and why.
+    """A repository's folder, at the commit that a revision (else the main branch) is, downloaded where need
+    be; refused, with the reason, if the repository, the revision or its weights cannot be had.
     """
     from huggingface_hub import snapshot_download
 
-    name, kinds = f"{repo}@{revision}" if revision else repo, _WEIGHTS[library]
+    name = f"{repo}@{revision}" if revision else repo
     with loading(name):
-        for weights in kinds:
-            allowed = [*_TEXTS, *_LAYERS, *weights]
+        for weights in _WEIGHTS[library]:
+            wanted = [*_TEXTS, *_LAYERS, *weights]
             folder = Path(
-                snapshot_download(repo, revision=revision, allow_patterns=allowed, ignore_patterns=_OTHERS)
+                snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=_OTHERS)
             )
             revision = folder.name  # the commit
             if any(any(folder.glob(pattern)) for pattern in weights):
                 return Place(folder, repo, revision)
-    files = " or ".join(patterns[0] for patterns in kinds)
+    files = " or ".join(patterns[0] for patterns in _WEIGHTS[library])
     raise HeadwordError(f"the hub's {name} has no weights that {library} reads: no {files}")
 
 
@@ -149,12 +137,18 @@ def refuse_path(name: str, what: str) -> None:
         raise HeadwordError(f"there is no file or folder {name!r}; give a folder with {what}")
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model's folder whose safetensors files are whole.
+def check_tag(library: str, architecture: str, tag: str, tags: Sequence[str]) -> None:
+    """Refuse weights that a library does not have for an architecture."""
+    if tag not in tags:
+        hint = near(tag, tags)
+        has = f"{hint} It has" if hint else "; it has"
+        raise HeadwordError(
+            f"{library} has no weights {tag!r} for {architecture}{has}: {', '.join(tags) or 'none'}"
+        )
 
-    Raises:
-        HeadwordError: if the configuration is missing or no JSON object, or a file of weights is damaged.
-    """
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model's folder, which names no code and whose safetensors files are whole."""
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not config:
         raise HeadwordError(f"{folder / 'config.json'} is damaged: it holds no settings")
@@ -169,13 +163,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def pretrained(
-    place: Place, model_class: str, reader_class: str, copy: str, *, allowed: Sequence[str] = ()
+    place: Place, model_class: str, reader_class: str, copy: str, *, allowed: str = "\0"
 ) -> tuple[Any, Any, Callable[[Path], str]]:
-    """A transformers model, its tokenizer or image processor, and what saves both in a folder named `copy`.
-
-    Raises:
-        HeadwordError: if it cannot be loaded, or lacks tensors, so that they are drawn at random; but for
-            those whose names have a part that is `allowed`.
+    """A transformers model, its tokenizer or image processor, and what saves both in a folder named `copy`;
+    refused if tensors were not in its files but drawn at random, unless `allowed` is in their names.
     """
     import transformers  # before `loading`, which keeps it from asking
 
@@ -185,9 +176,8 @@ def pretrained(
         model, info = getattr(transformers, model_class).from_pretrained(
             place.folder, output_loading_info=True, trust_remote_code=False
         )
-    missing = [str(key) for key in info.get("missing_keys", ())]
-    misfits = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"]]
-    drawn = sorted(key for key in (*missing, *misfits) if not any(part in key for part in allowed))
+    misfits = [entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]]
+    drawn = sorted(key for key in map(str, (*info["missing_keys"], *misfits)) if allowed not in key)
     if drawn:
         shown = ", ".join(drawn[:4]) + (", …" if len(drawn) > 4 else "")
         raise HeadwordError(
@@ -211,70 +201,52 @@ _LOCK = threading.RLock()
 @contextmanager
 def loading(what: str, *, local: bool = False, host: str = _MODEL_HUB) -> Iterator[None]:
     """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
-    that cannot be reached is not retried.
+    that cannot be reached is not retried. Whatever a hub's client or a loader raises becomes one line.
 
     Args:
         what: the model's name, for messages.
         local: it is on disk, so the hub is not asked at all.
         host: where it is downloaded from, for messages.
-
-    Raises:
-        HeadwordError: in place of whatever a hub's client or a loader raises when `what` cannot be had.
     """
     from huggingface_hub import constants
 
-    with _LOCK:
+    with _LOCK, ExitStack() as restored:
         why_offline = "" if local or host != _MODEL_HUB else hub_unreachable()
-        offline = local or constants.HF_HUB_OFFLINE or bool(why_offline)
-        loggers_off, forced = logging.root.manager.disable, os.environ.get(_WEIGHTS_ONLY)
+        restored.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.ERROR)  # open_clip logs on the root logger what it then raises
-        os.environ[_WEIGHTS_ONLY] = "1"
+        offline = local or constants.HF_HUB_OFFLINE or bool(why_offline)
+        restored.enter_context(_changed(vars(constants), HF_HUB_OFFLINE=offline))
+        restored.enter_context(_changed(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"))
+        if "transformers" in sys.modules:
+            from transformers import dynamic_module_utils
+
+            # It refuses a model that brings code, and does not ask on standard input whether to run it.
+            restored.enter_context(_changed(vars(dynamic_module_utils), TIME_OUT_REMOTE_CODE=0))
         try:
-            with _changed(constants, HF_HUB_OFFLINE=offline), silent(), _unasked():
+            with silent():
                 yield
         except HeadwordError:
             raise
         except Exception as error:  # tokenizers and safetensors raise kinds of their own, or a bare Exception
-            unreachable = host != _MODEL_HUB and isinstance(error, OSError)
-            why = why_offline or (f"{host} cannot be reached" if unreachable else "")
-            if not local and (answer := _answer(what, error)):
-                raise HeadwordError(answer) from error
-            if not local and why:
-                raise HeadwordError(
-                    f"cannot download {what!r}: {why}, and it is not in the cache; {_LOCAL_ALTERNATIVES}"
-                ) from error
-            raise HeadwordError(f"cannot load {what!r}: {_reason(error)}") from error
-        finally:
-            logging.disable(loggers_off)
-            if forced is None:
-                del os.environ[_WEIGHTS_ONLY]
-            else:
-                os.environ[_WEIGHTS_ONLY] = forced
+            if host != _MODEL_HUB and isinstance(error, OSError):
+                why_offline = f"{host} cannot be reached"
+            line = f"cannot load {what!r}: {_reason(error)}"
+            if why_offline:
+                line = f"cannot download {what!r}: {why_offline}, and it is not in the cache; {_LOCAL}"
+            raise HeadwordError((not local and _answer(what, error)) or line) from error
 
 
 @contextmanager
-def _changed(owner: Any, **values: Any) -> Iterator[None]:
-    """A module's settings, other ones in here."""
-    before = {name: getattr(owner, name) for name in values}
+def _changed(settings: Any, **values: Any) -> Iterator[None]:
+    """Settings of the process, other ones in here."""
+    before = {name: settings[name] for name in values if name in settings}
     try:
-        for name, value in values.items():
-            setattr(owner, name, value)
+        settings.update(values)
         yield
     finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
-
-
-@contextmanager
-def _unasked() -> Iterator[None]:
-    """transformers refuses a model that brings code, and does not ask on standard input whether to run it."""
-    if "transformers" not in sys.modules:
-        yield
-        return
-    from transformers import dynamic_module_utils
-
-    with _changed(dynamic_module_utils, TIME_OUT_REMOTE_CODE=0):
-        yield
+        for name in values.keys() - before.keys():
+            del settings[name]
+        settings.update(before)
 
 
 @contextmanager
@@ -311,8 +283,8 @@ def data_sets() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE or bool(hub_unreachable())
-    with _changed(constants, HF_HUB_OFFLINE=offline), _changed(datasets.config, HF_HUB_OFFLINE=offline):
+    offline = {"HF_HUB_OFFLINE": constants.HF_HUB_OFFLINE or bool(hub_unreachable())}
+    with _changed(vars(constants), **offline), _changed(vars(datasets.config), **offline):
         yield
 
 
@@ -345,26 +317,27 @@ def _answer(what: str, error: BaseException) -> str | None:
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-
-    def caused(kind: type[BaseException]) -> Any:
-        return next((one for one in causes if isinstance(one, kind)), None)
-
-    refusal = caused(errors.HfHubHTTPError)
-    if refusal is None:
-        if any(re.search(_CUT_OFF, f"{type(one).__name__}: {one}") for one in causes):
-            return f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
-        return None
-    logged_in = get_token() is not None
+    refusals = [one for one in causes if isinstance(one, errors.HfHubHTTPError)]
+    if not refusals:
+        cut_off = any(re.search(_CUT_OFF, f"{type(one).__name__}: {one}") for one in causes)
+        return (
+            f"the download of {what!r} was cut off; run it again, it goes on where it stopped"
+            if cut_off
+            else None
+        )
+    login = "" if get_token() else "log in with `hf auth login`"
     repo, _, revision = what.partition("@")
-    if caused(errors.GatedRepoError):
-        login = "" if logged_in else ", then log in with `hf auth login`"
-        return f"{what!r} is gated: ask for access at {constants.ENDPOINT}/{repo}{login}"
-    if caused(errors.RevisionNotFoundError):
+    kinds = {kind for one in refusals for kind in type(one).__mro__}
+    if errors.GatedRepoError in kinds:
+        return (
+            f"{what!r} is gated: ask for access at {constants.ENDPOINT}/{repo}{login and f', then {login}'}"
+        )
+    if errors.RevisionNotFoundError in kinds:
         return f"the hub's {repo!r} has no branch, tag or commit {revision or 'main'!r}"
-    if caused(errors.RepositoryNotFoundError):
-        private = " and your account may not read it" if logged_in else ": log in with `hf auth login`"
+    if errors.RepositoryNotFoundError in kinds:
+        private = f": {login}" if login else " and your account may not read it"
         return f"the hub has no model {what!r}, or it is private{private}"
-    status = getattr(refusal.response, "status_code", 0)
+    status = getattr(refusals[0].response, "status_code", 0)
     answer = {
         401: "the hub does not accept your token (401); log in again with `hf auth login`",
         403: "the hub forbids it (403); see whether your account or token may read it",
@@ -382,4 +355,4 @@ def _reason(error: BaseException) -> str:
         return "it needs code that comes with it, which is never run here; give a model of the library's own"
     if isinstance(error, KeyError):
         text = f"there is no {text}"
-    return (text if len(text) <= 400 else f"{text[:400]} …") if text else type(error).__name__
+    return (text if len(text) <= 400 else f"{text[:400]} …") or type(error).__name__

@@ -41,8 +41,7 @@ class JointClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(models)
-        self.sizes = tuple(sizes)
-        self.groups = tuple(tuple(group) for group in groups)
+        self.sizes, self.groups = tuple(sizes), tuple(map(tuple, groups))
 
     def forward(self, batch: Tensor) -> Tensor:
         """The groups' mean logits, one after the other."""
@@ -51,8 +50,9 @@ class JointClassifier(nn.Module):
             logits_of(part(picture.reshape(len(batch), 3, *size)))
             for part, picture, size in zip(self.parts, pictures, self.sizes, strict=True)
         ]
-        means = [torch.stack([logits[i] for i in group]).mean(dim=0) for group in self.groups]
-        return torch.cat(means, dim=1)
+        return torch.cat(
+            [torch.stack([logits[i] for i in group]).mean(dim=0) for group in self.groups], dim=1
+        )
 
 
 def is_joint(vision: object) -> TypeGuard[str | Sequence[Any]]:
@@ -61,14 +61,8 @@ def is_joint(vision: object) -> TypeGuard[str | Sequence[Any]]:
 
 
 def parts_of(vision: str | Sequence[Vision]) -> list[tuple[Vision, tuple[str, str] | None]]:
-    """What to load each part by, and its kind and id where a saved model's folder says them.
-
-    Args:
-        vision: the classifiers, each as for `load_vision`, or "joint:A + B", or "joint:FOLDER", which a saved
-            model holds.
-
-    Raises:
-        HeadwordError: if there is no part, a part is itself joint, or the folder holds none.
+    """What to load each part by, and its kind and id where a saved model's folder says them: of a list of
+    classifiers, "joint:A + B", or "joint:FOLDER", which a saved model holds. A part is not itself joint.
     """
     specs: Sequence[Vision] = vision
     if isinstance(vision, str):
@@ -94,8 +88,8 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
         if part.fingerprint in known:
             raise HeadwordError(f"the classifier {part.name} is given twice; give each part once")
         known.add(part.fingerprint)
-    sources, heads = [part.source for part in parts], [part.named_head()[0] for part in parts]
-    labels = [part.named_head()[1] for part in parts]
+    sources = [part.source for part in parts]
+    heads, labels = zip(*(part.named_head() for part in parts), strict=True)
     by_names: dict[tuple[str, ...], list[int]] = {}
     for i, one in enumerate(labels):
         by_names.setdefault(tuple(c.name for c in one.classes), []).append(i)
@@ -105,18 +99,16 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
     def transform(image: Any) -> Tensor:
         return torch.cat([source.transform(image).flatten(1) for source in sources], dim=1)[:, None]
 
+    # One description a class: the first part's of its group, which may have definitions or ids.
+    classes = tuple(c for group in groups for c in labels[group[0]].classes)
     source = VisionSource(
-        kind=KIND,
-        id=SEPARATOR.join(part.name for part in parts),
-        model=JointClassifier([source.model for source in sources], sizes, groups).eval(),
+        KIND,
+        SEPARATOR.join(part.name for part in parts),
+        JointClassifier([source.model for source in sources], sizes, groups).eval(),
         transform=transform,
         transform_settings={"library": KIND, "parts": [source.transform_settings for source in sources]},
         input_size=(1, sum(height * width for height, width in sizes)),
-        labels=Labels(
-            # One description a class: the first part's of its group, which may have definitions or ids.
-            tuple(c for group in groups for c in labels[group[0]].classes),
-            "; ".join(dict.fromkeys(one.origin for one in labels)),
-        ),
+        labels=Labels(classes, "; ".join(dict.fromkeys(one.origin for one in labels))),
         licence=", ".join(dict.fromkeys(source.licence or "unknown" for source in sources)),
         save=partial(_save_parts, sources) if all(source.save is not None for source in sources) else None,
     )
@@ -125,18 +117,13 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
 
 def _joined_head(heads: Sequence[Head], groups: Sequence[Sequence[int]]) -> Head:
     """The head of `JointClassifier`: rows by group, columns by part."""
-    rows = [
-        torch.cat(
-            [
-                head.weight / len(group)
-                if i in group
-                else head.weight.new_zeros(heads[group[0]].n_classes, head.dim)
-                for i, head in enumerate(heads)
-            ],
-            dim=1,
-        )
-        for group in groups
-    ]
+
+    def block(i: int, group: Sequence[int]) -> Tensor:
+        if i in group:
+            return heads[i].weight / len(group)
+        return heads[i].weight.new_zeros(heads[group[0]].n_classes, heads[i].dim)
+
+    rows = [torch.cat([block(i, group) for i in range(len(heads))], dim=1) for group in groups]
     bias = [torch.stack([heads[i].bias for i in group]).mean(dim=0) for group in groups]
     return Head(
         weight=torch.cat(rows),

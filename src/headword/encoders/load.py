@@ -58,10 +58,8 @@ def load_vision(
             do not fit; for joined ones, if there is no part, or one twice.
     """
     own = transform is not None or input_size is not None
-    if is_joint(vision):
-        if own:
-            raise HeadwordError("transform and input_size go with one module; load it by itself, then join")
-        return _joined(vision, names, head, resolve_device(device), dtype)
+    if own and is_joint(vision):
+        raise HeadwordError("transform and input_size go with one module; load it by itself, then join")
     if isinstance(vision, VisionEncoder):
         if own or head is not None:
             raise HeadwordError(
@@ -71,21 +69,38 @@ def load_vision(
             return vision
         return dataclasses.replace(vision, labels=_labels(names, vision.source, vision.named_head()[0]))
     where = resolve_device(device)
-    source = vision if isinstance(vision, VisionSource) else _vision_source(vision, transform, input_size)
-    source.model.eval().requires_grad_(False)
-    source.model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Four random images, the same on every machine.
-    example = torch.randn(4, 3, *source.input_size, generator=torch.Generator().manual_seed(0))
-    example = example.to(where, memory_format=torch.channels_last)
-    if not source.tower:
-        found = find_head(source.model, example, head=head, hint=source.head_hint)
-        return _encoder(source, where, dtype, found.dim, found, names)
-    if names is not None or head is not None:
-        raise HeadwordError(
-            f"{source.name} is an image tower without a classifier's head: class names and head do not apply"
-        )
-    with torch.inference_mode():
-        return _encoder(source, where, dtype, source.model(example).shape[1])
+    found: Head | None = None
+    if is_joint(vision):
+        source, found = _joined(vision, head, where, dtype)
+        dim = found.dim
+    else:
+        source = vision if isinstance(vision, VisionSource) else _vision_source(vision, transform, input_size)
+        source.model.eval().requires_grad_(False)
+        source.model.to(where, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Four random images, the same on every machine.
+        example = torch.randn(4, 3, *source.input_size, generator=torch.Generator().manual_seed(0))
+        example = example.to(where, memory_format=torch.channels_last)
+        if not source.tower:
+            found = find_head(source.model, example, head=head, hint=source.head_hint)
+            dim = found.dim
+        elif names is not None or head is not None:
+            raise HeadwordError(
+                f"{source.name} is an image tower without a classifier's head: class names and head do not "
+                "apply"
+            )
+        else:
+            with torch.inference_mode():
+                dim = source.model(example).shape[1]
+    labels = None if found is None else _labels(names, source, found)
+    return VisionEncoder(
+        source=source,
+        device=where,
+        dim=dim,
+        head=found,
+        labels=labels,
+        dtype=resolve_dtype(dtype),
+        auto_dtype=dtype == "auto",
+    )
 
 
 def load_text(
@@ -116,25 +131,6 @@ def load_text(
     return TextEncoder(source, where, int(probe.shape[1]))
 
 
-def _encoder(
-    source: VisionSource,
-    device: torch.device,
-    dtype: str,
-    dim: int,
-    head: Head | None = None,
-    names: Names | None = None,
-) -> VisionEncoder:
-    return VisionEncoder(
-        source=source,
-        head=head,
-        labels=None if head is None else _labels(names, source, head),
-        device=device,
-        dtype=resolve_dtype(dtype),
-        auto_dtype=dtype == "auto",
-        dim=dim,
-    )
-
-
 def _labels(names: Names | None, source: VisionSource, head: Head) -> Labels:
     labels = source.labels if names is None else Labels(class_names(names), "class_names")
     if labels is None:
@@ -146,22 +142,18 @@ def _labels(names: Names | None, source: VisionSource, head: Head) -> Labels:
 
 
 def _joined(
-    vision: str | Sequence[Vision],
-    names: Names | None,
-    head: str | Sequence[str] | None,
-    device: torch.device,
-    dtype: str,
-) -> VisionEncoder:
+    vision: str | Sequence[Vision], head: str | Sequence[str] | None, device: torch.device, dtype: str
+) -> tuple[VisionSource, Head]:
     parts = []
-    for spec, called in parts_of(vision):
+    for spec, known_as in parts_of(vision):
         part = load_vision(spec, device=device, dtype=dtype)
-        if called is not None:
-            part.source.kind, part.source.id = called
+        if known_as is not None:
+            part.source.kind, part.source.id = known_as
         parts.append(part)
     source, joined = join(parts)
     if head is not None and tuple(head) != joined.modules:
         raise HeadwordError("head goes with one classifier; load each part by itself where one needs it")
-    return _encoder(source, device, dtype, joined.dim, joined, names)
+    return source, joined
 
 
 def _vision_source(

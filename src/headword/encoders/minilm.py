@@ -74,11 +74,13 @@ class MiniLM(nn.Module):
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
         width, eps = config["hidden_size"], config["layer_norm_eps"]
-        tensors = {
-            _our_name(name): tensor
-            for name, tensor in load_tensors(folder / "model.safetensors").items()
-            if not name.startswith("pooler.") and not name.endswith("position_ids")
-        }
+        tensors = {}
+        for name, tensor in load_tensors(folder / "model.safetensors").items():
+            if not name.startswith("pooler.") and not name.endswith("position_ids"):
+                # "encoder.layer.3.attention.self.query.weight" → "layers.3.query.weight"
+                for theirs, ours in _RENAMED.items():
+                    name = name.replace(theirs, ours)
+                tensors[name] = tensor
         # An empty one would be initialised, even on "meta", which imports torch's compiler: two seconds.
         self.word, self.position, self.segment = (
             nn.Embedding.from_pretrained(tensors[f"{table}.weight"])  # type: ignore[no-untyped-call]
@@ -115,10 +117,3 @@ class MiniLM(nn.Module):
             x = layer(x, keep)
         real = mask.unsqueeze(-1).to(x)
         return F.normalize((x * real).sum(dim=1) / real.sum(dim=1).clamp_min(1e-9), dim=1)
-
-
-def _our_name(name: str) -> str:
-    """ "encoder.layer.3.attention.self.query.weight" → "layers.3.query.weight"."""
-    for theirs, ours in _RENAMED.items():
-        name = name.replace(theirs, ours)
-    return name

@@ -69,30 +69,25 @@ def _source(name: str) -> VisionSource:
 
 
 def _imported(name: str, place: str) -> ModuleType:
-    if not (place.endswith(".py") or "/" in place or os.sep in place):
-        with _importing(name, place, Path.cwd()):
-            return importlib.import_module(place)
+    """A package's module, or a file, which can import what lies beside it, as by `python FILE.py`."""
+    is_file = place.endswith(".py") or "/" in place or os.sep in place
     file = expand(place).resolve()
-    if not file.is_file():
+    if is_file and not file.is_file():
         raise HeadwordError(f"{name}: there is no file {file}")
-    spec = importlib.util.spec_from_file_location(f"headword_own_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise HeadwordError(f"{name}: {file} is no Python file")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    with _importing(name, file, file.parent):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _importing(name: str, what: str | Path, folder: Path) -> Iterator[None]:
-    """What lies in the folder can be imported in here, as by `python FILE.py`."""
-    sys.path.insert(0, str(folder))
+    beside = str(file.parent if is_file else Path.cwd())
+    sys.path.insert(0, beside)
     try:
-        with _own_errors(f"{name}: importing {what} fails"):
-            yield
+        with _own_errors(f"{name}: importing {file if is_file else place} fails"):
+            if not is_file:
+                return importlib.import_module(place)
+            spec = importlib.util.spec_from_file_location(f"headword_own_{file.stem}", file)
+            if spec is None or spec.loader is None:
+                raise HeadwordError(f"{name}: {file} is no Python file")
+            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(beside)
 
 
 @contextmanager

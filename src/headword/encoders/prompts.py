@@ -62,11 +62,7 @@ class Prompts:
 
 
 def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates as a tuple, each with exactly one "{}".
-
-    Raises:
-        HeadwordError: if there is none, or one does not have exactly one "{}".
-    """
+    """The templates as a tuple, at least one; each must have exactly one "{}"."""
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise HeadwordError('the list of templates is empty; "{}" is the name by itself')
@@ -85,14 +81,9 @@ def embed_names(
     *,
     hypernym_weight: float = 0.0,
 ) -> Tensor:
-    """Names `[N]` → unit-norm text embeddings `[N, k]`; `Prompts` says how.
-
-    Raises:
-        HeadwordError: for a bad template, or names that are not a list of strings.
-    """
-    templates = check_templates(templates)
+    """Names `[N]` → unit-norm text embeddings `[N, k]`; `Prompts` says how."""
     check_texts(names)
-    prompts = Prompts(tuple(names), templates, hypernym_weight)
+    prompts = Prompts(tuple(names), check_templates(templates), hypernym_weight)
     return prompts.combine(text.encode(prompts.texts))
 
 
@@ -102,11 +93,7 @@ def tidy_labels(typed: Iterable[str]) -> list[str]:
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Labels to classify with: at least one, each a line of at most `MAX_LABEL` characters, none twice.
-
-    Raises:
-        HeadwordError: otherwise, with the label.
-    """
+    """Labels to classify with: at least one, each a line of at most `MAX_LABEL` characters, none twice."""
     if isinstance(labels, str):
         raise HeadwordError(f"labels must be a list of strings, got one string; write {labels.split(',')!r}")
     labels = list(labels)

@@ -83,12 +83,11 @@ class TextEncoder(Encoder):
             assert store is not None
             store.put([keys[row] for row in computed], rows[computed])
 
+        def kept() -> str:
+            return f"{done:,} of {len(unique):,} encoded texts are kept"
+
         with (
-            keeping(
-                put if store is not None and store.on else None,
-                _STRETCH,
-                lambda: f"{done:,} of {len(unique):,} encoded texts are kept",
-            ) as keep,
+            keeping(put if store is not None and store.on else None, _STRETCH, kept) as keep,
             self._running(len(batches)) as run,
         ):
             for batch, vectors in zip(batches, run(embed, batches), strict=True):
@@ -153,11 +152,7 @@ class TextEncoder(Encoder):
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Texts must be a list of strings.
-
-    Raises:
-        HeadwordError: for one string, or an entry that is none or cannot be written as UTF-8.
-    """
+    """Refuse texts that are no list of strings, each of which can be written as UTF-8."""
     if isinstance(texts, str):
         raise HeadwordError(f"texts must be a list of strings, got one string; write [{texts!r}]")
     for place, text in enumerate(texts, start=1):

@@ -33,14 +33,15 @@ def from_embedded(name: str) -> TextSource:
         shutil.copytree(files, target / "text")
         return "text"
 
+    extra, licence = model.token_fingerprint(), "apache-2.0"
     return TextSource(
-        kind="embedded",
-        id=name,
-        model=model,
+        "embedded",
+        name,
+        model,
         embed=model,
         lengths=model.lengths,
-        licence="apache-2.0",
-        extra_fingerprint=model.token_fingerprint(),
+        licence=licence,
+        extra_fingerprint=extra,
         save=save,
     )
 
@@ -60,17 +61,19 @@ def from_sentence_transformers(name: str) -> TextSource:
     if "/" not in name and not expand(name).is_dir():
         name = f"sentence-transformers/{name}"  # the library's own models go without their owner
     place = find("sentence-transformers", name, "a text encoder")
-    folder = place.folder
-    if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
-        raise HeadwordError(f"{folder} is no text encoder: it has neither modules.json nor config.json")
+    config, modules = place.folder / "config.json", place.folder / "modules.json"
+    if not config.is_file() and not modules.is_file():
+        raise HeadwordError(f"{place.folder} is no text encoder: it has neither modules.json nor config.json")
     from sentence_transformers import SentenceTransformer
 
     with loading(place.id, local=True):
-        if (folder / "config.json").is_file():
-            check_folder(folder)
-        if (folder / "modules.json").is_file():
-            _check_modules(folder / "modules.json")
-        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True)
+        if config.is_file():
+            check_folder(place.folder)
+        if modules.is_file():
+            _check_modules(modules)
+        model = SentenceTransformer(
+            str(place.folder), device="cpu", trust_remote_code=False, local_files_only=True
+        )
         extra = token_fingerprint(
             [model.tokenizer(text, truncation=True)["input_ids"] for text in PROBES],
             vocabulary=model.tokenizer.get_vocab(),
@@ -81,13 +84,8 @@ def from_sentence_transformers(name: str) -> TextSource:
         )
 
     def embed(texts: list[str]) -> Tensor:
-        vectors: Tensor = model.encode(
-            texts,
-            batch_size=len(texts),
-            convert_to_tensor=True,
-            show_progress_bar=False,
-            device=str(model.device),
-        )
+        options = {"batch_size": len(texts), "show_progress_bar": False, "device": str(model.device)}
+        vectors: Tensor = model.encode(texts, convert_to_tensor=True, **options)
         return vectors
 
     def save(target: Path) -> str:
@@ -96,9 +94,9 @@ def from_sentence_transformers(name: str) -> TextSource:
         return "text"
 
     return TextSource(
-        kind="sentence-transformers",
-        id=place.id,
-        model=model,
+        "sentence-transformers",
+        place.id,
+        model,
         embed=embed,
         revision=place.revision,
         extra_fingerprint=extra,
@@ -126,9 +124,9 @@ def from_transformers(name: str) -> TextSource:
     """
     _refuse_path(name)
     place = find("transformers", name, "a text encoder")
-    model, tokenizer, save = pretrained(place, "AutoModel", "AutoTokenizer", "text", allowed=("pooler",))
+    model, tokenizer, save = pretrained(place, "AutoModel", "AutoTokenizer", "text", allowed="pooler")
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     with loading(place.id, local=True):
-        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         tokens = tokenizer(list(PROBES), truncation=True, max_length=longest)["input_ids"]
         extra = token_fingerprint(tokens, vocabulary=tokenizer.get_vocab(), longest=longest, pooling="mean")
 
@@ -141,9 +139,9 @@ def from_transformers(name: str) -> TextSource:
         return pooled
 
     return TextSource(
-        kind="transformers",
-        id=place.id,
-        model=model,
+        "transformers",
+        place.id,
+        model,
         embed=embed,
         revision=place.revision,
         extra_fingerprint=extra,

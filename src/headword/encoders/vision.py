@@ -39,11 +39,7 @@ class Labels:
     origin: str
 
     def check(self, head: Head, name: str) -> Labels:
-        """These labels, if they name each of the rows of the head of the encoder `name`.
-
-        Raises:
-            HeadwordError: if there are too few or many, or placeholders.
-        """
+        """These labels, if they name each row of the head of the encoder `name` and are no placeholders."""
         if len(self.classes) != head.n_classes:
             raise HeadwordError(
                 f"{len(self.classes)} class names ({self.origin}) for the {head.n_classes} rows of the head "
@@ -94,11 +90,8 @@ class VisionEncoder(Encoder):
     """Whether the precision was left to choose: then `dtype` holds for short calls only."""
 
     def __post_init__(self) -> None:
-        self.reader = (
-            HeadReader(self.source.model, self.head.modules)
-            if self.head
-            else partial(_embedding, self.source.model)
-        )
+        model = self.source.model
+        self.reader = HeadReader(model, self.head.modules) if self.head else partial(_embedding, model)
 
     def __repr__(self) -> str:
         classes = "" if self.head is None else f"{self.head.n_classes} classes, "
@@ -110,11 +103,7 @@ class VisionEncoder(Encoder):
         return () if self.head is None else self.head.modules
 
     def named_head(self) -> tuple[Head, Labels]:
-        """The head and the names of its rows.
-
-        Raises:
-            HeadwordError: for a tower, which has none.
-        """
+        """The head and the names of its rows; a tower has none and is refused."""
         if self.head is None or self.labels is None:
             raise HeadwordError(
                 f"{self.name} is an image tower without a classifier's head: it has no classes to recycle"
@@ -166,9 +155,6 @@ class DeferredVision(VisionEncoder):
         classes: what the head's rows are called.
         device: where it will compute.
         dtype: its precision; the record's when not given.
-
-    Raises:
-        HeadwordError: when it is loaded, if it cannot be had or is not the one of the record.
     """
 
     __slots__ = ("_load", "_record")

@@ -8,7 +8,9 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from headword.encoders import hub
 from headword.encoders.clip_folder import vision_tower
-from headword.encoders.hub import check_folder, fetch, find, loading, pretrained, refuse_path, silent
 from headword.encoders.vision import Labels, Transform, VisionSource, transformed_size
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.files import expand, read_json
@@ -48,7 +50,7 @@ def from_embedded(name: str) -> VisionSource:
             f"the checkpoint {file} does not fit timm's tf_efficientnet_{name}; reinstall the package"
         )
     model.load_state_dict(dict(zip(own, state.values(), strict=True)), assign=True)
-    return _timm_source("embedded", name, model)
+    return _timm_source("embedded", hub.Place(Path(file), name), model)
 
 
 def from_timm(name: str) -> VisionSource:
@@ -57,35 +59,35 @@ def from_timm(name: str) -> VisionSource:
 
     scheme, colon, _ = name.partition(":")
     if scheme in ("hf-hub", "hf_hub", "local-dir"):
-        place = find("timm", name, "a timm model")
-        folder = place.folder
-        if not (folder / "config.json").is_file():
+        place = hub.find("timm", name, "a timm model")
+        config = place.folder / "config.json"
+        if not config.is_file():
             raise HeadwordError(
-                f"no timm model in {folder}: it has no config.json; save one with timm's save_for_hf"
+                f"no timm model in {place.folder}: it has no config.json; save one with timm's save_for_hf"
             )
-        with loading(place.id, local=True):
-            if "architecture" not in check_folder(folder):
-                raise HeadwordError(f"{folder / 'config.json'} is not timm's: it names no architecture")
-            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-            return _timm_source("timm", place.id, model, place.revision)
+        with hub.loading(place.id, local=True):
+            if "architecture" not in hub.check_folder(place.folder):
+                raise HeadwordError(f"{config} is not timm's: it names no architecture")
+            model = timm.create_model(f"local-dir:{place.folder}", pretrained=True)
+            return _timm_source("timm", place, model)
     if colon:
         raise HeadwordError(
             f"unknown kind of classifier {scheme!r}{near(scheme, SOURCES)}; choose {', '.join(SOURCES)}"
         )
     if expand(name).is_dir():
         return from_folder(expand(name))
-    refuse_path(name, "a timm or transformers model")
+    hub.refuse_path(name, "a timm or transformers model")
     name, _, revision = name.partition("@")
     _check_timm_name(name)
     repo = timm.models.get_pretrained_cfg(name).hf_hub_id
     if repo is None:  # its weights are on a page of somebody's
-        with loading(name):
-            return _timm_source("timm", name, timm.create_model(name, pretrained=True))
-    place = fetch("timm", repo, revision or None)
+        with hub.loading(name):
+            return _timm_source("timm", hub.Place(Path(), name), timm.create_model(name, pretrained=True))
+    place = replace(hub.fetch("timm", repo, revision or None), id=name)
     weights = next(place.folder / file for file in _TIMM_WEIGHTS if (place.folder / file).is_file())
-    with loading(name, local=True):
+    with hub.loading(name, local=True):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
-    return _timm_source("timm", name, model, place.revision)
+    return _timm_source("timm", place, model)
 
 
 def _check_timm_name(name: str) -> None:
@@ -93,13 +95,11 @@ def _check_timm_name(name: str) -> None:
     import timm
 
     architecture, _, tag = name.partition(".")
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if timm.is_model(architecture):
-        if tag and tag not in tags:
-            raise HeadwordError(
-                f"timm has no weights {tag!r} for {architecture}; it has: {', '.join(tags) or 'none'}"
-            )
-        if not tag and not timm.is_model_pretrained(architecture):
+        if tag:
+            trained = timm.list_pretrained(f"{architecture}.*")
+            hub.check_tag("timm", architecture, tag, [full.partition(".")[2] for full in trained])
+        elif not timm.is_model_pretrained(architecture):
             raise HeadwordError(
                 f"timm has no trained weights for {architecture!r}; an untrained head has no words"
             )
@@ -114,7 +114,7 @@ def _check_timm_name(name: str) -> None:
     raise HeadwordError(f"timm has no model {name!r}{hint or '; see timm.list_pretrained()'}")
 
 
-def _timm_source(kind: str, name: str, model: nn.Module, revision: str | None = None) -> VisionSource:
+def _timm_source(kind: str, place: hub.Place, model: nn.Module) -> VisionSource:
     import timm.data
     from timm.models import save_for_hf
 
@@ -128,7 +128,7 @@ def _timm_source(kind: str, name: str, model: nn.Module, revision: str | None = 
         for tensor in (*plain.parameters(), *plain.buffers()):
             tensor.data = tensor.data.contiguous()  # as safetensors wants them
         options = {"model_config": {"pretrained_cfg": config}, "safe_serialization": True}
-        with silent():
+        with hub.silent():
             save_for_hf(plain, folder / "vision", **options)
         if kind == "module":
             _check_copy(plain, folder / "vision")
@@ -136,14 +136,14 @@ def _timm_source(kind: str, name: str, model: nn.Module, revision: str | None = 
 
     return VisionSource(
         kind=kind,
-        id=name,
+        id=place.id,
         model=model,
         transform=timm.data.create_transform(**settings, is_training=False),
-        transform_settings={"library": "timm", **{key: _plain(value) for key, value in settings.items()}},
+        transform_settings=_settings("timm", settings),
         input_size=settings["input_size"][1:],
         head_hint=hint if hint and {*hint} <= {name for name, _ in model.named_modules()} else None,
         labels=_timm_labels(config),
-        revision=revision,
+        revision=place.revision,
         licence=config.get("license"),
         save=save,
     )
@@ -154,7 +154,7 @@ def _check_copy(model: nn.Module, folder: Path) -> None:
     import timm
 
     try:
-        with loading(type(model).__name__, local=True):
+        with hub.loading(type(model).__name__, local=True):
             again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     except HeadwordError:
         again = {}
@@ -186,27 +186,25 @@ def from_torchvision(name: str) -> VisionSource:
     if architecture not in known:
         raise HeadwordError(f"torchvision has no classifier {architecture!r}{near(architecture, known)}")
     choices = models.get_model_weights(architecture)
-    if slash and tag not in choices.__members__:
-        raise HeadwordError(
-            f"torchvision has no weights {tag!r} for {architecture}; it has: {', '.join(choices.__members__)}"
-        )
+    if slash:
+        hub.check_tag("torchvision", architecture, tag, list(choices.__members__))
     weights = choices[tag] if slash else choices.DEFAULT
     # torch.hub says that it downloads, on stdout or stderr, even where no progress is asked for.
     with (
-        loading(f"torchvision:{name}", host="download.pytorch.org"),
+        hub.loading(f"torchvision:{name}", host="download.pytorch.org"),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
         model = models.get_model(architecture, weights=weights, progress=False)
     preset = weights.transforms()
     size = preset.crop_size[0] if isinstance(preset.crop_size, list | tuple) else preset.crop_size
-    settings = {key: _plain(value) for key, value in sorted(vars(preset).items()) if not key.startswith("_")}
+    settings = {key: value for key, value in sorted(vars(preset).items()) if not key.startswith("_")}
     return VisionSource(
         kind="torchvision",
         id=f"{architecture}/{weights.name}",
         model=model,
         transform=preset,
-        transform_settings={"library": "torchvision", **settings},
+        transform_settings=_settings("torchvision", settings),
         input_size=(size, size),
         labels=Labels(parse_labels(weights.meta["categories"]), "torchvision's categories"),
     )
@@ -214,12 +212,11 @@ def from_torchvision(name: str) -> VisionSource:
 
 def from_transformers(name: str) -> VisionSource:
     """A transformers image classifier by hub id ("ID" or "ID@REVISION") or folder."""
-    place = find("transformers", name, "a transformers model")
-    model, processor, save = pretrained(
+    place = hub.find("transformers", name, "a transformers model")
+    model, processor, save = hub.pretrained(
         place, "AutoModelForImageClassification", "AutoImageProcessor", "vision"
     )
-
-    transform = processor_transform(processor)
+    transform = partial(processed, processor)
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     return VisionSource(
         kind="transformers",
@@ -234,30 +231,22 @@ def from_transformers(name: str) -> VisionSource:
     )
 
 
-def processor_transform(processor: Any) -> Transform:
+def processed(processor: Any, image: Image.Image) -> Tensor:
     """One RGB image → float `[3, H, W]`, by an image processor of transformers'."""
-
-    def transform(image: Image.Image) -> Tensor:
-        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    return transform
+    pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+    return pixels
 
 
 def from_module(
     model: nn.Module, transform: Transform | None, input_size: int | tuple[int, int] | None
 ) -> VisionSource:
-    """A user's own classifier: a module that maps `[N, 3, H, W]` to class scores, and its transform.
-
-    A model that timm built knows its own transform and names.
-
-    Raises:
-        HeadwordError: if there is no transform, or it makes no float `[3, H, W]` of an RGB image.
+    """A user's own classifier: a module that maps `[N, 3, H, W]` to class scores, and its transform, which
+    may be missing where timm built the module.
     """
     name = type(model).__name__
     if transform is None:
         if isinstance(getattr(model, "pretrained_cfg", None), dict):
-            return _timm_source("module", name, model)
+            return _timm_source("module", hub.Place(Path(), name), model)
         raise HeadwordError(
             "a module of your own needs transform=, a function from an RGB image to a float [3, H, W]"
         )
@@ -267,18 +256,10 @@ def from_module(
     else:
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         size = int(height), int(width)
-    settings = {
-        "library": "user",
-        "repr": re.sub(r" at 0x[0-9a-f]+", "", repr(transform)),  # addresses differ from run to run
-        "input_size": list(size),
-    }
+    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(transform))  # addresses differ from run to run
+    settings = {"library": "user", "repr": shown, "input_size": list(size)}
     return VisionSource(
-        kind="module",
-        id=name,
-        model=model,
-        transform=transform,
-        transform_settings=settings,
-        input_size=size,
+        kind="module", id=name, model=model, transform=transform, transform_settings=settings, input_size=size
     )
 
 
@@ -289,36 +270,32 @@ def _check_transform(transform: Transform) -> None:
         raise HeadwordError(
             f"transform fails on an RGB image of 64x48: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(pixels, Tensor):
-        what = type(pixels).__name__
-    elif pixels.is_floating_point() and pixels.ndim == 3 and len(pixels) == 3:
-        return
-    else:
+    what = type(pixels).__name__
+    if isinstance(pixels, Tensor):
+        if pixels.is_floating_point() and pixels.ndim == 3 and len(pixels) == 3:
+            return
         what = f"{pixels.dtype} {list(pixels.shape)}"
     raise HeadwordError(f"transform must make a float tensor [3, H, W] of an RGB image, not {what}")
 
 
 def from_folder(folder: Path) -> VisionSource:
     """A saved timm or transformers model, told apart by its config.json."""
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise HeadwordError(f"{folder} is no model: it has no config.json (timm and transformers write one)")
-    config = read_json(folder / "config.json")
+    config = read_json(file)
     if not isinstance(config, dict):
-        raise HeadwordError(f"{folder / 'config.json'} is damaged: it holds no settings")
+        raise HeadwordError(f"{file} is damaged: it holds no settings")
     if "architecture" in config:
         return from_timm(f"local-dir:{folder}")
     if "architectures" in config:
         return from_transformers(str(folder))
-    raise HeadwordError(
-        f"{folder / 'config.json'} is neither timm's (architecture) nor transformers' (architectures)"
-    )
+    raise HeadwordError(f"{file} is neither timm's (architecture) nor transformers' (architectures)")
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+def _settings(library: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A transform's settings, as JSON has them."""
+    return {"library": library, **json.loads(json.dumps(settings, default=str))}
 
 
 SOURCES: dict[str, Callable[[str], VisionSource]] = {

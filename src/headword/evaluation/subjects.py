@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from headword.encoders import TextSource, VisionSource, load_text, load_vision
 from headword.encoders.clip_folder import open_clip_model, text_source, vision_source
 from headword.encoders.hub import check_folder, find, loading
 from headword.encoders.vision import Vision, transformed_size
-from headword.encoders.vision_sources import processor_transform
+from headword.encoders.vision_sources import processed
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder, load
@@ -112,7 +113,7 @@ def _transformers(id: str) -> tuple[VisionSource, TextSource, float]:
         tokens = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         return _pooled(model.get_text_features(**tokens.to(model.device)))
 
-    transform = processor_transform(processor.image_processor)
+    transform = partial(processed, processor.image_processor)
     settings = json.loads(processor.image_processor.to_json_string())
     common: dict[str, Any] = {"kind": "transformers", "id": place.id, "revision": place.revision}
     image = VisionSource(
