@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -158,21 +159,26 @@ def test_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 
 
 def test_two_processes_at_once():
+    """Another one and this, from when the other begins to write until it ends."""
     script = (
-        "import sys, torch; from headword.cache import VectorCache, key_of\n"
+        "import torch; from headword.cache import VectorCache, key_of\n"
         "cache = VectorCache({'kind': 'text'}, 2)\n"
         "for n in range(60):\n"
-        "    cache.put([key_of(f'{sys.argv[1]} {n}')], torch.full((1, 2), float(n)))\n"
+        "    cache.put([key_of(f'other {n}')], torch.full((1, 2), float(n)))\n"
         "    out = torch.zeros(1, 2)\n"
-        "    assert cache.get([key_of(f'{sys.argv[1]} {n}')], out).all() and out[0, 0] == n\n"
+        "    assert cache.get([key_of(f'other {n}')], out).all() and out[0, 0] == n\n"
     )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", script, name], stderr=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
-    assert [run.communicate()[1] for run in runs] == ["", ""]
-    cache = VectorCache({"kind": "text"}, 2)
-    assert got(cache, [f"{name} {n}" for name in ("one", "two") for n in range(60)]) == [*range(60)] * 2
+    other = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    cache, n = VectorCache({"kind": "text"}, 2), 0
+    while other.poll() is None and not cache.folder.is_dir():
+        time.sleep(0.01)
+    while other.poll() is None or n < 60:
+        cache.put(keys(f"own {n}"), vectors(n))
+        assert got(cache, [f"own {n}"]) == [n]
+        n += 1
+    assert other.communicate()[1] == ""
+    assert got(cache, [f"other {n}" for n in range(60)]) == [*range(60)]
+    assert got(cache, [f"own {place}" for place in range(n)]) == [*range(n)]
 
 
 def test_segment_that_goes_while_it_is_opened_is_read_where_it_went(monkeypatch):

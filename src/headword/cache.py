@@ -143,8 +143,8 @@ class VectorCache:
         except (HeadwordError, KeyError, TypeError, ValueError):  # evicted a moment ago, or damaged
             path.unlink(missing_ok=True)
             return None
-        shapes = (keys.shape, vectors.shape, sums.shape, vectors.dtype)
         count = len(keys)
+        shapes: tuple[object, ...] = (keys.shape, vectors.shape, sums.shape, vectors.dtype)
         if not count or shapes != ((count, 2), (count, self._dim), (count,), np.float32):
             path.unlink(missing_ok=True)
             return None

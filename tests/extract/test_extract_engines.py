@@ -42,13 +42,13 @@ def vision():
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory) -> list[Path]:
-    """64 real pictures: crops of the gallery's, of many sizes."""
+    """32 real pictures: crops of the gallery's, of many sizes."""
     from headword.data.gallery import gallery
 
     folder, random = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
     paths = []
     for number, picture in enumerate([*gallery()] * 16):
-        if len(paths) == 64:
+        if len(paths) == 32:
             break
         image = load_image(picture.path)
         side = int(min(image.size) * random.uniform(0.4, 1))
@@ -262,7 +262,7 @@ def test_processes_decode_like_threads(vision, tmp_path):
     decoding = Decoding(plan_of(vision.source), vision.source.transform, shrink=True)
     items = [file_item(path) for path in paths]
     threads = list(decoded(items, decoding, batch_size=8, workers=2))
-    processes = list(decoded(items, decoding, batch_size=8, workers=2, processes=True))
+    processes = list(decoded(items, decoding, batch_size=8, workers=1, processes=True))
     assert [batch.errors for batch in threads] == [batch.errors for batch in processes]
     assert 7 in threads[0].errors
     for one, other in zip(threads, processes, strict=True):
@@ -294,7 +294,7 @@ def large_photo(path: Path, size: tuple[int, int], name: str, pictures) -> Path:
 
 
 def test_draft_decoding_of_large_photos(lite0, pictures, tmp_path):
-    names = list(pictures)[:4]
+    names = list(pictures)[:2]
     photos = [
         large_photo(tmp_path / f"{n}.jpg", (2000, 1500), name, pictures) for n, name in enumerate(names)
     ]
@@ -304,7 +304,7 @@ def test_draft_decoding_of_large_photos(lite0, pictures, tmp_path):
     assert load_image_bytes(photos[0].read_bytes(), "x.jpg", shrink_to=256).size == (500, 375)
     full = extract_features(lite0, photos, tmp_path / "full", engine="torch", dtype="float32", draft=False)
     draft = extract_features(lite0, photos, tmp_path / "draft", engine="torch", dtype="float32")
-    assert full.ok == draft.ok == 4
+    assert full.ok == draft.ok == 2
     from headword.extract.vectors import read_vectors
 
     cosine = torch.cosine_similarity(read_vectors(full.folder).values, read_vectors(draft.folder).values)
@@ -333,16 +333,12 @@ def test_saved_and_loaded_model_is_bit_equal_in_long_calls(embedded, saved, tmp_
     assert torch.equal(headword.load(saved).encode_image(paths), first)
 
 
-def test_openvino_is_not_imported_for_short_calls():
-    import subprocess
-
-    code = (
-        "import sys, torch; from PIL import Image; from headword.encoders import load_vision;"
-        "from support.extraction import tiny_vision; from headword.extract import image_features;"
-        "image_features(tiny_vision(), [Image.new('RGB', (40, 40))] * 3);"
-        "assert 'openvino' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@needs_openvino
+def test_openvino_is_not_imported_for_short_calls(vision, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert len(image_features(vision, [Image.new("RGB", (40, 40))] * 3)) == 3
+    assert "openvino" not in sys.modules
 
 
 def test_openvino_reports_nothing_to_its_makers():

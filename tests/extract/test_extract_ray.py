@@ -29,23 +29,25 @@ def load():
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     pids = tmp_path_factory.mktemp("pids")
-    here = str(Path(__file__).parents[1])
-    path = os.pathsep.join([here, str(Path(ray_engine.__file__).parents[2])])
-    ray.init(
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path, "PIDS": str(pids)}},
-    )
-    yield pids
-    ray.shutdown()
+    here, source = Path(__file__).parents[1], Path(ray_engine.__file__).parents[2]
+    with pytest.MonkeyPatch.context() as patch:  # what Ray starts inherits it
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(source)]))
+        patch.setenv("PIDS", str(pids))
+        ray.init(
+            num_cpus=3,
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        yield pids
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
 def stores(cluster, tmp_path_factory):
     root = tmp_path_factory.mktemp("ray")
-    images = draw_many(root / "images", 96)
+    images = draw_many(root / "images", 64)
     (images / "0007.jpg").write_bytes(b"broken")
     vision = tiny_vision()
     extract_features(vision, images, root / "local")
@@ -73,7 +75,7 @@ def stores(cluster, tmp_path_factory):
 def test_ray_equals_local_by_id_though_a_worker_was_killed(stores):
     root, done, killed = stores
     assert killed
-    assert (done.rows, done.ok, done.unreadable) == (96, 95, 1)
+    assert (done.rows, done.ok, done.unreadable) == (64, 63, 1)
     local, remote = read_vectors(root / "local"), read_vectors(root / "ray")
     assert sorted(remote.ids) == sorted(local.ids)  # none lost, none twice
     order = [remote.ids.index(name) for name in local.ids]
@@ -85,7 +87,7 @@ def test_ray_goes_on_with_a_store(stores):
     done = extract_features(
         tiny_vision(), root / "images", root / "ray", engine="ray", workers=2, loader=load
     )
-    assert (done.resumed, done.rows) == (96, 96)
+    assert (done.resumed, done.rows) == (64, 64)
 
 
 def test_what_ray_cannot_do(stores):
