@@ -9,6 +9,7 @@ Nothing here unpickles. Importing it stays light: torch and safetensors are impo
 
 from headword.files.reading import (
     expand,
+    format_of,
     is_file,
     memory,
     open_file,
@@ -18,7 +19,7 @@ from headword.files.reading import (
     read_json,
     read_text,
     sha256,
-)
+)  # fmt: skip
 from headword.files.tensors import check_tensors, load_tensors, read_metadata, save_tensors
 from headword.files.writing import (
     MARKER,
@@ -28,10 +29,11 @@ from headword.files.writing import (
     remove_unfinished,
     sealed,
     write_text_atomic,
-)
+)  # fmt: skip
 
 __all__ = [
-    "MARKER", "check_new_folder", "check_tensors", "expand", "is_file", "load_tensors", "locked", "memory",
-    "new_folder", "open_file", "open_regular", "parse_json", "printable", "read_json", "read_metadata",
-    "read_text", "remove_unfinished", "save_tensors", "sealed", "sha256", "write_text_atomic",
+    "MARKER", "check_new_folder", "check_tensors", "expand", "format_of", "is_file", "load_tensors", "locked",
+    "memory", "new_folder", "open_file", "open_regular", "parse_json", "printable", "read_json",
+    "read_metadata", "read_text", "remove_unfinished", "save_tensors", "sealed", "sha256",
+    "write_text_atomic",
 ]  # fmt: skip

@@ -10,12 +10,12 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from headword import __version__
 from headword.errors import HeadwordError
 
 # Not to wait for a pipe's other end, nor to become a terminal's process; where the system has such flags.
-_READING = os.O_RDONLY | sum(
-    getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
-)
+_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+_READING = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in _FLAGS)
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -83,45 +83,34 @@ def is_file(path: Path) -> bool:
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, open for reading.
-
-    Raises:
-        HeadwordError: in one line, as `open_regular`.
-    """
+    """A regular file, open for reading; what keeps it from that is one line."""
     path = expand(path)
     try:
         return open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise HeadwordError(f"there is no file {path}") from None
+        reason = f"there is no file {path}"
     except IsADirectoryError:
-        raise HeadwordError(f"{path} is a folder; give the name of a file") from None
+        reason = f"{path} is a folder; give the name of a file"
     except PermissionError:
-        raise HeadwordError(f"{path} may not be read: permission denied") from None
+        reason = f"{path} may not be read: permission denied"
     except OSError as error:
-        raise HeadwordError(f"{path} cannot be read: {error.strerror}") from None
+        reason = f"{path} cannot be read: {error.strerror}"
+    raise HeadwordError(reason)
 
 
 def memory() -> int:
     """Bytes of memory that this process may have: the machine's, or less by a limit that was set."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return 1 << 40
-    try:
         import resource
-    except ImportError:
-        return total
+    except (AttributeError, ValueError, OSError, ImportError):  # Windows
+        return 1 << 40
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return total if limit == resource.RLIM_INFINITY else min(total, limit)
 
 
 def parse_json(text: str | bytes, where: str, line: int = 1) -> Any:
-    """What a piece of JSON says.
-
-    Args:
-        text: the JSON.
-        where: the file, for messages.
-        line: the line of the file that the piece begins on.
+    """What a piece of JSON says, which begins on a line of the file `where`.
 
     Raises:
         HeadwordError: if it is no JSON (with the line), or nested or long beyond measure.
@@ -160,12 +149,25 @@ def read_text(path: str | Path, *, limit: int | None = None) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file says.
+    """What a JSON file says; mistakes as in `read_text` and `parse_json`."""
+    return parse_json(read_text(path), str(expand(path)))
+
+
+def format_of(content: Any, file: Path, newest: int) -> int:
+    """The format of a folder of headword's, as the JSON in its `file` says it.
 
     Raises:
-        HeadwordError: if the file is missing, is not UTF-8, or is not JSON (with the line).
+        HeadwordError: if it says none, or one above the `newest` that is read.
     """
-    return parse_json(read_text(path), str(expand(path)))
+    written = content.get("format") if isinstance(content, dict) else None
+    if type(written) is not int or written < 1:
+        raise HeadwordError(f"{file} does not say its format; it was not written by headword, or was edited")
+    if written > newest:
+        raise HeadwordError(
+            f"{file.parent} has format {written}, newer than this headword {__version__} reads (up to "
+            f"{newest}); upgrade: pip install --upgrade headword"
+        )
+    return written
 
 
 def sha256(path: str | Path) -> str:

@@ -74,34 +74,24 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_tensors(path: str | Path) -> Path:
-    """A safetensors file that is whole, by its header; returns its path.
-
-    Raises:
-        HeadwordError: as `load_tensors`.
-    """
+    """The path of a safetensors file that is whole, by its header; refused as by `load_tensors`."""
     path = expand(path)
-    _safetensors_header(path)
+    _header(path)
     return path
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata `save_tensors` wrote, else the file's own as strings; empty when there is none.
-
-    Raises:
-        HeadwordError: as `load_tensors`.
-    """
+    """The metadata `save_tensors` wrote, else the file's own as strings; refused as by `load_tensors`."""
     path = expand(path)
-    raw = _safetensors_header(path).get("__metadata__", {})
-    if _METADATA_KEY not in raw:
-        return dict(raw)
+    raw: dict[str, Any] = _header(path).get("__metadata__", {})
     try:
-        metadata: dict[str, Any] = json.loads(raw[_METADATA_KEY])
+        metadata: dict[str, Any] = json.loads(raw[_METADATA_KEY]) if _METADATA_KEY in raw else dict(raw)
     except json.JSONDecodeError as error:
         raise HeadwordError(f"{path} is damaged: its metadata is not valid JSON") from error
     return metadata
 
 
-def _safetensors_header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> dict[str, Any]:
     """The JSON header. The file is: 8 bytes of its length (little-endian), the JSON, the tensors."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -110,17 +100,18 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         # A header can begin with a pickle's or a zip's first bytes by chance, but then a brace follows.
         if start[8:9] != b"{" or not 2 <= length <= 100_000_000:
             raise HeadwordError(f"{path} {_what_instead(start)}")
-        if length + 8 > size:
-            raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
         file.seek(8)
         raw = file.read(length)
+    cut_short = HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+    if length + 8 > size:
+        raise cut_short
     try:
         header: dict[str, Any] = json.loads(raw)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise HeadwordError(f"{path} is damaged: its safetensors header cannot be read") from error
     if 8 + length + max(ends, default=0) > size:
-        raise HeadwordError(f"{path} is cut short ({size:,} bytes); copy or download it again")
+        raise cut_short
     return header
 
 

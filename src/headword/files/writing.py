@@ -24,11 +24,7 @@ MARKER = "headword.json"
 
 @contextmanager
 def new_folder(
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    marker: str = MARKER,
-    known: Collection[str] | None = None,
+    path: str | Path, *, overwrite: bool = False, marker: str = MARKER, known: Collection[str] | None = None
 ) -> Iterator[Path]:
     """A folder that appears whole at `path`, or not at all.
 
@@ -42,9 +38,7 @@ def new_folder(
         known: names that may lie beside the marker in a folder that is replaced; any, when not given.
 
     Raises:
-        HeadwordError: before the block runs, if `path` is a file, holds something and may not be replaced, or
-            cannot be made; after it, if another program filled `path` meanwhile; or if the folder or a file
-            in it cannot be written.
+        HeadwordError: as `check_new_folder`, before the block and after it; or if a file cannot be written.
     """
     target = expand(path).resolve()
     check = partial(check_new_folder, target, overwrite=overwrite, marker=marker, known=known)
@@ -52,7 +46,9 @@ def new_folder(
 
     def move(temporary: Path) -> None:
         check()  # the block may have taken hours: another program can have filled the place
-        _usual_permissions(temporary)
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the umask made it; some writers make files private
+        for entry in temporary.rglob("*"):
+            entry.chmod(mode if entry.is_dir() else mode & 0o666)
         _move_into_place(temporary, target)
 
     with _whole(target, move) as temporary:
@@ -61,11 +57,7 @@ def new_folder(
 
 
 def check_new_folder(
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    marker: str = MARKER,
-    known: Collection[str] | None = None,
+    path: str | Path, *, overwrite: bool = False, marker: str = MARKER, known: Collection[str] | None = None
 ) -> None:
     """Refuse a place that `new_folder` could not use, before long work is done for it.
 
@@ -75,12 +67,14 @@ def check_new_folder(
     """
     target = expand(path)
     try:
-        _check_writable(target)
-        if not target.exists():
-            return
-        if not target.is_dir():
+        above = next(parent for parent in target.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise HeadwordError(f"cannot write {target}: {above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise HeadwordError(f"cannot write {target}: no permission to write in {above}")
+        if target.exists() and not target.is_dir():
             raise HeadwordError(f"{target} is a file; give the name of a new folder")
-        entries = sorted(entry.name for entry in target.iterdir())
+        entries = sorted(entry.name for entry in target.iterdir()) if target.exists() else []
     except OSError as error:
         raise HeadwordError(f"cannot write {target}: {error.strerror}") from error
     if not entries:
@@ -101,12 +95,7 @@ def check_new_folder(
 
 
 def write_text_atomic(path: str | Path, text: str, *, private: bool = False) -> None:
-    """Write a UTF-8 text file that is whole or not there; missing parents are made, an old file is replaced.
-
-    Args:
-        path: the file.
-        text: what it says.
-        private: whether only its owner may read it.
+    """Write a UTF-8 text file that is whole or not there, for its owner alone if `private`.
 
     Raises:
         HeadwordError: if `path` is a folder or may not be written.
@@ -119,11 +108,7 @@ def write_text_atomic(path: str | Path, text: str, *, private: bool = False) -> 
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A temporary sibling that replaces `path` when the block ends well, and is removed when it does not.
-
-    Raises:
-        HeadwordError: if `path` is a folder or may not be written.
-    """
+    """A temporary sibling that replaces `path` when the block ends well, and is removed when it does not."""
     target = expand(path).resolve()
     if target.is_dir():
         raise HeadwordError(f"{target} is a folder; give the name of a file")
@@ -134,7 +119,11 @@ def new_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _whole(target: Path, move: Callable[[Path], object]) -> Iterator[Path]:
     """A temporary sibling, which `move` puts into place; whatever fails, nothing is left of it."""
-    made = _make_parents(target)
+    missing = [parent for parent in target.parents if not parent.exists()]  # the innermost first
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadwordError(f"cannot make the folder {target.parent}: {error.strerror}") from error
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary
@@ -142,7 +131,7 @@ def _whole(target: Path, move: Callable[[Path], object]) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             _remove(temporary)
-        for folder in made:
+        for folder in missing:
             with suppress(OSError):  # not empty: someone else's by now
                 folder.rmdir()
         reason = _why_not_written(error, temporary, target)
@@ -162,15 +151,6 @@ def _remove(entry: Path) -> None:
     shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 
 
-def _check_writable(target: Path) -> None:
-    """Refuse a place below a file, or below a folder in which nothing can be made."""
-    above = next(parent for parent in target.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise HeadwordError(f"cannot write {target}: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise HeadwordError(f"cannot write {target}: no permission to write in {above}")
-
-
 def _why_not_written(error: BaseException, temporary: Path, target: Path) -> str | None:
     """What kept `temporary` from being written or moved, where that is what the error says."""
     if isinstance(error, OSError):
@@ -181,27 +161,6 @@ def _why_not_written(error: BaseException, temporary: Path, target: Path) -> str
     if type(error).__name__ == "SafetensorError":  # by name, since importing safetensors imports much
         return " ".join(str(error).split())
     return None
-
-
-def _usual_permissions(folder: Path) -> None:
-    """Give all in a new folder the permissions that new files have here: some writers make them private."""
-    mode = stat.S_IMODE(folder.stat().st_mode)  # as the umask made it
-    for entry in folder.rglob("*"):
-        entry.chmod(mode if entry.is_dir() else mode & 0o666)
-
-
-def _make_parents(target: Path) -> list[Path]:
-    """Make the missing folders above `target`; returns them, the innermost first."""
-    missing = []
-    for parent in target.parents:
-        if parent.exists():
-            break
-        missing.append(parent)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HeadwordError(f"cannot make the folder {target.parent}: {error.strerror}") from error
-    return missing
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
@@ -229,14 +188,11 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def locked(file: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock; the system lets go of it when the process ends, however.
-
-    Args:
-        file: the lock; it and the folders above it are made where they are missing.
-        refusal: what to say where another process, or another thread of this one, holds it.
+    """Hold a lock, which the system lets go of when the process ends, however.
 
     Raises:
-        HeadwordError: with `refusal`, or if the file cannot be written.
+        HeadwordError: with `refusal` where another process, or thread of this one, holds it, or if the file
+            cannot be written.
     """
     from filelock import FileLock, Timeout
 
