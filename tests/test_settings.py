@@ -1,7 +1,8 @@
-"""Settings beside those of training: of a function's arguments, and lists of values."""
+"""Settings beside those of training: of a dataclass, and lists of values."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,13 +13,15 @@ from headword.errors import HeadwordError
 from headword.settings import Settings, settings_of
 
 
-def test_a_functions_arguments_are_settings() -> None:
-    def fit(
-        tau: Annotated[float, Field(gt=0)] = 0.1, landmarks: Literal["sampled", "farthest"] = "sampled"
-    ) -> None:
-        pass
+@dataclass
+class Fit:
+    tau: Annotated[float, Field(gt=0)] = 0.1
+    landmarks: Literal["sampled", "farthest"] = "sampled"
+    learnt: float = field(init=False)
 
-    settings = settings_of(fit)
+
+def test_the_arguments_of_a_dataclass_are_settings() -> None:
+    settings = settings_of(Fit)
     assert settings.from_sources(None, ["tau=0.5"]).as_dict() == {"tau": 0.5, "landmarks": "sampled"}
     for values, line in (
         ({"tau": 0}, "tau must be more than 0, not 0"),

@@ -1,17 +1,17 @@
 """Typed settings from files, `key=value` words and flags; every mistake is one line: what, where, the mend.
 
 A subclass of `Settings` declares each setting by its type, ranges (`Field(ge=1)`) and choices (`Literal`);
-pydantic checks them. `settings_of` makes one of a function's arguments.
+pydantic checks them. `settings_of` makes one of a dataclass.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,17 +122,16 @@ class Settings(BaseModel):
         return value if exact else int(number) if kind == "integer" and number.is_integer() else number
 
 
-def settings_of(function: Callable[..., Any]) -> type[Settings]:
-    """The settings that a function's arguments are, by their annotations and defaults; of a class, those of
-    its `__init__`.
-    """
-    signed = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
-    kinds = typing.get_type_hints(signed, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (kinds[name], ... if argument.default is argument.empty else argument.default)
-        for name, argument in inspect.signature(function).parameters.items()
+@cache
+def settings_of(kind: type) -> type[Settings]:
+    """The settings that the arguments of a dataclass are, by their annotations and defaults."""
+    types = typing.get_type_hints(kind, include_extras=True)
+    arguments: dict[str, Any] = {
+        one.name: (types[one.name], ... if one.default is MISSING else one.default)
+        for one in fields(kind)
+        if one.init
     }
-    return create_model(function.__name__, __base__=Settings, **fields)
+    return create_model(kind.__name__, __base__=Settings, **arguments)
 
 
 def words(sets: Iterable[str]) -> dict[str, str]:

@@ -182,7 +182,7 @@ def test_continue_fit_refuses_what_does_not_fit() -> None:
     with pytest.raises(HeadwordError, match=r"image vectors must have shape \[N, 6\]"):
         aligner.continue_fit(Pairs(torch.ones(2, 3), torch.ones(2, K)))
     for wrong in ({"epochs": 0}, {"lr": 0.0}):
-        with pytest.raises(HeadwordError, match="must be positive"):
+        with pytest.raises(HeadwordError, match="must be more than 0"):
             aligner.continue_fit(some_pairs(), **wrong)  # type: ignore[arg-type]
 
 

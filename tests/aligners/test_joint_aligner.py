@@ -127,9 +127,9 @@ def test_leaving_classes_out_keeps_the_parts() -> None:
     [
         ({"widths": (5, 6)}, r"\[5, 6\] do not add up to the image side's 12"),
         ({"widths": (5, 7), "part_weights": (1.0,)}, "must be one for each part"),
-        ({"widths": (5, 7), "part_weights": (1.0, 0.0)}, "must be positive"),
-        ({"widths": (5, 7), "gate": 0.0}, "must be positive"),
-        ({"widths": (5, 7), "tau": 0.0}, "must be positive"),
+        ({"widths": (5, 7), "part_weights": (1.0, 0.0)}, "must be more than 0"),
+        ({"widths": (5, 7), "gate": 0.0}, "must be more than 0"),
+        ({"widths": (5, 7), "tau": 0.0}, "must be more than 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], said: str) -> None:

@@ -5,7 +5,6 @@ To add one, write a subclass of `Aligner` in a file of its own and name it in `A
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from headword.aligners.attention import PrototypeAttention
@@ -22,21 +21,9 @@ from headword.aligners.ridge import Ridge
 from headword.errors import HeadwordError, near
 
 __all__ = [
-    "ALIGNERS",
-    "CCA",
-    "MLP",
-    "Aligner",
-    "Identity",
-    "JointKernelRidge",
-    "KernelRidge",
-    "LeftOut",
-    "Linear",
-    "Procrustes",
-    "PrototypeAttention",
-    "Ridge",
-    "leave_out",
-    "make_aligner",
-]
+    "ALIGNERS", "CCA", "MLP", "Aligner", "Identity", "JointKernelRidge", "KernelRidge", "LeftOut", "Linear",
+    "Procrustes", "PrototypeAttention", "Ridge", "leave_out", "make_aligner",
+]  # fmt: skip
 
 ALIGNERS: dict[str, type[Aligner]] = {
     aligner.name: aligner
@@ -50,32 +37,26 @@ def make_aligner(aligner: str | Aligner = KernelRidge.name, **settings: Any) -> 
 
     Args:
         aligner: a name as in `ALIGNERS` or as the class is called; case, "-" and "_" do not matter.
-        settings: arguments of the aligner's `__init__`.
+        settings: arguments of the aligner's `__init__`; strings are read as the setting's type.
 
     Raises:
-        HeadwordError: for a name or a setting that does not exist, or settings beside an instance.
+        HeadwordError: for a name or a setting that does not exist, a value that cannot be meant, or settings
+            beside an instance.
     """
     if isinstance(aligner, Aligner):
         if settings:
             raise HeadwordError(f"settings ({', '.join(settings)}) go with a name, not with an aligner")
         return aligner
-    plain = {_plain(name): kind for name, kind in ALIGNERS.items()}
-    if _plain(aligner) not in plain:
+    kind = {_plain(name): kind for name, kind in ALIGNERS.items()}.get(_plain(aligner))
+    if kind is None:
         hint = near(aligner, ALIGNERS) or ";"
         raise HeadwordError(f"there is no aligner {aligner!r}{hint} the aligners are {', '.join(ALIGNERS)}")
-    kind = plain[_plain(aligner)]
-    defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
-    for name, value in settings.items():
-        if name not in defaults:
-            known = f"its settings are {', '.join(defaults)}" if defaults else "it has no settings"
-            hint = near(name, defaults) or ";"
-            raise HeadwordError(f"{kind.name} has no setting {name!r}{hint} {known}")
-        default = defaults[name]
-        number = default is None or type(default) in (int, float)
-        if type(value) not in (int, float) if number else not isinstance(value, type(default)):
-            what = "a number" if number else f"a {type(default).__name__}"
-            raise HeadwordError(f"{kind.name}: {name} must be {what}, got {value!r}")
-    return kind(**settings)
+    known = kind.setting_names()
+    for name in settings:
+        if name not in known:
+            they_are = f"its settings are {', '.join(known)}" if known else "it has no settings"
+            raise HeadwordError(f"{kind.name} has no setting {name!r}{near(name, known) or ';'} {they_are}")
+    return kind(**kind.checked(settings))
 
 
 def _plain(name: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
 
 from headword.aligners.base import Aligner, weighted_mean
@@ -27,18 +29,14 @@ class PrototypeAttention(Aligner):
     name = "prototype-attention"
     text_axis = ("text_", 1)
 
-    tau: float = 0.1
+    tau: Annotated[float, Gt(0)] = 0.1
     """τ, the softmax temperature."""
 
-    text_: Tensor = field(init=False)
-    """`[N, k]` unit-norm texts."""
-    image_: Tensor = field(init=False)
-    """`[N, d]` rows less μ; softmax weights sum to one, so the mean is subtracted once for all."""
-    log_weight_: Tensor = field(init=False)
-    """`[N]` log ω."""
+    text_: Tensor = field(init=False)  # [N, k] unit-norm texts
+    image_: Tensor = field(init=False)  # [N, d] rows less μ: the softmax's weights sum to one
+    log_weight_: Tensor = field(init=False)  # [N] log ω
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        self._require(self.tau > 0, "tau", "must be positive")
         mean = weighted_mean(image, weight)
         return {"text_": text, "image_": image - mean, "log_weight_": weight.log()}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from headword.aligners.linalg import double
-from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
+from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs, distinct
 from headword.errors import HeadwordError
 
 
@@ -22,9 +22,9 @@ from headword.errors import HeadwordError
 class Aligner(nn.Module, ABC):
     """Two maps, `image` and `text`, into one shared space, learnt from pairs.
 
-    As in scikit-learn, `__init__` only stores settings, the fields of the class, and `fit` learns; learnt
-    tensors are buffers, fields without `init` whose names end in `_`. All normalisation and centring happens
-    in here, once, so that fit and use cannot differ.
+    As in scikit-learn, `__init__` only stores settings, the fields of the class with the ranges they are
+    annotated with, and `fit` checks them and learns; learnt tensors are buffers, fields without `init` whose
+    names end in `_`. All normalisation and centring happens in here, once, so that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
     otherwise, and replaced by `centre_on` with the mean of any unlabelled pool.
@@ -55,6 +55,7 @@ class Aligner(nn.Module, ABC):
         Raises:
             HeadwordError: if a setting is out of its range.
         """
+        self.checked(self.settings)
         # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
         with torch.inference_mode(False), torch.no_grad():
             image, text, weight = prepared(pairs)
@@ -94,6 +95,10 @@ class Aligner(nn.Module, ABC):
         """Image features `[M, d]` on the scale that centres have: of unit norm."""
         return F.normalize(features, dim=1)
 
+    def _present(self, unit: Tensor) -> Tensor:
+        """Which entries of the features `[M, d]` an image has, as ones and zeros that broadcast to them."""
+        return unit.new_ones(len(unit), 1)
+
     def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
         """Image features `[M, d]` → unit-norm `[M, D]` in the shared space.
 
@@ -101,8 +106,9 @@ class Aligner(nn.Module, ABC):
             features: of the images.
             centre: `[d]`, or `[M, d]` with one for each image, in place of `centre_`.
         """
-        unit = F.normalize(self._checked(features, "image_dim"), dim=1)
-        return F.normalize(self._map_image(unit - (self.centre_ if centre is None else centre)), dim=1)
+        unit = self.unit(self._checked(features, "image_dim"))
+        subtracted = self._present(unit) * (self.centre_ if centre is None else centre)
+        return F.normalize(self._map_image(unit - subtracted), dim=1)
 
     def text(self, embeddings: Tensor) -> Tensor:
         """Text embeddings `[M, k]` → unit-norm `[M, D]` in the shared space."""
@@ -126,14 +132,14 @@ class Aligner(nn.Module, ABC):
         Raises:
             HeadwordError: if there are no images or a feature is not finite.
         """
-        features = self._checked(features, "image_dim")
-        if len(features) == 0:
+        unit = self.unit(self._checked(features, "image_dim"))
+        if len(unit) == 0:
             raise HeadwordError("centring needs at least one image")
-        mean = F.normalize(features, dim=1).mean(dim=0)
-        if not torch.isfinite(mean).all():
+        total = unit.sum(dim=0)
+        if not torch.isfinite(total).all():
             raise HeadwordError("the features to centre on have a NaN or infinite value")
-        share = strength / (strength + len(features))
-        self._learn(centre_=mean + share * (self.centre_ - mean))
+        images = self._present(unit).sum(dim=0).clamp_min(1)
+        self._learn(centre_=(strength * self.centre_ + total) / (strength + images))
         return self
 
     def centred_on(self, features: Tensor, strength: float = 0.0) -> Self:
@@ -171,14 +177,24 @@ class Aligner(nn.Module, ABC):
         return tuple(one.name for one in fields(cls) if one.init)
 
     @classmethod
-    def tensor_names(cls) -> set[str]:
-        """The names of what `fit` learns."""
-        return {one.name for one in fields(cls) if one.name.endswith("_")}
+    def checked(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `__init__`, each of its type and in its range.
+
+        Raises:
+            HeadwordError: for a value that cannot be meant.
+        """
+        from headword.settings import settings_of  # which a fitted aligner does without
+
+        try:
+            config = settings_of(cls)(**settings)
+        except HeadwordError as error:
+            raise HeadwordError(f"{cls.name}: {error}") from error
+        return {name: getattr(config, name) for name in settings}
 
     @property
     def by_source(self) -> bool:
         """Whether `fit` centres the pairs of each source (head rows, captioned images) on their own mean."""
-        return bool(self.settings.get("centre_by_source"))
+        return bool(getattr(self, "centre_by_source", False))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -192,8 +208,9 @@ class Aligner(nn.Module, ABC):
         Raises:
             HeadwordError: if the tensors are not the ones this class learns.
         """
-        if set(tensors) != cls.tensor_names():
-            learns, given = (", ".join(sorted(names)) or "none" for names in (cls.tensor_names(), tensors))
+        learnt = {one.name for one in fields(cls) if one.name.endswith("_")}
+        if set(tensors) != learnt:
+            learns, given = (", ".join(sorted(names)) or "none" for names in (learnt, tensors))
             raise HeadwordError(f"a saved {cls.name} has the tensors {learns}, got {given}")
         aligner = cls(**settings)
         # Copies: those read from a file lie where they lay in it, and sums of unaligned rows differ in the
@@ -225,11 +242,6 @@ class Aligner(nn.Module, ABC):
             )
         return rows.to(self.centre_.dtype)
 
-    def _require(self, holds: bool, setting: str, rule: str) -> None:
-        """Refuse a setting that breaks its rule ("must be positive"), with its value."""
-        if not holds:
-            raise HeadwordError(f"{self.name}: {setting} {rule}, got {getattr(self, setting)!r}")
-
 
 def prepared(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """What a fit starts from: unit-norm `[N, d]`, `[N, k]` and weights `[N]` of mean 1, in one precision."""
@@ -240,10 +252,10 @@ def prepared(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
 
 def source_means(rows: Tensor, weight: Tensor, source: Sequence[str]) -> Tensor:
     """`[N, d]` for each row the weighted mean of the rows of its source: `[N, d]`, weights `[N]`, N words."""
-    words = {word: n for n, word in enumerate(dict.fromkeys(source))}
-    of = torch.tensor([words[word] for word in source], device=rows.device)
-    total = weight.new_zeros(len(words)).index_add_(0, of, weight)
-    sums = rows.new_zeros(len(words), rows.shape[1]).index_add_(0, of, weight[:, None] * rows)
+    first, numbers = distinct(source)
+    of = torch.tensor(numbers, device=rows.device)
+    total = weight.new_zeros(len(first)).index_add_(0, of, weight)
+    sums = rows.new_zeros(len(first), rows.shape[1]).index_add_(0, of, weight[:, None] * rows)
     return (sums / total[:, None])[of]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from headword.aligners.base import Aligner, centred
@@ -34,22 +36,18 @@ class CCA(Aligner):
     name = "cca"
     text_axis = ("text_map_", 0)
 
-    dim: int = 200
+    dim: Annotated[int, Gt(0)] = 200
     """The most canonical directions."""
-    penalty: float = 10.0
+    penalty: Annotated[float, Ge(0)] = 10.0
     """The ridge on both sides, relative to their mean variance; large by default because a head has about as
     many rows as dimensions."""
     weighted: bool = True
     """Scale the coordinates by the square roots of the canonical correlations."""
 
-    image_map_: Tensor = field(init=False)
-    """`[d, D]`."""
-    text_map_: Tensor = field(init=False)
-    """`[k, D]`."""
-    text_mean_: Tensor = field(init=False)
-    """`[k]`, t̄."""
-    correlation_: Tensor = field(init=False)
-    """`[D]`, the (regularised) canonical correlations, descending."""
+    image_map_: Tensor = field(init=False)  # [d, D]
+    text_map_: Tensor = field(init=False)  # [k, D]
+    text_mean_: Tensor = field(init=False)  # [k], t̄
+    correlation_: Tensor = field(init=False)  # [D], the (regularised) canonical correlations, descending
 
     @property
     def shared_dim(self) -> int:
@@ -57,8 +55,6 @@ class CCA(Aligner):
         return self._width("image_map_", 1)
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        self._require(self.dim > 0, "dim", "must be positive")
-        self._require(self.penalty >= 0, "penalty", "must not be negative")
         (X, image_mean), (T, text_mean) = centred(image, weight), centred(text, weight)
         omega = double(weight)
         root = (omega / omega.sum()).sqrt()[:, None]
@@ -88,12 +84,11 @@ def whitening(rows: Tensor, penalty: float, noise: float) -> Tensor:
     any, one is left, mapped to zero.
     """
     covariance = rows.T @ rows
-    variance: Tensor
-    directions: Tensor
     variance, directions = torch.linalg.eigh(covariance)
     least = max(noise**2, float(variance[-1]) * len(variance) * torch.finfo(rows.dtype).eps)
     kept = variance > least
     if not kept.any():
         return torch.zeros_like(covariance[:, :1])
     ridge = penalty * covariance.diagonal().mean()
-    return directions[:, kept] * (variance[kept] + ridge).rsqrt()
+    whiten: Tensor = directions[:, kept] * (variance[kept] + ridge).rsqrt()
+    return whiten

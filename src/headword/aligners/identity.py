@@ -25,9 +25,7 @@ class Identity(Aligner):
     @classmethod
     def of(cls, dim: int) -> Self:
         """For a space of `dim` dimensions."""
-        aligner = cls()
-        aligner._learn(centre_=torch.zeros(dim))
-        return aligner
+        return cls.restore({}, {"centre_": torch.zeros(dim)})
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 - the interface's
         if image.shape[1] != text.shape[1]:

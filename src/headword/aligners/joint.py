@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
-from typing_extensions import Self
 
 from headword.aligners.base import Aligner
 from headword.aligners.kernel import KernelRidge
@@ -37,17 +38,15 @@ class JointKernelRidge(KernelRidge):
 
     name = "joint-kernel-ridge"
 
-    widths: tuple[int, ...] = ()
+    widths: tuple[Annotated[int, Gt(0)], ...] = ()
     """Width of each part's features, in order; none means one part, which is `KernelRidge`."""
-    part_weights: tuple[float, ...] = ()
+    part_weights: tuple[Annotated[float, Gt(0)], ...] = ()
     """w_i; ones when not given."""
-    gate: float = 0.05
+    gate: Annotated[float, Gt(0)] = 0.05
     """The gate's temperature, chosen by leaving classes out (docs/joint.md)."""
 
-    member_: Tensor = field(init=False)
-    """`[N, n]` 1 where a pair belongs to a part, else 0."""
-    usual_: Tensor = field(init=False)
-    """`[n]` m̄, zeros where all parts have the same pairs."""
+    member_: Tensor = field(init=False)  # [N, n] 1 where a pair belongs to a part, else 0
+    usual_: Tensor = field(init=False)  # [n] m̄, zeros where all parts have the same pairs
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,22 +54,16 @@ class JointKernelRidge(KernelRidge):
         self.widths, self.part_weights = tuple(self.widths), tuple(self.part_weights)
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        self._check_settings()
-        self._require(not self.centre_by_source, "centre_by_source", "is for one backbone")
-        for name, values in (
-            ("gate", (self.gate,)),
-            ("widths", self.widths),
-            ("part_weights", self.part_weights),
-        ):
-            self._require(all(value > 0 for value in values), name, "must be positive")
-        one_each = len(self.part_weights) in (0, max(1, len(self.widths)))
-        self._require(one_each, "part_weights", "must be one for each part")
+        if self.centre_by_source:
+            raise HeadwordError(f"{self.name}: centre_by_source is for one backbone")
+        if len(self.part_weights) not in (0, max(1, len(self.widths))):
+            raise HeadwordError(f"{self.name}: part_weights must be one for each part")
         if self.widths and sum(self.widths) != image.shape[1]:
             raise HeadwordError(
                 f"{self.name}: the parts' widths {list(self.widths)} do not add up to the image side's "
                 f"{image.shape[1]}"
             )
-        blocks = self._unit_blocks(image)
+        blocks = self._blocks(self.unit(image))
         member = torch.stack([_there(block) for block in blocks], dim=1)
         if len(blocks) == 1:
             member = torch.ones_like(member)
@@ -82,51 +75,29 @@ class JointKernelRidge(KernelRidge):
         for rows in torch.unique(member, dim=1).T:
             parts = [i for i in range(len(blocks)) if bool((member[:, i] == rows).all())]
             target = torch.cat([blocks[i][rows] for i in parts], dim=1)
-            share = weight[rows] / weight[rows].mean()
-            fitted = self._solved(target, text[rows], share)
+            fitted = self._solved(target, text[rows], weight[rows] / weight[rows].mean())
             sizes = [blocks[i].shape[1] for i in parts]
             for i, coefficients in zip(parts, torch.split(fitted, sizes, dim=1), strict=True):
                 alpha[i][rows] = coefficients
         usual = [image.new_zeros(()) if bool(member.all()) else _usual(text[part]) for part in member.T]
-        return {
-            "alpha_": torch.cat(alpha, dim=1),
-            "text_": text,
-            "member_": member.to(image),
-            "usual_": torch.stack(usual),
-        }
+        learnt = {"alpha_": torch.cat(alpha, dim=1), "text_": text}
+        return learnt | {"member_": member.to(image), "usual_": torch.stack(usual)}
 
     def unit(self, features: Tensor) -> Tensor:
         """Image features `[M, Σd]`, each block of unit norm."""
-        return torch.cat(self._unit_blocks(features), dim=1)
+        return torch.cat([F.normalize(block, dim=1) for block in self._blocks(features)], dim=1)
 
-    def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
-        """Image features `[M, Σd]` → unit-norm `[M, Σd]`; a block that is zero stays zero.
-
-        Args:
-            features: of the images.
-            centre: `[Σd]`, or `[M, Σd]` with one for each image, in place of `centre_`.
-        """
-        blocks = self._unit_blocks(self._checked(features, "image_dim"))
-        centres = torch.split(self.centre_ if centre is None else centre, self._sizes(), dim=-1)
-        several = len(blocks) > 1
-        mapped = [
-            root * F.normalize((block - centre) * (_there(block)[:, None] if several else 1), dim=1)
-            for root, block, centre in zip(self._roots(), blocks, centres, strict=True)
-        ]
-        return F.normalize(torch.cat(mapped, dim=1), dim=1)
-
-    def centre_on(self, features: Tensor, strength: float = 0.0) -> Self:
-        """As `Aligner.centre_on`, block by block, each over the images that have it."""
+    def _present(self, unit: Tensor) -> Tensor:
         if len(self.widths) < 2:
-            return super().centre_on(features, strength)
-        before = self.centre_
-        Aligner.centre_on(self, features)  # refuses what it must
-        sums, seen = [], []
-        for block in self._unit_blocks(self._checked(features, "image_dim")):
-            sums.append(block.sum(dim=0))
-            seen.append(_there(block).sum().clamp_min(1).expand(block.shape[1]))
-        self._learn(centre_=(strength * before + torch.cat(sums)) / (strength + torch.cat(seen)))
-        return self
+            return super()._present(unit)
+        return torch.cat([_there(block)[:, None].expand_as(block) for block in self._blocks(unit)], dim=1)
+
+    def _map_image(self, centred: Tensor) -> Tensor:
+        return torch.cat(self._weighted(centred), dim=1)
+
+    def _map_text(self, text: Tensor) -> Tensor:
+        parts = zip(self.gates(text).T[:, :, None], self._weighted(super()._map_text(text)), strict=True)
+        return torch.cat([gate * block for gate, block in parts], dim=1)
 
     def gates(self, text: Tensor) -> Tensor:
         """Unit-norm texts `[M, k]` → how much each part has to say of each, `[M, n]`; rows sum to 1 unless
@@ -145,36 +116,21 @@ class JointKernelRidge(KernelRidge):
     def weights(self, embeddings: Tensor, pairs: Pairs) -> None:  # type: ignore[override]
         """None: each part's vector is a sum of its own, and they are normalised one by one."""
 
-    def _map_text(self, text: Tensor) -> Tensor:
-        blocks = torch.split(super()._map_text(text), self._sizes(), dim=1)
-        gates = self.gates(text).T[:, :, None]
-        parts = zip(self._roots(), gates, blocks, strict=True)
-        return torch.cat([root * gate * F.normalize(block, dim=1) for root, gate, block in parts], dim=1)
+    def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(rows, list(self.widths) or rows.shape[1], dim=1)
 
-    def _sizes(self) -> list[int]:
-        return list(self.widths) or [self.image_dim]
-
-    def _roots(self) -> list[float]:
-        """√w_i."""
-        return [w**0.5 for w in self.part_weights] or [1.0] * len(self._sizes())
-
-    def _unit_blocks(self, image: Tensor) -> list[Tensor]:
-        sizes = list(self.widths) or [image.shape[1]]
-        return [F.normalize(block, dim=1) for block in torch.split(image, sizes, dim=1)]
+    def _weighted(self, rows: Tensor) -> list[Tensor]:
+        """√w_i times each block brought to unit norm."""
+        blocks = self._blocks(rows)
+        weights = self.part_weights or (1.0,) * len(blocks)
+        return [w**0.5 * F.normalize(block, dim=1) for w, block in zip(weights, blocks, strict=True)]
 
 
 def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligner:
     """The aligner for features of several backbones side by side.
 
-    Kernel ridge becomes its joint form. Any other takes the concatenation as if it were one backbone's.
-
-    Args:
-        aligner: as for one backbone.
-        rows: the joint head's `[C, Σd]`, where other parts' blocks are zero.
-        widths: the backbones' feature widths.
-
-    Raises:
-        HeadwordError: if the parts have different classes, which only kernel ridge can tell apart.
+    Kernel ridge becomes its joint form. Any other takes the concatenation as if it were one backbone's, and
+    is refused where the head's `rows` `[C, Σd]` are of different classes, other parts' blocks being zero.
     """
     if type(aligner) is KernelRidge:
         if aligner.centre_by_source:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
 
 from headword.aligners.base import Aligner, prepared, weighted_mean
@@ -38,15 +40,15 @@ class KernelRidge(Aligner):
     name = "kernel-ridge"
     text_axis = ("text_", 1)
 
-    tau: float = 0.15
+    tau: Annotated[float, Gt(0)] = 0.15
     """τ, the kernel's width."""
-    penalty: float = 0.3
+    penalty: Annotated[float, Gt(0)] = 0.3
     """λ, the ridge penalty."""
     max_exact: int = 8192
     """The most pairs solved exactly."""
-    n_landmarks: int = 2048
+    n_landmarks: Annotated[int, Gt(0)] = 2048
     """How many texts serve as landmarks past that."""
-    landmarks: str = "sampled"
+    landmarks: Literal["sampled", "farthest"] = "sampled"
     """"sampled" draws them with `seed`; "farthest" starts from the text nearest the mean and takes the text
     farthest from all taken so far, again and again: slower, for pairs with many near-duplicates."""
     seed: int = 0
@@ -55,25 +57,15 @@ class KernelRidge(Aligner):
     """Centre the image sides of each source (head rows, captioned images) on their own weighted mean, so that
     the gap between the two kinds is no part of what is learnt; the centre is then the captioned images'."""
 
-    text_: Tensor = field(init=False)
-    """`[N, k]` unit-norm texts."""
-    alpha_: Tensor = field(init=False)
-    """`[N, d]` their coefficients."""
+    text_: Tensor = field(init=False)  # [N, k] unit-norm texts
+    alpha_: Tensor = field(init=False)  # [N, d] their coefficients
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        self._check_settings()
         return {"alpha_": self._solved(image, text, weight), "text_": text}
-
-    def _check_settings(self) -> None:
-        for name in ("tau", "penalty", "n_landmarks"):
-            self._require(getattr(self, name) > 0, name, "must be positive")
-        known = ("sampled", "farthest")
-        self._require(self.landmarks in known, "landmarks", "must be 'sampled' or 'farthest'")
 
     def _solved(self, image: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """α `[N, d]`."""
-        target = image - weighted_mean(image, weight)
-        return self._solve(target, text, weight).to(image)
+        return self._solve(image - weighted_mean(image, weight), text, weight).to(image)
 
     def _solve(self, right: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         return (self._exact if len(text) <= self.max_exact else self._nystrom)(right, text, weight)

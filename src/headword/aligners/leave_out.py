@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headword.aligners.base import Aligner
 from headword.aligners.linalg import double
-from headword.aligners.pairs import Pairs
+from headword.aligners.pairs import Pairs, distinct
 from headword.errors import HeadwordError
 
 
@@ -21,18 +21,12 @@ class LeftOut:
     Each fold has an aligner of its own: compare images with texts within a fold only.
     """
 
-    known: Pairs
-    """The pairs, of which each fold was left out once; for iterative aligners only the first was."""
-    rows: list[Tensor]
-    """`[n]` which pairs a fold has, ascending."""
-    image: list[Tensor]
-    """`[n, D]` their unit-norm image-side embeddings."""
-    text: list[Tensor]
-    """`[n, D]` their unit-norm text-side embeddings."""
-    cosines: list[Tensor]
-    """`[n, L]` in float64, of a fold's image sides with its L different names."""
-    right: list[Tensor]
-    """`[n]` which name is a pair's own."""
+    known: Pairs  # of which each fold was left out once; for iterative aligners only the first was
+    rows: list[Tensor]  # [n] which pairs a fold has, ascending
+    image: list[Tensor]  # [n, D] their unit-norm image-side embeddings
+    text: list[Tensor]  # [n, D] their unit-norm text-side embeddings
+    cosines: list[Tensor]  # [n, L] in float64, of a fold's image sides with its L different names
+    right: list[Tensor]  # [n] which name is a pair's own
 
 
 def leave_out(
@@ -49,8 +43,7 @@ def leave_out(
         pairs: what to leave out from.
         folds: how many parts to split the classes into; no more than there are classes.
         seed: of the split.
-        centred: set each fold's centre to the mean of the image rows it is fitted on, as a user's
-            centring would, instead of keeping the aligner's default.
+        centred: centre each fold on the image rows it is fitted on, as a user's centring would.
 
     Raises:
         HeadwordError: if there are fewer than two classes or folds.
@@ -64,14 +57,13 @@ def leave_out(
             model.centre_on(rest.image)
         inside = pairs[rows]
         image, text = model.image(inside.image), model.text(inside.text)
-        first = {name: place for place, name in reversed(list(enumerate(inside.names)))}
-        label = {name: n for n, name in enumerate(dict.fromkeys(inside.names))}
+        first, label = distinct(inside.names)
+        cosines = double(image) @ double(text[first]).T
         out.rows.append(rows)
         out.image.append(image)
         out.text.append(text)
-        out.cosines.append(double(image) @ double(text[[first[name] for name in label]]).T)
-        right = torch.tensor([label[name] for name in inside.names])
-        out.right.append(right.to(out.cosines[-1].device))
+        out.cosines.append(cosines)
+        out.right.append(torch.tensor(label, device=cosines.device))
     return out
 
 
@@ -93,9 +85,9 @@ def class_groups(pairs: Pairs) -> Tensor:
     for side in (pairs.text, pairs.image):
         keyed.append(torch.unique(side.detach(), dim=0, return_inverse=True)[1].tolist())
     for keys in keyed:
-        first: dict[Hashable, int] = {}
-        for i, key in enumerate(keys):
-            parent[root(i)] = root(first.setdefault(key, i))
+        first, numbers = distinct(keys)
+        for i, number in enumerate(numbers):
+            parent[root(i)] = root(first[number])
     roots = torch.tensor([root(i) for i in range(len(pairs))])
     groups: Tensor = torch.unique(roots, return_inverse=True)[1]
     return groups

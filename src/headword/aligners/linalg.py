@@ -26,10 +26,7 @@ def cholesky(matrix: Tensor) -> Tensor:
     """Lower Cholesky factor of a symmetric positive definite float64 `[m, m]`; `matrix` is changed.
 
     The diagonal is raised by m · ε · trace, the size of the rounding errors, so that a matrix that is
-    positive definite in exact arithmetic is so here.
-
-    Raises:
-        HeadwordError: if the matrix is not positive definite even so.
+    positive definite in exact arithmetic is so here; else it is refused.
     """
     diagonal = matrix.diagonal()
     diagonal += len(matrix) * torch.finfo(matrix.dtype).eps * diagonal.sum()

@@ -22,8 +22,7 @@ class Linear(GradientAligner):
     name = "linear"
     text_axis = ("weight_", 1)
 
-    weight_: Tensor = field(init=False)
-    """`[d, k]`."""
+    weight_: Tensor = field(init=False)  # [d, k]
 
     def _initial(self, text_dim: int, image_dim: int, generator: torch.Generator) -> Weights:
         # As torch.nn.Linear starts.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from headword.aligners.gradient_descent import GradientAligner, Weights, keep_mask, uniform
@@ -24,27 +26,19 @@ class MLP(GradientAligner):
     name = "mlp"
     text_axis = ("hidden_weight_", 1)
 
-    expansion: int = 4
+    expansion: Annotated[int, Gt(0)] = 4
     """The hidden layer's width in multiples of d."""
-    dropout: float = 0.5
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Probability of a hidden unit's dropping out, the others rescaled."""
 
-    hidden_weight_: Tensor = field(init=False)
-    """`[4d, k]`."""
-    hidden_bias_: Tensor = field(init=False)
-    """`[4d]`."""
-    output_weight_: Tensor = field(init=False)
-    """`[d, 4d]`."""
-    output_bias_: Tensor = field(init=False)
-    """`[d]`."""
-    norm_weight_: Tensor = field(init=False)
-    """`[d]`."""
-    norm_bias_: Tensor = field(init=False)
-    """`[d]`."""
+    hidden_weight_: Tensor = field(init=False)  # [4d, k]
+    hidden_bias_: Tensor = field(init=False)  # [4d]
+    output_weight_: Tensor = field(init=False)  # [d, 4d]
+    output_bias_: Tensor = field(init=False)  # [d]
+    norm_weight_: Tensor = field(init=False)  # [d]
+    norm_bias_: Tensor = field(init=False)  # [d]
 
     def _initial(self, text_dim: int, image_dim: int, generator: torch.Generator) -> Weights:
-        self._require(self.expansion > 0, "expansion", "must be positive")
-        self._require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
         wide = self.expansion * image_dim
         # As torch.nn.Linear and torch.nn.LayerNorm start.
         into, out = text_dim**-0.5, wide**-0.5

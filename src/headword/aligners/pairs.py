@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,9 +50,8 @@ class Pairs:
         if not self.weight.numel():
             object.__setattr__(self, "weight", self.image.new_ones(n))
         if self.image.ndim != 2 or self.text.ndim != 2:
-            raise HeadwordError(
-                f"pairs need two matrices, got shapes {list(self.image.shape)} and {list(self.text.shape)}"
-            )
+            shapes = f"{list(self.image.shape)} and {list(self.text.shape)}"
+            raise HeadwordError(f"pairs need two matrices, got shapes {shapes}")
         if n == 0:
             raise HeadwordError("there are no pairs; give at least one class name or caption")
         lengths = {name: len(getattr(self, name)) for name in ("image", "text", "names", "source", "weight")}
@@ -113,10 +112,9 @@ class Pairs:
                     f"pairs of different {side} widths cannot be joined: {ours} and {theirs}; "
                     "they come from different encoders"
                 )
-        image, text, weight = (
-            torch.cat([getattr(self, side), getattr(other, side)]) for side in ("image", "text", "weight")
-        )
-        return Pairs(image, text, self.names + other.names, self.source + other.source, weight)
+        names, source = self.names + other.names, self.source + other.source
+        image, text = torch.cat([self.image, other.image]), torch.cat([self.text, other.text])
+        return Pairs(image, text, names, source, torch.cat([self.weight, other.weight]))
 
     def sample(self, n: int, *, seed: int = 0) -> Pairs:
         """`n` rows drawn without replacement, in their old order.
@@ -137,3 +135,12 @@ class Pairs:
         """The same rows on another device or in another precision."""
         image, text, weight = (t.to(device=device, dtype=dtype) for t in (self.image, self.text, self.weight))
         return Pairs(image, text, self.names, self.source, weight)
+
+
+def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """The first place of each different key, in their order, and for each place the number of its key."""
+    first: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    number = {key: n for n, key in enumerate(first)}
+    return list(first.values()), [number[key] for key in keys]

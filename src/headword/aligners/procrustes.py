@@ -27,10 +27,8 @@ class Procrustes(Aligner):
     name = "procrustes"
     text_axis = ("rotation_", 0)
 
-    rotation_: Tensor = field(init=False)
-    """`[k, d]`, R."""
-    text_mean_: Tensor = field(init=False)
-    """`[k]`, t̄."""
+    rotation_: Tensor = field(init=False)  # [k, d], R
+    text_mean_: Tensor = field(init=False)  # [k], t̄
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
         (X, _), (T, mean) = centred(image, weight), centred(text, weight)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
 
 from headword.aligners.base import Aligner, centred, prepared, source_means, weighted_mean
@@ -28,20 +30,17 @@ class Ridge(Aligner):
     name = "ridge"
     text_axis = ("weight_", 0)
 
-    penalty: float = 3.0
+    penalty: Annotated[float, Gt(0)] = 3.0
     """λ."""
     centre_by_source: bool = False
     """Centre both sides of each source (head rows, captioned images) on their own weighted mean, so that the
     gap between the two kinds is no part of what is learnt; t̄ and the centre are then the captions' and their
     images' means."""
 
-    weight_: Tensor = field(init=False)
-    """`[k, d]`, W."""
-    text_mean_: Tensor = field(init=False)
-    """`[k]`, t̄."""
+    weight_: Tensor = field(init=False)  # [k, d], W
+    text_mean_: Tensor = field(init=False)  # [k], t̄
 
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        self._require(self.penalty > 0, "penalty", "must be positive")
         (X, _), (T, mean) = centred(image, weight), centred(text, weight)
         weighted = double(weight)[:, None] * T
         W = solve_positive(self._system(T, weighted), weighted.T @ X)
