@@ -56,7 +56,7 @@ def test_hubness_and_csls_against_loops():
 
 def test_hubness_in_parts(monkeypatch):
     whole = hubness(unit(9), unit(5, seed=1), 2)
-    monkeypatch.setattr("headword.scoring.transductive._AT_ONCE", 7)
+    monkeypatch.setattr("headword.aligners.linalg.CHUNK_ELEMENTS", 7)
     torch.testing.assert_close(hubness(unit(9), unit(5, seed=1), 2), whole)
 
 

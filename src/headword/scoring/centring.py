@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -53,22 +52,18 @@ class RunningCentre:
     """
 
     def __init__(
-        self, prior: Tensor, strength: float, unit: Callable[[Tensor], Tensor] | None = None
+        self, prior: Tensor, strength: float, unit: Callable[[Tensor], Tensor] = F.normalize
     ) -> None:
         if not strength > 0:
             raise HeadwordError(f"the prior centre must count as more than 0 images, got {strength}")
         self.prior = prior.double()
         self.strength = strength
-        self._unit = unit or partial(F.normalize, dim=1)
+        self._unit = unit
         self.images = 0
         self._sum = torch.zeros_like(self.prior)
 
     def centres(self, features: Tensor) -> Tensor:
-        """`[n, d]` the centre of each of the next n images `[n, d]`, in their order; normalised here.
-
-        Raises:
-            HeadwordError: if a feature is not finite or has another width, or there is none.
-        """
+        """`[n, d]` the centre of each of the next n images `[n, d]`, in their order; normalised here."""
         if features.ndim != 2 or features.shape[1:] != self.prior.shape or not len(features):
             raise HeadwordError(
                 f"the centre of images {len(self.prior)} wide cannot take features {list(features.shape)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headword.aligners import Aligner
 from headword.aligners.base import prepared, weighted_mean
-from headword.aligners.pairs import Pairs
+from headword.aligners.pairs import Pairs, distinct
 from headword.errors import HeadwordError
 
 
@@ -36,8 +36,7 @@ class Explanation:
 
     kind: str
     """"weights" where the vector is f = Σ β (x − μ) over the prototypes, which is exact; "cosines" for
-    mappings that are no such sum, of which the nearest prototypes are shown.
-    """
+    mappings that are no such sum, of which the nearest prototypes are shown."""
     prototypes: tuple[Prototype, ...]
     """The heaviest in absolute value first."""
     others: int
@@ -111,12 +110,4 @@ def _nearest(cosines: Tensor, pairs: Pairs, rows: list[int], k: int) -> Explanat
 
 def distinct_rows(pairs: Pairs) -> tuple[list[int], list[int]]:
     """The first pair of each distinct image row, and for each pair the place of its row among them."""
-    first: dict[bytes, int] = {}
-    rows: list[int] = []
-    group: list[int] = []
-    for pair, row in enumerate(pairs.image.detach().cpu().contiguous().numpy()):
-        place = first.setdefault(row.tobytes(), len(first))
-        if place == len(rows):
-            rows.append(pair)
-        group.append(place)
-    return rows, group
+    return distinct([row.tobytes() for row in pairs.image.detach().cpu().contiguous().numpy()])

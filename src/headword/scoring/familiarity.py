@@ -13,7 +13,7 @@ from headword.aligners import Aligner, LeftOut
 from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.kernel import name_kernel
 from headword.aligners.linalg import cholesky, double, row_chunks
-from headword.aligners.pairs import Pairs
+from headword.aligners.pairs import Pairs, distinct
 from headword.scoring.probabilities import FEW, logistic
 
 TAU, PENALTY = 0.15, 0.3
@@ -76,11 +76,8 @@ class Taught:
     being the mean of ‖x − μ‖²; rows of near names that agree more than names so near usually do make it
     larger, rows that contradict each other smaller.
 
-    Past `MOST_EXACT` pairs each text gets the process of its `NEIGHBOURS` nearest names alone (Vecchia 1988).
-
-    Args:
-        pairs: what was taught.
-        local: use the nearest names alone; None decides by the number of pairs.
+    Past `MOST_EXACT` pairs, or where `local` says so, each text gets the process of its `NEIGHBOURS` nearest
+    names alone (Vecchia 1988).
     """
 
     def __init__(self, pairs: Pairs, *, local: bool | None = None) -> None:
@@ -130,12 +127,7 @@ def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity |
     with distance from the rest; the rows the mapping was fitted on, at their own names, tell what holds for
     words it was taught. Both kinds weigh alike.
 
-    Args:
-        aligner: the fitted mapping.
-        left_out: what it said of classes left out; see `leave_classes_out`.
-
-    Returns:
-        None for fewer than 50 class names, which are too few to tell.
+    None for fewer than 50 class names, which are too few to tell.
     """
     if left_out is None or len(set(left_out.known.names)) < FEW:
         return None
@@ -148,14 +140,11 @@ def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity |
         evidence.append(Taught(known[~inside], local=local).evidence(known.text[rows]))
         chances.append(chance_first(cosines, right, among))
     out = torch.cat(chances)
-    labels = list(dict.fromkeys(known.names))
-    place = {label: n for n, label in enumerate(labels)}
-    first = [known.names.index(label) for label in labels]
+    first, label = distinct(known.names)
     fitted = aligner.centred_on(known.image)
     cosines = fitted.image(known.image) @ fitted.text(known.text[first]).T
-    right = torch.tensor([place[name] for name in known.names], device=cosines.device)
     evidence.append(Taught(known, local=local).evidence(known.text))
-    taught = chance_first(cosines, right, among)
+    taught = chance_first(cosines, torch.tensor(label, device=cosines.device), among)
     weight = torch.cat([torch.full_like(part, 0.5 / len(part)) for part in (out, taught)])
     X = torch.cat(evidence)
     mean, spread = X.mean(dim=0), X.std(dim=0).clamp_min(1e-9)
@@ -171,12 +160,8 @@ def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity |
 def chance_first(cosines: Tensor, right: Tensor, among: int) -> Tensor:
     """The chance `[n]` that a row finds its own label before `among` − 1 others drawn from those there are.
 
-    With w of the L − 1 other labels nearer, it is C(L − 1 − w, among − 1) / C(L − 1, among − 1).
-
-    Args:
-        cosines: `[n, L]` of rows with labels.
-        right: `[n]` the own label of each.
-        among: between 1 and L.
+    With w of the L − 1 other labels nearer, by cosines `[n, L]`, than the own one, at `right` `[n]`, it is
+    C(L − 1 − w, among − 1) / C(L − 1, among − 1).
     """
     own = cosines.gather(1, right[:, None])
     others = cosines.shape[1] - 1

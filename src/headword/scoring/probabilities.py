@@ -13,10 +13,8 @@ from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs
 
 NONE_OF_THESE = "none of these"
 
-# Past this many pairs a sample of them says as much about two numbers as all do, and is quick to fit five
-# times.
+# Past this many pairs a sample of them says as much about two numbers, and is quick to fit five times.
 _MOST_PAIRS = 4_000
-
 
 FEW = 50
 """With fewer class names a head is too small to tell what it knows: how sure to be is mostly prior."""
@@ -34,9 +32,7 @@ class Scores:
     sigmoid_scale: float
     """A label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))."""
     threshold: float
-    """The cosine at which a label is as likely right as wrong, right and wrong ones taken to be equally
-    many.
-    """
+    """The cosine at which a label is as likely right as wrong, right and wrong ones being equally many."""
     fitted_on: int = 0
     """Number of held-out rows the numbers were fitted on; 0 where there were too few and a prior stands."""
     first: int | None = None
@@ -45,26 +41,21 @@ class Scores:
     """How many would by chance."""
 
     def doubt(self, names: int) -> str | None:
-        """Why the probabilities are to be taken with care; None where nothing speaks for it.
-
-        Args:
-            names: how many class names (or captions) the model was taught.
+        """Why the probabilities of a model that was taught so many class names (or captions) are to be taken
+        with care; None where nothing speaks for it.
         """
         if names < FEW:
             return f"it learnt from {names} class name{'s' * (names != 1)}, too few to tell what it knows"
-        if self.first is not None and self.by_chance is not None and not self._above_chance():
-            return (
-                f"of {self.fitted_on:,} left-out rows {self.first:,} found their name first, no better than "
-                f"chance ({self.by_chance:.0f})"
-            )
-        return None
-
-    def _above_chance(self) -> bool:
-        """One-sided at 5 %: the normal approximation, with continuity correction, of the number of firsts."""
-        assert self.first is not None
-        assert self.by_chance is not None
+        if self.first is None or self.by_chance is None:
+            return None
+        # One-sided at 5 %: the normal approximation, with continuity correction, of the number of firsts.
         spread = math.sqrt(self.by_chance * (1 - self.by_chance / self.fitted_on))
-        return self.first - 0.5 > self.by_chance + 1.645 * spread
+        if self.first - 0.5 > self.by_chance + 1.645 * spread:
+            return None
+        return (
+            f"of {self.fitted_on:,} left-out rows {self.first:,} found their name first, no better than "
+            f"chance ({self.by_chance:.0f})"
+        )
 
     def as_json(self) -> dict[str, float | int]:
         """The numbers by name, those that are known."""
@@ -141,12 +132,8 @@ def scores_from(left_out: LeftOut | None, prior: Scores) -> Scores:
 def fit_softmax(scores: list[Tensor], right: list[Tensor], prior: float | None = None) -> float:
     """The scale s of least cross-entropy, summed over rows, plus ½ ((s − prior)/(`PRIOR_SPREAD` · prior))².
 
-    The derivative is monotone in the scale, so bisect for the zero.
-
-    Args:
-        scores: cosines `[n, L]`, one matrix a fold.
-        right: `[n]` the place of each row's own label.
-        prior: the scale to expect; None for none.
+    The derivative is monotone in the scale, so bisect for the zero. There is a matrix of cosines `[n, L]` a
+    fold, and for each of its rows the place `[n]` of its own label.
     """
     low, high = 0.1, 1_000.0
     for _ in range(22):  # to 2 parts in a million
@@ -166,12 +153,10 @@ def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = 
     slope (`PRIOR_SPREAD`) and intercept (standard deviation `PRIOR_SPREAD`).
     """
     x = torch.cat([cosines.flatten() for cosines in scores])
-    y = torch.cat(
-        [
-            torch.zeros_like(c).scatter_(1, t[:, None], 1.0).flatten()
-            for c, t in zip(scores, right, strict=True)
-        ]
-    )
+    own = [
+        torch.zeros_like(c).scatter_(1, place[:, None], 1.0) for c, place in zip(scores, right, strict=True)
+    ]
+    y = torch.cat([one.flatten() for one in own])
     weight = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * y.sum()
     design = torch.stack([x, torch.ones_like(x)], dim=1)  # [n, 2]
     # Without a prior the ridge keeps the slope finite where the two do not overlap.
@@ -187,14 +172,8 @@ def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = 
 def logistic(design: Tensor, y: Tensor, weight: Tensor, ridge: Tensor, expected: Tensor) -> Tensor:
     """β `[p]` of a logistic regression of chances on `[n, p]`, by Newton's method.
 
-    Minimises Σ weight · cross-entropy(y, sigmoid(design β)) + ½ Σ ridge (β − expected)².
-
-    Args:
-        design: `[n, p]`.
-        y: `[n]` chances from 0 to 1.
-        weight: `[n]`.
-        ridge: `[p]`, above 0 where the data do not bound β.
-        expected: `[p]`, where the search begins.
+    Minimises Σ weight · cross-entropy(y, sigmoid(design β)) + ½ Σ ridge (β − expected)² for chances y `[n]`
+    from 0 to 1, weights `[n]`, and a ridge `[p]` that is above 0 where the data do not bound β.
     """
     beta = expected
     for _ in range(100):

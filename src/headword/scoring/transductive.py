@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
+from headword.aligners.linalg import row_chunks
 from headword.errors import HeadwordError
 from headword.files import expand, read_json
 
@@ -27,7 +28,6 @@ NEAREST = 10
 """k of a label's hubness in a collection, as in Conneau et al. (2018)."""
 _NEVER = -1e4  # the offset of a label with prior share 0: no softmax sees it any more
 _MOST_ROUNDS = 1_000
-_AT_ONCE = 2**24  # cosines held at once
 
 
 def collective_scores(
@@ -45,33 +45,23 @@ def collective_scores(
         shares: `[L]`, for "sinkhorn": the share of the collection that each label has.
 
     Raises:
-        HeadwordError: for a method that does not exist, or shares that are missing or not asked for.
+        HeadwordError: as `check_method`.
     """
     check_method(method, shares is not None)
     cosines = images @ texts.T
     if method == OFF or not len(images):
         return cosines
+    if shares is not None:
+        return sinkhorn(cosines, scale, shares)
     if method == "csls":
         return csls(cosines, torch.zeros_like(cosines[:, 0]), hubness(texts, images, NEAREST))
     if method == "inverted-softmax":
         return inverted_softmax(cosines, scale)
-    if method == "sinkhorn":
-        assert shares is not None
-        return sinkhorn(cosines, scale, shares)
     return images @ adapt(images, texts, scale).T
 
 
 def check_method(method: str, has_shares: bool, *, single_labels: bool = True) -> None:
-    """Refuse a method that does not exist, or that goes without, or with, the other options.
-
-    Args:
-        method: see `METHODS`.
-        has_shares: whether a prior is given.
-        single_labels: whether each image is to get one of the labels.
-
-    Raises:
-        HeadwordError: in one line.
-    """
+    """Refuse a method that does not exist, or does not go with a prior, with none, or with several labels."""
     if method not in METHODS:
         raise HeadwordError(f"there is no collection method {method!r}; choose {', '.join(METHODS)}")
     if method == "sinkhorn" and not has_shares:
@@ -102,23 +92,20 @@ def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Ten
     if isinstance(prior, str):
         if prior != UNIFORM:
             raise HeadwordError(f"the prior must be {UNIFORM!r} or shares by label, got {prior!r}")
-        return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
-    for one, other, lacks in (
-        (labels, prior, "the prior has no share for the label"),
-        (prior, labels, "the prior has a share for something that is no label:"),
-    ):
-        missing = [name for name in one if name not in other]
-        if missing:
-            raise HeadwordError(f"{lacks} {missing[0]!r}")
-    shares = []
+        prior = dict.fromkeys(labels, 1)
     for label in labels:
-        share = prior[label]
+        if label not in prior:
+            raise HeadwordError(f"the prior has no share for the label {label!r}")
+    known = set(labels)
+    for label, share in prior.items():
+        if label not in known:
+            raise HeadwordError(f"the prior has a share for something that is no label: {label!r}")
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
             raise HeadwordError(f"the prior's share of {label!r} must be a number from 0 up, got {share!r}")
-        shares.append(float(share))
-    if not sum(shares):
+    shares = torch.tensor([prior[label] for label in labels], dtype=torch.float64)
+    if not shares.any():
         raise HeadwordError("the prior gives every label the share 0")
-    return torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    return shares / shares.sum()
 
 
 def read_prior(prior: str) -> str | dict[str, float]:
@@ -143,30 +130,20 @@ def read_prior(prior: str) -> str | dict[str, float]:
 def hubness(rows: Tensor, reference: Tensor, k: int) -> Tensor:
     """`[M]` the mean cosine of unit-norm rows `[M, D]` to their k nearest in a reference `[R, D]`.
 
-    Fewer than k in the reference are all taken.
-
-    Raises:
-        HeadwordError: for an empty reference or a k that is not positive.
+    Fewer than k in the reference are all taken; an empty one, or a k that is not positive, is refused.
     """
     if not len(reference) or k < 1:
         raise HeadwordError(f"hubness needs a reference and a positive k, got {len(reference)} and k = {k}")
-    step = max(1, _AT_ONCE // len(reference))
-    nearest = [
-        (part @ reference.T).topk(min(k, len(reference)), dim=1).values.mean(dim=1)
-        for part in torch.split(rows, step)
-    ]
-    return torch.cat(nearest)
+    k = min(k, len(reference))
+    parts = row_chunks(rows, len(reference))
+    return torch.cat([(part @ reference.T).topk(k, dim=1).values.mean(dim=1) for part in parts])
 
 
 def csls(cosines: Tensor, image_hub: Tensor, text_hub: Tensor) -> Tensor:
     """Cross-domain similarity local scaling (Conneau et al., ICLR 2018), halved: cos − (r_image + r_text)/2.
 
-    Half of the published score ranks alike and stays on the scale of cosines.
-
-    Args:
-        cosines: `[N, L]`.
-        image_hub: `[N]` hubness of the images among texts.
-        text_hub: `[L]` hubness of the texts among images.
+    Half of the published score ranks alike and stays on the scale of cosines `[N, L]`; r is the `hubness` of
+    the images among texts `[N]`, and of the texts among images `[L]`.
     """
     return cosines - (image_hub[:, None] + text_hub) / 2
 
@@ -193,21 +170,15 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
         cosines: `[N, L]`.
         scale: of the softmax.
         shares: `[L]`, sum 1; a label with 0 gets no image.
-        tolerance: the largest difference between a label's share and the one it should have.
-
-    Raises:
-        HeadwordError: if the shares cannot be met so closely.
+        tolerance: the largest difference between a label's share and the one it should have; more is refused.
     """
     has = shares > 0
     scaled, targets = scale * cosines[:, has].double(), shares[has].to(cosines.device, torch.float64)
     offset = targets.log()  # scale · v
     solver = torch.optim.LBFGS(
-        [offset],
-        max_iter=_MOST_ROUNDS,
-        tolerance_grad=tolerance,
-        tolerance_change=0,
+        [offset], max_iter=_MOST_ROUNDS, tolerance_grad=tolerance, tolerance_change=0,
         line_search_fn="strong_wolfe",
-    )
+    )  # fmt: skip
 
     def dual() -> Tensor:
         offset.grad = (scaled + offset).softmax(dim=1).mean(dim=0) - targets
@@ -242,12 +213,12 @@ def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, r
         weight: how much the text counts against the images.
         rounds: how many.
     """
-    moved = texts
+    means = texts
     for _ in range(rounds):
-        belongs = (scale * (images @ moved.T)).softmax(dim=1)  # [N, L]
+        belongs = (scale * (images @ means.T)).softmax(dim=1)  # [N, L]
         prior = weight * (belongs.sum(dim=0) + 1)
-        moved = F.normalize(prior[:, None] * texts + belongs.T @ images, dim=1)
-    return moved
+        means = F.normalize(prior[:, None] * texts + belongs.T @ images, dim=1)
+    return means
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,12 +229,9 @@ class Hubs:
     image from its cosines.
     """
 
-    images: Tensor
-    """`[R, D]` unit-norm."""
-    texts: Tensor
-    """`[S, D]` unit-norm, centred on their own mean."""
-    text_mean: Tensor
-    """`[D]`, what texts are centred on."""
+    images: Tensor  # [R, D] unit-norm
+    texts: Tensor  # [S, D] unit-norm, centred on their own mean
+    text_mean: Tensor  # [D], what texts are centred on
     k: int
 
     @classmethod
@@ -274,10 +242,8 @@ class Hubs:
             HeadwordError: if either is empty or k is not positive.
         """
         if not len(images) or len(texts) < 2 or k < 1:
-            raise HeadwordError(
-                f"hubness needs images, two texts and a positive k, got {len(images)}, {len(texts)} and "
-                f"k = {k}"
-            )
+            given = f"{len(images)}, {len(texts)} and k = {k}"
+            raise HeadwordError(f"hubness needs images, two texts and a positive k, got {given}")
         mean = texts.mean(dim=0)
         return cls(images, F.normalize(texts - mean, dim=1), mean, k)
 
@@ -298,7 +264,7 @@ class Hubs:
         penalised cosines, for whatever ranks by inner products.
         """
         texts = self.centred(texts)
-        one = images.new_ones(1)
-        left = (images, -self.image_penalty(images)[:, None], one.expand(len(images), 1))
-        right = (texts, one.expand(len(texts), 1), -self.text_penalty(texts)[:, None])
+        ones = [side.new_ones(len(side), 1) for side in (images, texts)]
+        left = (images, -self.image_penalty(images)[:, None], ones[0])
+        right = (texts, ones[1], -self.text_penalty(texts)[:, None])
         return torch.cat(left, dim=1), torch.cat(right, dim=1)
