@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import report
+from experiments import bench, report
+from experiments.__main__ import app
 from experiments.bench import Bench, Captions
 from experiments.findings import Outcome, judge, parts
 from experiments.measure import matched_classes
@@ -21,8 +22,9 @@ from headword.aligners import Ridge
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 from headword.metrics import retrieval_metrics, retrieval_places
+from support.commands import run_app
 from support.html_page import Page
-from support.recipe_helpers import flat, planted
+from support.recipe_helpers import drawn, flat, planted
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +59,15 @@ def test_every_claim_has_a_verdict_and_every_row_its_columns(found, name):
     assert all(claim["measured"] and claim["rule"] for claim in result["claims"])
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_seed_gives_one_result(found, name):
-    again = RECIPES[name].run(planted())
-    assert again.records.metrics() == pytest.approx(found[name].records.metrics(), abs=1e-6)
+def test_a_seed_gives_one_result_from_the_command_line_too(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "Bench", planted)
+    monkeypatch.setattr(report, "draw", drawn)
+    line = ("all", "--data", tmp_path, "--out", tmp_path / "o")
+    results = json.loads(run_app(app, *line, "--json", "-"))["results"]
+    assert [one["recipe"] for one in results] == list(RECIPES)
+    assert {path.name for path in (tmp_path / "o").iterdir()} == set(RECIPES)
+    for one in results:
+        assert one["metrics"] == pytest.approx(found[one["recipe"]].records.metrics(), abs=1e-6)
 
 
 def test_planted_answers(found):

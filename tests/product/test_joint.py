@@ -44,8 +44,8 @@ def general():
 
 @pytest.fixture(scope="module")
 def twins():
-    """The embedded classifier and its larger sister, as one model."""
-    return headword.recycle(["embedded", "embedded:lite1"], device="cpu")
+    """The embedded classifier and its larger sister, as one model; bare names, which are soon fitted."""
+    return headword.recycle(["embedded", "embedded:lite1"], words="plain", device="cpu")
 
 
 def test_features_are_the_parts_side_by_side(twins, pictures) -> None:
@@ -77,10 +77,10 @@ def test_same_classes_share_their_rows_and_average_their_logits(twins) -> None:
     torch.testing.assert_close(features @ head.weight.T + head.bias, logits, rtol=1e-3, atol=1e-3)
 
 
-def test_cosines_of_a_joint_model_are_the_mean_of_the_parts(twins, embedded, pictures) -> None:
+def test_cosines_of_a_joint_model_are_the_mean_of_the_parts(twins, pictures) -> None:
     images, words = list(pictures.values())[:3], ["a cat", "a bridge"]
-    other = headword.recycle("embedded:lite1", device="cpu")
-    alone = (embedded.cosines(images, words) + other.cosines(images, words)) / 2
+    parts = [headword.recycle(name, words="plain", device="cpu") for name in ("embedded", "embedded:lite1")]
+    alone = sum(part.cosines(images, words) for part in parts) / 2
     torch.testing.assert_close(twins.cosines(images, words), alone, rtol=1e-3, atol=1e-4)
     assert twins.scores.fitted_on == 1000
 
@@ -108,7 +108,7 @@ def test_a_joint_model_takes_its_encoders_along(twins, tmp_path) -> None:
 
 
 def test_a_general_and_a_special_classifier(general, specialist, tmp_path, pictures) -> None:
-    model = headword.recycle([general, specialist], device="cpu")
+    model = headword.recycle([general, specialist], words="plain", device="cpu")
     assert [c.name for c in model.classes[-6:]] == list(SPECIES)
     knows = model.aligner.gates(F.normalize(model.text.encode(["a tawny owl", "a fire engine"]), dim=1))
     assert knows[0, 1] > knows[1, 1]
@@ -121,9 +121,8 @@ def test_a_general_and_a_special_classifier(general, specialist, tmp_path, pictu
 
 def test_recycle_takes_several_classifiers_from_the_command_line(tmp_path, pictures) -> None:
     out = tmp_path / "model"
-    done = CliRunner().invoke(
-        app, ["recycle", "--vision", "embedded", "--vision", "embedded:lite1", "--out", str(out)]
-    )
+    both = ("--vision", "embedded", "--vision", "embedded:lite1")
+    done = CliRunner().invoke(app, ["recycle", *both, "--words", "plain", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "embedded:lite0 + embedded:lite1" in " ".join(done.output.split())
     labelled = CliRunner().invoke(
