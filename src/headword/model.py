@@ -41,9 +41,7 @@ class DualEncoder:
     text: TextEncoder
     aligner: Aligner
     pairs: Pairs | None
-    """What the aligner was fitted on; the classifier's rows have the source "head". None where the two
-    encoders were trained in one space.
-    """
+    """What the aligner was fitted on; None where the two encoders were trained in one space."""
     templates: tuple[str, ...]
     """The templates of the fit, and the default of `classify`."""
     scores: Scores
@@ -70,8 +68,8 @@ class DualEncoder:
 
     @property
     def doubt(self) -> str | None:
-        """Why all of its labels are to be taken with care, in half a sentence: it was taught too few classes,
-        or leaving classes out finds none of them again. None where there is no such reason.
+        """Why all of its labels are to be taken with care, in half a sentence; None where nothing speaks for
+        it. See `Scores.doubt`.
         """
         return None if self.pairs is None else self.scores.doubt(names_taught(self.pairs))
 
@@ -81,9 +79,7 @@ class DualEncoder:
         return self.aligner.shared_dim
 
     def image_features(self, images: object, **options: Any) -> Tensor:
-        """Images → the classifier's own features `[N, d]`, before the aligner; see `encode_image` for
-        the kinds, and `headword.extract.image_features` for the options.
-        """
+        """Images → the classifier's own features `[N, d]`; options as of `extract.image_features`."""
         return image_features(self.vision, images, **options)
 
     def encode_image(
@@ -120,17 +116,16 @@ class DualEncoder:
         Raises:
             HeadwordError: if an image cannot be read, in one line with its name.
         """
-        strict = skipped is None
-        extracted = extract(self.vision, images, batch_size=batch_size, progress=progress, strict=strict)
+        extracted = extract(
+            self.vision, images, batch_size=batch_size, progress=progress, strict=skipped is None
+        )
         if skipped is not None:
             skipped |= extracted.errors
         features = extracted.features
         broken = (~torch.isfinite(features).all(dim=1)).nonzero()
         if len(broken):
-            raise HeadwordError(
-                f"the features of {len(broken)} of {len(features)} images are not finite, the first in row "
-                f"{int(broken[0])}"
-            )
+            what = f"the features of {len(broken)} of {len(features)} images"
+            raise HeadwordError(f"{what} are not finite, the first in row {int(broken[0])}")
         centres = None if centre is None else centre.centres(features).to(self.aligner.centre_)
         with torch.inference_mode():
             return self.aligner.image(features.to(self._device), centres).float().cpu()
@@ -227,9 +222,10 @@ class DualEncoder:
         more images than fit in memory at once, or again and again, build an index.
         """
         embeds, words = self.encode_image(images), self.encode_text(queries, templates=templates)
-        if hubs is not None:
-            words = hubs.centred(words)
-        scores = words @ embeds.T - (0 if hubs is None else hubs.image_penalty(embeds))
+        if hubs is None:
+            scores = words @ embeds.T
+        else:
+            scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
         best = scores.topk(min(k, len(embeds)), dim=1)
         return best.indices, best.values
 
@@ -237,16 +233,11 @@ class DualEncoder:
         """What is near to everything, by unlabelled images and texts like the ones to be searched with.
 
         They need not belong together. Take new ones after `centre_on`.
-
-        Raises:
-            HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
         """
         return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
 
     def running_centre(self, strength: float = STRENGTH) -> RunningCentre:
-        """A centre for images that arrive one after the other; starts from the model's own, which counts as
-        `strength` images, more than 0.
-        """
+        """A centre for images that arrive one after the other, from the model's own as `strength` images."""
         return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
     def depths(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> list[Depth]:
@@ -261,13 +252,8 @@ class DualEncoder:
 
     @torch.inference_mode()
     def familiarity(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
-        """How well what the head was taught covers texts, `[N]` between 0 and 1.
-
-        Below `self.familiarity_fit.low` words are out of the head's depth.
-
-        Args:
-            texts: any words.
-            templates: one or several with a "{}" for the text, as it will be used.
+        """How well what the head was taught covers texts, in templates as they will be used: `[N]` between 0
+        and 1, out of the head's depth below `familiarity_fit.low`.
 
         Raises:
             HeadwordError: if the model has no `familiarity_fit`.
@@ -329,15 +315,12 @@ class DualEncoder:
     def save(
         self, folder: str | os.PathLike[str], *, with_encoders: bool = False, overwrite: bool = False
     ) -> Path:
-        """Save into a new folder of safetensors and JSON; see `headword.saved` for the format.
+        """Save into a new folder of safetensors and JSON, whole or not there; see `headword.saved`.
 
         Args:
             folder: must not hold anything yet, unless `overwrite` and it is a saved model.
             with_encoders: copy the encoders' weights along; else the folder names them and holds their hash.
             overwrite: replace a saved model that is there.
-
-        Raises:
-            HeadwordError: if the folder cannot be written; nothing is left half-written.
         """
         return write_model(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 

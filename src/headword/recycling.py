@@ -38,11 +38,11 @@ CAPTIONS_FROM = 50
 CAPTION_WEIGHT = 0.1
 """Of a caption beside a row's 1; chosen on flickr8k's validation split with 100 images (docs/beyond.md)."""
 
-Watch = Callable[[str], AbstractContextManager[Progress | None]]
-"""By what is counted, a context in which that is told."""
-
 BESIDE_CAPTIONS = partial(KernelRidge, tau=0.6, penalty=1.0, centre_by_source=True)
 """Kernel ridge for rows beside captions, chosen likewise."""
+
+Watch = Callable[[str], AbstractContextManager[Progress | None]]
+"""By what is counted, a context in which that is told."""
 
 
 def unwatched(_what: str) -> AbstractContextManager[None]:
@@ -128,13 +128,12 @@ def recycle(
     with step("load text encoder"):
         text_encoder = load_text(text, device=device)
     with step("embed class names"), watch("texts") as progress:
-        rows = head.weight.float().cpu()
         fit_pairs = enriched_pairs(
-            rows, labels.classes, text_encoder, templates, enrichment, progress=progress
+            head.weight.float().cpu(), labels.classes, text_encoder, templates, enrichment, progress=progress
         )
     if captioned is not None:
         with step("embed captioned images"):
-            caption_rows = caption_pairs(image_encoder, text_encoder, captioned, watch=watch)
+            caption_rows = caption_pairs(image_encoder, text_encoder, captioned, watch)
             fit_pairs = fit_pairs + (caption_rows.weighted(CAPTION_WEIGHT) if many else caption_rows)
     if pairs is not None:
         fit_pairs = fit_pairs + pairs
@@ -146,6 +145,7 @@ def recycle(
         scores = scores_from(left_out, prior_scores(names_taught(fit_pairs)))
     with step("fit familiarity"):
         familiarity_fit = fit_familiarity(mapping, left_out)
+    by_captions = Centre("pool", len(captioned), "the captioned images") if captioned else None
     model = DualEncoder(
         vision=image_encoder,
         text=text_encoder,
@@ -154,9 +154,7 @@ def recycle(
         templates=FOUR_TEMPLATES if rich_use else templates,
         hypernym_weight=enrichment.hypernym_weight,
         scores=scores,
-        centre=Centre("pool", len(captioned), "the captioned images")
-        if captioned and mapping.by_source
-        else Centre("default"),
+        centre=by_captions if by_captions and mapping.by_source else Centre("default"),
         timings=timings,
         familiarity_fit=familiarity_fit,
     )
@@ -167,45 +165,29 @@ def recycle(
 
 
 def caption_pairs(
-    vision: VisionEncoder,
-    text: TextEncoder,
-    captions: Sequence[Captioned],
-    *,
-    watch: Watch = unwatched,
+    vision: VisionEncoder, text: TextEncoder, captions: Sequence[Captioned], watch: Watch
 ) -> Pairs:
     """Each image's features beside each of its captions' embeddings, a row a caption."""
     with watch("images") as progress:
         features = image_features(vision, [entry.image for entry in captions], progress=progress)
-    captioned = [(row, caption) for row, entry in enumerate(captions) for caption in entry.captions]
-    texts = [caption for _, caption in captioned]
+    texts = tuple(caption for entry in captions for caption in entry.captions)
+    rows = [row for row, entry in enumerate(captions) for _ in entry.captions]
     with watch("captions") as progress:
         embedded = text.encode(texts, progress=progress)
-    return Pairs(
-        image=features[[row for row, _ in captioned]],
-        text=embedded,
-        names=tuple(texts),
-        source=("caption",) * len(texts),
-    )
+    return Pairs(features[rows], embedded, texts, ("caption",) * len(texts))
 
 
 def class_mean_pairs(features: Tensor, labels: Tensor, names: Sequence[str], text: Tensor) -> Pairs:
     """Class means of images beside the class names' embeddings: the rows' rival in the paper's analyses.
 
-    Args:
-        features: `[N, d]` image features, normalised here before they are averaged.
-        labels: `[N]` class indices; classes without an image are left out.
-        names: C class names.
-        text: `[C, k]` their text embeddings.
+    Features `[N, d]`, brought to unit norm here, of classes `[N]`; C names and their embeddings `[C, k]`, of
+    which those without an image are left out.
     """
     unit = nn.functional.normalize(features, dim=1)
     present = torch.unique(labels)
     means = torch.stack([unit[labels == c].mean(dim=0) for c in present])
-    return Pairs(
-        image=means,
-        text=text[present],
-        names=tuple(names[c] for c in present.tolist()),
-        source=("class-mean",) * len(present),
-    )
+    named = tuple(names[c] for c in present.tolist())
+    return Pairs(means, text[present], named, source=("class-mean",) * len(present))
 
 
 def _stopwatch(timings: dict[str, float]) -> Callable[[str], Any]:

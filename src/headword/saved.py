@@ -36,7 +36,7 @@ from headword.encoders.vision import DeferredVision, Vision
 from headword.encoders.vision_sources import SOURCES
 from headword.errors import HeadwordError
 from headword.extract.vectors import load_pairs, save_pairs
-from headword.files import load_tensors, new_folder, read_json, save_tensors, sealed, sha256
+from headword.files import format_of, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.head.names import ClassName, class_names
 from headword.results import versions
 from headword.scoring.centring import Centre
@@ -44,12 +44,8 @@ from headword.scoring.familiarity import Familiarity
 from headword.scoring.probabilities import Scores
 
 FORMAT = 2
-CONFIG, ALIGNER, PAIRS, CLASSES = (
-    "headword.json",
-    "aligner.safetensors",
-    "prototypes.safetensors",
-    "classes.jsonl",
-)
+CONFIG, ALIGNER = "headword.json", "aligner.safetensors"
+PAIRS, CLASSES = "prototypes.safetensors", "classes.jsonl"
 COPIES = ("vision", "text", "clip")
 """Folders of copied encoders: named as their sides are, or one for both."""
 
@@ -96,13 +92,12 @@ def write_model(model: Parts, folder: Path, *, with_encoders: bool = False, over
         if model.pairs is not None:
             save_pairs(model.pairs, target / PAIRS)
         if model.classes:
-            lines = [json.dumps(c.as_json(), ensure_ascii=False) for c in model.classes]
-            (target / CLASSES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        config["files"] = {
-            name: sha256(target / name) for name in [*_own_files(config), *_copied_files(target)]
-        }
-        text_of_config = json.dumps(sealed(config), indent=2, ensure_ascii=False)
-        (target / CONFIG).write_text(text_of_config + "\n", encoding="utf-8")
+            lines = [json.dumps(c.as_json(), ensure_ascii=False) + "\n" for c in model.classes]
+            (target / CLASSES).write_text("".join(lines), encoding="utf-8")
+        files = [*_own_files(config), *_copied_files(target)]
+        config["files"] = {name: sha256(target / name) for name in files}
+        text = json.dumps(sealed(config), indent=2, ensure_ascii=False)
+        (target / CONFIG).write_text(text + "\n", encoding="utf-8")
     return folder
 
 
@@ -140,8 +135,7 @@ def read_model(
     """The fields of a saved `DualEncoder`; see `headword.load`."""
     config = read_config(root)
     check_files(root, config, config["files"])
-    added = set(_copied_files(root)) - set(config["files"])
-    if added:
+    if added := set(_copied_files(root)) - set(config["files"]):
         raise HeadwordError(f"{root / min(added)} was not saved with the model; move it away")
     with _restoring(root, config):
         aligner = _restore_aligner(root, config["aligner"])
@@ -167,28 +161,16 @@ def read_model(
 
 
 def read_config(root: Path) -> dict[str, Any]:
-    """`headword.json` of a saved model, checked for format, entries and edits; of the first format migrated.
-
-    Raises:
-        HeadwordError: if the folder is no saved model, of a newer format, or was edited.
-    """
+    """`headword.json` of a saved model, checked for format, entries and edits, the first format migrated."""
     path = root / CONFIG
     if not root.is_dir():
         raise HeadwordError(f"no saved model at {root}; make one with: headword recycle --out {root}")
     if not path.is_file():
         raise HeadwordError(f"{root} is no saved model: it has no {CONFIG}")
     content: Any = read_json(path)
-    written = content.get("format") if isinstance(content, dict) else None
-    if type(written) is not int or written < 1:
-        raise HeadwordError(f"{path} does not say its format; it was not written by headword, or was edited")
-    if written > FORMAT:
-        raise HeadwordError(
-            f"{root} has format {written}, newer than this headword {__version__} reads (up to {FORMAT}); "
-            "upgrade: pip install --upgrade headword"
-        )
+    written = format_of(content, path, FORMAT)
     config = {_RENAMED.get(name, name) if written == 1 else name: value for name, value in content.items()}
-    missing = _NEEDED - set(config)
-    if missing:
+    if missing := _NEEDED - set(config):
         raise HeadwordError(f"{path} was edited: the entry {min(missing)!r} is missing")
     if content.get("sha256") != sealed(content)["sha256"]:
         raise HeadwordError(
@@ -249,14 +231,8 @@ def _load_vision(
 
         spec = resolve_vision(given)
     tower = record["head"] is None
-    encoder = load_vision(
-        spec,
-        names=None if tower else classes,
-        head=None if tower else record["head"]["modules"],
-        device=device,
-        dtype=dtype or record["dtype"],
-        **options,
-    )
+    head = {} if tower else {"names": classes, "head": record["head"]["modules"]}
+    encoder = load_vision(spec, device=device, dtype=dtype or record["dtype"], **head, **options)
     source = encoder.source
     _check_weights(root, "vision", record, encoder.fingerprint)
     own = given is not None and record["kind"] == "module"
@@ -306,9 +282,8 @@ def _check_weights(root: Path, side: str, record: Mapping[str, Any], digest: str
 def _saved_or_named(root: Path, record: Mapping[str, Any], known: Collection[str]) -> str:
     """What to load an encoder by: its copy in the folder where there is one, else its name.
 
-    Raises:
-        HeadwordError: if it is a module of somebody's own, or of no known kind: a folder never says what code
-            to import.
+    A module of somebody's own is refused, as is a kind that is not known: a folder never says what code to
+    import.
     """
     kind, name = record["kind"], record["id"]
     if "saved" in record:

@@ -58,15 +58,8 @@ class Settings(BaseModel):
     def from_sources(
         cls, file: str | os.PathLike[str] | None = None, sets: Iterable[str] = (), **flags: Any
     ) -> Self:
-        """Settings from a YAML or JSON file, then `key=value` words, then flags; later ones win.
-
-        Args:
-            file: settings and values.
-            sets: words "key=value".
-            flags: by name; None means not given.
-
-        Raises:
-            HeadwordError: as the class; for a file that is no mapping, or a word without "=".
+        """Settings from a YAML or JSON file, then `key=value` words, then flags, where None means not given;
+        later ones win.
         """
         values: dict[str, Any] = {}
         where: dict[str, str] = {}
@@ -135,31 +128,28 @@ def settings_of(kind: type) -> type[Settings]:
 
 
 def words(sets: Iterable[str]) -> dict[str, str]:
-    """Words "key=value" → values by name.
-
-    Raises:
-        HeadwordError: for a word without "=".
-    """
-    pairs = [(word, *word.partition("=")) for word in sets]
-    for word, name, equals, _ in pairs:
-        if not equals or not name.strip():
+    """Words "key=value" → values by name."""
+    values = {}
+    for word in sets:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals or not name:
             raise HeadwordError(f"--set takes key=value, not {word!r}; write NAME=VALUE")
-    return {name.strip(): value.strip() for _, name, _, value in pairs}
+        values[name] = value
+    return values
 
 
 def read_settings(file: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file of settings holds, by name: JSON where it is called so, else YAML of plain values and lists
     of them; what is nested deeper is refused before it is built.
-
-    Raises:
-        HeadwordError: if it is neither, or no mapping.
     """
     path = expand(Path(file))
     text = read_text(path, limit=LARGEST_FILE)
     try:
-        if path.suffix.lower() != ".json":
+        if path.suffix.lower() == ".json":
+            values = parse_json(text, str(path))
+        else:
             _check_plain(text, path)
-        values = parse_json(text, str(path)) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+            values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates, long numbers are no YAMLError
         reason = " ".join(str(error).split())
         raise HeadwordError(f"{path} is not valid YAML: {reason[:300]}") from error
@@ -215,27 +205,25 @@ def _mistake(settings: type[Settings], errors: ValidationError) -> str:
     error = errors.errors(include_url=False)[0]
     name, kind, value, bounds = str(error["loc"][0]), error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        line = f"there is no option {_shown(name)}{near(name[:80], settings.model_fields, n=1)}"
-    elif kind == "missing":
-        line = f"{name} is missing"
-    else:
-        rule, optional = _rule(settings, name)
-        bound = next((word for word in _BOUNDS if word in bounds), None)
-        what, hint = _KINDS.get(str(rule.get("type")), "something else"), ""
-        if choices := rule.get("enum"):
-            what, hint = f"one of {', '.join(choices)}", near(str(value)[:80], choices, n=1)
-        elif bound and rule.get("maximum", math.inf) <= 1 and "minimum" in rule:
-            what = f"between {rule['minimum']:g} and {rule['maximum']:g}"
-        elif bound:
-            what = f"{_BOUNDS[bound]} {bounds[bound]:,.15g}"
-        elif "multiple_of" in bounds:
-            what = f"a multiple of {bounds['multiple_of']}"
-        elif kind == "finite_number" and rule["type"] == "number":
-            what = "finite"
-        elif optional:
-            what += " or none"
-        line = f"{name} must be {what}, not {_shown(value)}{hint}"
-    return line
+        return f"there is no option {_shown(name)}{near(name[:80], settings.model_fields, n=1)}"
+    if kind == "missing":
+        return f"{name} is missing"
+    rule, optional = _rule(settings, name)
+    bound = next((word for word in _BOUNDS if word in bounds), None)
+    what, hint = _KINDS.get(str(rule.get("type")), "something else"), ""
+    if choices := rule.get("enum"):
+        what, hint = f"one of {', '.join(choices)}", near(str(value)[:80], choices, n=1)
+    elif bound and rule.get("maximum", math.inf) <= 1 and "minimum" in rule:
+        what = f"between {rule['minimum']:g} and {rule['maximum']:g}"
+    elif bound:
+        what = f"{_BOUNDS[bound]} {bounds[bound]:,.15g}"
+    elif "multiple_of" in bounds:
+        what = f"a multiple of {bounds['multiple_of']}"
+    elif kind == "finite_number" and rule["type"] == "number":
+        what = "finite"
+    elif optional:
+        what += " or none"
+    return f"{name} must be {what}, not {_shown(value)}{hint}"
 
 
 def _shown(value: object) -> str:

@@ -56,7 +56,7 @@ def make_aligner(aligner: str | Aligner = KernelRidge.name, **settings: Any) -> 
         if name not in known:
             they_are = f"its settings are {', '.join(known)}" if known else "it has no settings"
             raise HeadwordError(f"{kind.name} has no setting {name!r}{near(name, known) or ';'} {they_are}")
-    return kind(**kind.checked(settings))
+    return kind(**kind.checked_settings(settings))
 
 
 def _plain(name: str) -> str:

@@ -55,7 +55,7 @@ class Aligner(nn.Module, ABC):
         Raises:
             HeadwordError: if a setting is out of its range.
         """
-        self.checked(self.settings)
+        self.checked_settings(self.settings)
         # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
         with torch.inference_mode(False), torch.no_grad():
             image, text, weight = prepared(pairs)
@@ -177,7 +177,7 @@ class Aligner(nn.Module, ABC):
         return tuple(one.name for one in fields(cls) if one.init)
 
     @classmethod
-    def checked(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def checked_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `__init__`, each of its type and in its range.
 
         Raises:

@@ -73,7 +73,7 @@ class GradientAligner(Aligner):
         """
         self._checked(pairs.image[:1], "image_dim")
         self._checked(pairs.text[:1], "text_dim")
-        self.checked({"epochs": epochs, "lr": lr})
+        self.checked_settings({"epochs": epochs, "lr": lr})
         with torch.inference_mode(False), torch.no_grad():
             data = tuple(side.to(self.centre_.dtype) for side in prepared(pairs))
             start = {name: tensor for name, tensor in self.tensors.items() if name != "centre_"}

@@ -79,15 +79,8 @@ def check_method(method: str, has_shares: bool, *, single_labels: bool = True) -
 
 
 def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Tensor:
-    """A prior → float64 shares `[L]` that sum to 1.
-
-    Args:
-        prior: "uniform", or a share (or count) for each label; 0 where no image has it.
-        labels: in the order of the result.
-
-    Raises:
-        HeadwordError: for another word, a label without a share, a share without a label, or one that is
-            negative or not finite, or if all are 0.
+    """A prior, "uniform" or a share (or count) for each label, 0 where no image has it → float64 shares `[L]`
+    that sum to 1.
     """
     if isinstance(prior, str):
         if prior != UNIFORM:
@@ -109,11 +102,7 @@ def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Ten
 
 
 def read_prior(prior: str) -> str | dict[str, float]:
-    """The word "uniform" as it is, or the shares in a JSON file, an object from label to share or count.
-
-    Raises:
-        HeadwordError: if there is no such file or it holds no object.
-    """
+    """The word "uniform" as it is, or the shares in a JSON file, an object from label to share or count."""
     if prior == UNIFORM:
         return prior
     file = expand(prior)
@@ -236,11 +225,7 @@ class Hubs:
 
     @classmethod
     def of(cls, images: Tensor, texts: Tensor, k: int = 30) -> Self:
-        """From unit-norm embeddings `[R, D]` of images and `[S, D]` of texts that need not belong together.
-
-        Raises:
-            HeadwordError: if either is empty or k is not positive.
-        """
+        """Of unit-norm embeddings `[R, D]` of images and `[S, D]` of texts that need not belong together."""
         if not len(images) or len(texts) < 2 or k < 1:
             given = f"{len(images)}, {len(texts)} and k = {k}"
             raise HeadwordError(f"hubness needs images, two texts and a positive k, got {given}")
