@@ -233,6 +233,9 @@ class DualEncoder:
         """What is near to everything, by unlabelled images and texts like the ones to be searched with.
 
         They need not belong together. Take new ones after `centre_on`.
+
+        Raises:
+            HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
         """
         return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
 
@@ -321,6 +324,9 @@ class DualEncoder:
             folder: must not hold anything yet, unless `overwrite` and it is a saved model.
             with_encoders: copy the encoders' weights along; else the folder names them and holds their hash.
             overwrite: replace a saved model that is there.
+
+        Raises:
+            HeadwordError: if the folder cannot be written.
         """
         return write_model(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 
