@@ -145,7 +145,9 @@ def recycle(
         scores = scores_from(left_out, prior_scores(names_taught(fit_pairs)))
     with step("fit familiarity"):
         familiarity_fit = fit_familiarity(mapping, left_out)
-    by_captions = Centre("pool", len(captioned), "the captioned images") if captioned else None
+    centre = Centre("default")
+    if captioned and mapping.by_source:
+        centre = Centre("pool", len(captioned), "the captioned images")
     model = DualEncoder(
         vision=image_encoder,
         text=text_encoder,
@@ -154,7 +156,7 @@ def recycle(
         templates=FOUR_TEMPLATES if rich_use else templates,
         hypernym_weight=enrichment.hypernym_weight,
         scores=scores,
-        centre=by_captions if by_captions and mapping.by_source else Centre("default"),
+        centre=centre,
         timings=timings,
         familiarity_fit=familiarity_fit,
     )

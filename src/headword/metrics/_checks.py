@@ -14,10 +14,8 @@ CHUNK_ELEMENTS = 16_000_000
 
 
 def check_matrix(rows: Tensor, what: str) -> Tensor:
-    """The rows `[N, D]` in float32 or float64, if there are some and all are finite.
-
-    Raises:
-        HeadwordError: otherwise. A NaN is neither larger nor smaller than anything, so ranks would lie.
+    """The rows `[N, D]` in float32 or float64, if there are some and all are finite: a NaN is neither larger
+    nor smaller than anything, so ranks would lie.
     """
     if rows.ndim != 2 or not len(rows):
         raise HeadwordError(f"{what} must be a matrix with at least one row, got shape {list(rows.shape)}")
@@ -27,11 +25,7 @@ def check_matrix(rows: Tensor, what: str) -> Tensor:
 
 
 def check_k(ks: Sequence[int], size: int, what: str) -> None:
-    """Refuse a k that is not positive or larger than the set it chooses from.
-
-    Raises:
-        HeadwordError: with the k and the size.
-    """
+    """Refuse a k that is not positive or larger than the set it chooses from."""
     for k in ks:
         if not 1 <= k <= size:
             raise HeadwordError(f"k = {k} does not fit a set of {size} {what}; choose k from 1 to {size}")

@@ -98,12 +98,10 @@ def centroid_test(A: Tensor, B: Tensor, *, permutations: int = 10_000, seed: int
     points = points - points.mean(dim=0)  # changes no difference, and keeps the products' digits
     observed = float((points[: len(A)].mean(dim=0) - points[len(A) :].mean(dim=0)).norm())
     rng = np.random.default_rng(seed)
-    distances = torch.cat(
-        [
-            (_shuffled(rng, rows, len(A), len(B)).to(points) @ points).norm(dim=1)
-            for rows in _portions(permutations, chunk_rows(len(points)))
-        ]
-    )
+    step = chunk_rows(len(points))
+    portions = [min(step, permutations - done) for done in range(0, permutations, step)]
+    shuffles = (_shuffled(rng, rows, len(A), len(B)).to(points) for rows in portions)
+    distances = torch.cat([(signs @ points).norm(dim=1) for signs in shuffles])
     # The labels as they are come up among the shuffles of few points, equal but for rounding.
     as_far = int((distances >= observed * (1 - 1e-5)).sum())
     return CentroidTest(
@@ -122,10 +120,6 @@ def _shuffled(rng: np.random.Generator, rows: int, n_a: int, n_b: int) -> Tensor
     signs = np.full((rows, n_a + n_b), -1 / n_b, dtype=np.float32)
     np.put_along_axis(signs, chosen, np.float32(1 / n_a), axis=1)
     return torch.from_numpy(signs)
-
-
-def _portions(total: int, largest: int) -> list[int]:
-    return [min(largest, total - start) for start in range(0, total, largest)]
 
 
 def _neighbours(unit: Tensor, start: int, step: int, k: int) -> Tensor:

@@ -50,12 +50,8 @@ def retrieval_places(image: Tensor, text: Tensor, owner: Tensor) -> Places:
     owner = owner.long()
     if owner.min() < 0 or owner.max() >= len(image):
         raise HeadwordError(f"a caption's owner is not one of the {len(image)} images")
-    return Places(
-        caption=_caption_places(image, text, owner),
-        image=_image_places(image, text, owner),
-        owner=owner,
-        n_images=len(image),
-    )
+    captions, images = _caption_places(image, text, owner), _image_places(image, text, owner)
+    return Places(caption=captions, image=images, owner=owner, n_images=len(image))
 
 
 def retrieval_metrics(places: Places, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -75,9 +71,8 @@ def retrieval_metrics(places: Places, ks: Sequence[int] = (1, 5, 10)) -> dict[st
     queries = captions > 0
     result: dict[str, float] = {}
     for k in ks:
-        hits = torch.bincount(
-            places.owner, weights=(places.caption <= k).double(), minlength=places.n_images
-        )[queries]
+        first = (places.caption <= k).double()
+        hits = torch.bincount(places.owner, weights=first, minlength=places.n_images)[queries]
         result[f"i2t_r{k}"] = 100 * float((hits > 0).double().mean())
         result[f"t2i_r{k}"] = 100 * float((places.image <= k).double().mean())
         result[f"i2t_p{k}"] = 100 * float((hits / captions[queries].clamp_max(k)).mean())
