@@ -80,12 +80,7 @@ def key_of(*parts: str | bytes | int) -> bytes:
 
 
 class VectorCache:
-    """The vectors of one space.
-
-    Args:
-        space: everything that a vector depends on besides its key, as JSON.
-        dim: width of a vector.
-    """
+    """The vectors of one space, which is everything that they depend on besides their keys, as JSON."""
 
     def __init__(self, space: Mapping[str, Any], dim: int) -> None:
         self._about = json.dumps({**space, "dim": dim}, sort_keys=True)

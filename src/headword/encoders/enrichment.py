@@ -65,11 +65,7 @@ ENRICHMENTS = {"rich": RICH, "plain": PLAIN}
 
 
 def make_enrichment(words: str | Enrichment) -> Enrichment:
-    """The enrichment of a name: "rich" or "plain" (class names alone, as in the paper).
-
-    Raises:
-        HeadwordError: for another name.
-    """
+    """The enrichment of a name: "rich" or "plain" (class names alone, as in the paper)."""
     if isinstance(words, Enrichment):
         return words
     if words not in ENRICHMENTS:

@@ -70,15 +70,10 @@ class Place:
 
 
 def find(library: str, name: str, what: str) -> Place:
-    """The folder that a user means: one on disk, else a repository of the hub's.
+    """The folder that a user means: one on disk, else a repository of the hub's that `library` reads.
 
-    Args:
-        library: the one that reads it, of `_WEIGHTS`.
-        name: a path, "USER/NAME" or "USER/NAME@REVISION"; "local-dir:PATH" and "hf-hub:NAME" say which.
-        what: what it should be, for messages ("a classifier").
-
-    Raises:
-        HeadwordError: if there is none. With "local-dir:" the caller looks whether the folder is there.
+    A name is a path, "USER/NAME" or "USER/NAME@REVISION"; "local-dir:PATH", of which the caller looks whether
+    it is there, and "hf-hub:NAME" say which. `what` is what it should be, for messages ("a classifier").
     """
     scheme, _, rest = name.partition(":")
     if scheme == "local-dir":
@@ -203,10 +198,7 @@ def loading(what: str, *, local: bool = False, host: str = _MODEL_HUB) -> Iterat
     """Load a model in here: nothing is unpickled freely, no code that comes with a model is run, and a hub
     that cannot be reached is not retried. Whatever a hub's client or a loader raises becomes one line.
 
-    Args:
-        what: the model's name, for messages.
-        local: it is on disk, so the hub is not asked at all.
-        host: where it is downloaded from, for messages.
+    A `local` model is on disk, so that the hub is not asked at all. `what` and `host` are for messages.
     """
     from huggingface_hub import constants
 

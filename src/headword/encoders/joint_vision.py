@@ -30,10 +30,7 @@ PARTS = "joint.json"
 class JointClassifier(nn.Module):
     """Classifiers side by side: `[N, 3, 1, ΣH·W]` → logits `[N, C]`.
 
-    Args:
-        models: the classifiers.
-        sizes: (H, W) of each one's transformed pictures.
-        groups: which of them have the same classes; their logits are averaged.
+    Sizes are (H, W) of each one's transformed pictures; those of a group have the same classes.
     """
 
     def __init__(

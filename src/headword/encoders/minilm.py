@@ -58,9 +58,7 @@ _RENAMED = {
 class MiniLM(nn.Module):
     """Token ids → unit-norm sentence embeddings `[N, 384]`: BERT, mean over the tokens, normalised.
 
-    Args:
-        folder: a sentence-transformers folder of a BERT model (`config.json`, `model.safetensors`,
-            `tokenizer.json`).
+    From a sentence-transformers folder of a BERT model: `config.json`, `model.safetensors`, `tokenizer.json`.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -149,12 +149,8 @@ def _embedding(tower: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
 class DeferredVision(VisionEncoder):
     """The vision encoder of a saved model, loaded when a picture is first asked about: words do without.
 
-    Args:
-        record: the encoder's `provenance`, as the model was saved with it.
-        load: gives the encoder itself, checked against the record.
-        classes: what the head's rows are called.
-        device: where it will compute.
-        dtype: its precision; the record's when not given.
+    `record` is the encoder's provenance, as the model was saved with it; `load` gives the encoder itself,
+    checked against the record.
     """
 
     __slots__ = ("_load", "_record")

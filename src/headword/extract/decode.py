@@ -80,9 +80,6 @@ def decoded(
 
     The items may be endless: only `AHEAD` batches are taken before they are needed. Worker processes instead
     of threads need a plan, and items that are files.
-
-    Raises:
-        HeadwordError: if a worker process is killed.
     """
     source = iter(items)
     waiting: deque[tuple[list[Item], list[Future[list[Any]]]]] = deque()

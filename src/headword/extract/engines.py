@@ -62,17 +62,10 @@ _log = logging.getLogger("headword")
 
 
 def choose(vision: VisionEncoder, count: int | None, *, engine: str = "auto", dtype: str = "auto") -> Choice:
-    """The engine and precision for a job; does not depend on what ran before.
+    """The engine and precision for a job of `count` images (None: many); does not depend on what ran before.
 
-    Args:
-        vision: the encoder.
-        count: images in the job; None where it is not known, which counts as many.
-        engine: "auto", "torch" or "openvino".
-        dtype: "auto", "float32" or "bfloat16". "auto" leaves it to the encoder, and where that was loaded
-            with "auto" too, is bfloat16 in long jobs if the device has it natively, else float32.
-
-    Raises:
-        HeadwordError: for an unknown engine or precision, or one that is not to be had here.
+    "auto" leaves the precision to the encoder. Where that was loaded with "auto" too, it is bfloat16 in long
+    jobs if the device has it natively, else float32. What is not to be had here is refused.
     """
     if engine not in {"auto", "torch", "openvino"}:
         raise HeadwordError(f"unknown engine {engine!r}; choose auto, torch, openvino or ray")
@@ -100,21 +93,10 @@ def open_engine(
     *,
     may_fall_back: bool = True,
 ) -> tuple[Engine, Choice, str | None]:
-    """The chosen engine, once it agrees with torch in float32 on the first pictures it gets in this process.
+    """The chosen engine, once it agrees with torch in float32 on the first pictures it gets in this process;
+    what it is, and where that is not the choice the reason.
 
-    Args:
-        vision: the encoder.
-        choice: what `choose` said.
-        plan: how uint8 pixels are normalised; None if batches are float.
-        first: the job's first batch.
-        may_fall_back: whether torch in float32 may take the place of a choice that fails; False for one that
-            was asked for by name.
-
-    Returns:
-        The engine, what it is, and where that is not the choice the reason.
-
-    Raises:
-        HeadwordError: if the choice fails and nothing may take its place.
+    A choice that fails is refused unless it `may_fall_back`: then torch in float32 takes its place.
     """
     if choice == _EXACT or (what := (vision.fingerprint, choice, repr(plan))) in _proven:
         return _start(vision, choice, plan), choice, None

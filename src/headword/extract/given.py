@@ -57,11 +57,7 @@ class Pool:
 
     @classmethod
     def of(cls, source: object) -> Pool:
-        """A pool from what `DualEncoder.centre_on` accepts; a folder is listed, no image is opened yet.
-
-        Raises:
-            HeadwordError: if the folder is missing or has no images.
-        """
+        """A pool from what `DualEncoder.centre_on` accepts; a folder is listed, no image is opened yet."""
         if isinstance(source, Pool):
             return source
         if not isinstance(source, str | os.PathLike):
@@ -76,13 +72,9 @@ class Pool:
 
 
 def given(images: Any) -> Tensor | Given:
-    """What a user gave as images; see `DualEncoder.encode_image` for the kinds.
-
-    Returns:
-        A float tensor, `[N, d]` of features or `[N, 3, H, W]` of transformed images, or single images.
-
-    Raises:
-        HeadwordError: on anything else, with what to do; for what an iterable gives, when it is reached.
+    """What a user gave as images (see `DualEncoder.encode_image` for the kinds): a float tensor, `[N, d]` of
+    features or `[N, 3, H, W]` of transformed images, or single images. Anything else is refused, with what
+    to do; what an iterable gives, when it is reached.
     """
     if _is_labelled_batch(images):
         images = images[0]
@@ -104,11 +96,7 @@ def given(images: Any) -> Tensor | Given:
 
 
 def named_images(source: str | os.PathLike[str]) -> ImageList:
-    """The images that a path, a folder or a glob names, sorted; a path is taken at its word.
-
-    Raises:
-        HeadwordError: if a folder or glob has no images.
-    """
+    """The images that a path, a folder or a glob names, sorted; a path is taken at its word."""
     text = os.fspath(source)
     path = expand(text)
     if text and (path.is_dir() or (glob.has_magic(text) and not path.exists())):
@@ -119,11 +107,7 @@ def named_images(source: str | os.PathLike[str]) -> ImageList:
 
 
 def items_of(source: object) -> Items:
-    """The items of a source by name (`headword.data.listing`), or of images as `given` takes them.
-
-    Raises:
-        HeadwordError: if there are none, two have one id, or they are features.
-    """
+    """The items of a source by name (`headword.data.listing`), or of images as `given` takes them."""
     if isinstance(source, (str, os.PathLike)) or is_data_set(source):
         return list_items(source)
     images = given(source)

@@ -40,13 +40,8 @@ _compiling = threading.Lock()
 class OpenVinoEngine:
     """An encoder on OpenVINO's CPU plug-in; called with batches, see `headword.extract.engines.Engine`.
 
-    Args:
-        vision: the encoder.
-        dtype: "float32" or "bfloat16".
-        plan: how uint8 pixels are normalised, which becomes part of the graph; None if batches are float.
-
-    Raises:
-        RuntimeError: if OpenVINO cannot convert or compile the model.
+    How uint8 pixels are normalised (`plan`) becomes part of the graph. What OpenVINO cannot convert or
+    compile is a RuntimeError.
     """
 
     def __init__(self, vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> None:

@@ -46,14 +46,8 @@ def run_on_ray(
     """A job's items → their features, in the order in which they are done, on the cluster that `RAY_ADDRESS`
     names, else on this machine.
 
-    Args:
-        job: what was decided here, on the driver.
-        loader: loads the same encoder on a worker.
-        workers: actors; None for one a GPU, or one for every two processors.
-        items: what to compute.
-
-    Raises:
-        HeadwordError: if Ray cannot be had, or loses images.
+    `loader` loads the same encoder on a worker; `workers` are actors, None for one a GPU, or one for every
+    two processors.
     """
     ray = connect()
     if not items:
@@ -102,11 +96,7 @@ def run_on_ray(
 
 
 def connect() -> Any:
-    """Ray, started or joined.
-
-    Raises:
-        HeadwordError: if it is not installed or cannot be reached.
-    """
+    """Ray, started or joined."""
     try:
         import ray
         import ray.data

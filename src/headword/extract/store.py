@@ -64,11 +64,7 @@ class Counts:
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
-    """What `_headword.json` of a store says.
-
-    Raises:
-        HeadwordError: if the folder is no store, one of a newer format, or the header was changed.
-    """
+    """What `_headword.json` of a store says, unless it was changed or is of a newer format."""
     folder = expand(folder)
     if not (folder / HEADER).is_file():
         raise HeadwordError(f"{folder} is no feature store: it has no {HEADER}; make one with headword embed")
@@ -88,11 +84,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
 
 
 def checked_parts(folder: str | Path) -> Iterator[Path]:
-    """The parts of a store, each checked when it is asked for.
-
-    Raises:
-        HeadwordError: if the header or a part is damaged, or a part of a complete store is missing.
-    """
+    """The parts of a store, each checked when it is asked for; one that is damaged or lost is an error."""
     folder = expand(folder)
     parts = _parts(folder)
     if not parts and not (folder / HEADER).is_file():
@@ -113,11 +105,7 @@ def checked_parts(folder: str | Path) -> Iterator[Path]:
 
 
 def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
-    """(id, path, status) of every row of a store, part after part.
-
-    Raises:
-        HeadwordError: as `checked_parts`.
-    """
+    """(id, path, status) of every row of a store, part after part."""
     columns = ["id", "path", "status"]
     for part in checked_parts(folder):
         with open_parquet(part) as file:
@@ -126,15 +114,11 @@ def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
 
 
 class StoreWriter:
-    """Writes a store, or goes on with one; one writer at a time. Use it as a context manager.
+    """Writes a store, or goes on with one that was made with the same settings; one writer at a time.
 
-    Args:
-        folder: the store.
-        header: what its rows depend on (see `_IDENTITY`) and what else shall be said of them.
+    Use it as a context manager.
 
-    Raises:
-        HeadwordError: if another process is writing it, it holds something else, it was made with other
-            settings, or it cannot be written.
+    The header says what the rows depend on (see `_IDENTITY`), and what else shall be said of them.
     """
 
     def __init__(self, folder: str | Path, header: Mapping[str, Any]) -> None:
@@ -194,11 +178,7 @@ class StoreWriter:
             self._held.close()
 
     def describe(self, **facts: object) -> None:
-        """Say what is known only now that the first rows are there.
-
-        Raises:
-            HeadwordError: if the header cannot be written.
-        """
+        """Say what is known only now that the first rows are there."""
         if any(self._header.get(name) != fact for name, fact in facts.items()):
             self._header.update(facts)
             self._write_header(complete=False)
@@ -206,16 +186,8 @@ class StoreWriter:
     def add(
         self, ids: Sequence[str], paths: Sequence[str], status: Sequence[str], embeddings: Tensor
     ) -> None:
-        """Add rows; they are on the disk after the next `flush`.
-
-        Args:
-            ids: N ids that have no row yet.
-            paths: where each image is.
-            status: "ok" or why there is no embedding.
-            embeddings: `[M, dim]`, of the M rows that are "ok", in their order.
-
-        Raises:
-            HeadwordError: if a full part cannot be written.
+        """Add N rows with new ids, which are on the disk after the next `flush`; a status is "ok", or why there
+        is no embedding. The embeddings `[M, dim]` are those of the M rows that are "ok", in their order.
         """
         self._rows += zip(ids, paths, status, strict=True)
         self._embeddings.append(embeddings)
@@ -223,11 +195,7 @@ class StoreWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Put the rows so far on the disk, as one part.
-
-        Raises:
-            HeadwordError: if the disk is full or fails; parts before this one are safe.
-        """
+        """Put the rows so far on the disk, as one part; if that fails, the parts before it are safe."""
         from pyarrow import parquet
 
         self._since = time.monotonic()

@@ -87,12 +87,6 @@ class StoredFeatures:
 
     Called with items and rows `[N, d]`, it fills the rows of files that did not change since and says which
     these are, bool `[N]`, as `headword.extract.features.known_features` does.
-
-    Args:
-        folder: the store.
-
-    Raises:
-        HeadwordError: if it is no store, is damaged, or holds embeddings in a model's shared space.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -146,11 +140,7 @@ def save_pairs(pairs: Pairs, path: str | Path) -> None:
 
 
 def load_pairs(path: str | Path) -> Pairs:
-    """The pairs `save_pairs` wrote, bit-equal, on the CPU.
-
-    Raises:
-        HeadwordError: if the file is missing, damaged, of a newer format, or holds no pairs.
-    """
+    """The pairs `save_pairs` wrote, bit-equal, on the CPU."""
     tensors, metadata = load_tensors(path), read_metadata(path)
     if metadata.get("kind") != "pairs":
         raise HeadwordError(f"{path} holds no pairs; it has {', '.join(sorted(tensors)) or 'nothing'}")
