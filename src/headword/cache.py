@@ -1,14 +1,12 @@
 """What is kept between runs: vectors of images and texts, and whatever else takes long to make again.
 
-All of it is listed, cleared and bounded by the same few lines here: where it is larger than the limit, what
-was not used for longest goes. A cache that cannot be written (a full disk, no permission) is as good as
-none, no error.
+Where it is larger than the limit, what was not used for longest goes. A cache that cannot be written (a full
+disk, no permission) is as good as none, no error.
 
+A vector is found again only by the same *space* (encoder weights, transform, engine, precision, …) and key.
 Vectors lie in *segments*: files of sorted 16-byte keys beside a matrix, one written by each call that
 computed something, merged when there are many. A segment appears whole or not at all and is never changed,
 so any number of processes may read and write at once.
-
-A vector is found again only by the same *space* (encoder weights, transform, engine, precision, …) and key.
 """
 
 from __future__ import annotations

@@ -39,16 +39,13 @@ def _spelt(says: str, pattern: str) -> _Rule:
     return _Rule(says, lambda x: isinstance(x, str) and re.fullmatch(pattern, x) is not None)
 
 
-def _listed(rule: _Rule, length: int) -> _Rule:
+def _listed(rule: _Rule, length: int, *, single: bool = False) -> _Rule:
     def holds(value: Any) -> bool:
-        return isinstance(value, list | tuple) and len(value) == length and all(map(rule.holds, value))
+        if isinstance(value, list | tuple):
+            return len(value) == length and all(map(rule.holds, value))
+        return single and rule.holds(value)
 
-    return _Rule(f"{rule.says}: {length} of them", holds)
-
-
-def _single_or(rule: _Rule, length: int) -> _Rule:
-    listed = _listed(rule, length)
-    return _Rule(f"{rule.says}, or {length} of them", lambda x: rule.holds(x) or listed.holds(x))
+    return _Rule(f"{rule.says}{', or' if single else ':'} {length} of them", holds)
 
 
 def _each(rule: _Rule, *names: str) -> Schema:
@@ -70,10 +67,10 @@ _BLOCKS: Schema = {
 }
 _VISION: Schema = {
     **_BLOCKS,
-    "layers": _single_or(_whole(1, 256), 4),
+    "layers": _listed(_whole(1, 256), 4, single=True),
     "head_width": _whole(1, 16_384),
     "patch_size": _whole(1, 1_024),
-    "image_size": _single_or(_whole(1, 4_096), 2),
+    "image_size": _listed(_whole(1, 4_096), 2, single=True),
     "attentional_pool": _Rule(
         "true, false, parallel or cascade", lambda x: type(x) is bool or x in ("parallel", "cascade")
     ),
@@ -122,7 +119,7 @@ _CONFIG: Schema = {
         **_each(_FLAG, "quick_gelu", "custom_text", "nonscalar_logit_scale"),
     },
     "preprocess_cfg": {
-        "size": _single_or(_whole(1, 4_096), 2),
+        "size": _listed(_whole(1, 4_096), 2, single=True),
         "mode": _one_of("RGB"),
         "mean": _listed(_number(-1_000, 1_000), 3),
         "std": _listed(_number(1e-6, 1_000), 3),

@@ -20,7 +20,7 @@ from headword.encoders.vision import Labels, Transform, Vision, VisionEncoder, V
 from headword.errors import HeadwordError, near
 from headword.files import expand
 from headword.head.finding import Head, find_head
-from headword.head.names import ClassName, class_names
+from headword.head.names import ClassName, class_names, placeholders
 
 Names = str | Path | Sequence[str | ClassName]
 _Source = TypeVar("_Source", bound=Source)
@@ -138,7 +138,17 @@ def _labels(names: Names | None, source: VisionSource, head: Head) -> Labels:
             f"{source.name} does not say what its {head.n_classes} classes are called; give class_names "
             "(--class-names FILE, one name a line in the order of the head's rows)"
         )
-    return labels.check(head, source.name)
+    if len(labels.classes) != head.n_classes:
+        raise HeadwordError(
+            f"{len(labels.classes)} class names ({labels.origin}) for the {head.n_classes} rows of the head "
+            f"of {source.name}; give exactly one name for each row, in order"
+        )
+    if placeholders([c.name for c in labels.classes]):
+        raise HeadwordError(
+            f"the class names of {source.name} are placeholders ({labels.classes[0].name!r}, …); give "
+            "class_names (--class-names FILE)"
+        )
+    return labels
 
 
 def _joined(

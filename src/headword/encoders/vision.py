@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headword.encoders.base import Encoder, Source, resolve_device, resolve_dtype
 from headword.errors import HeadwordError
 from headword.head.finding import Head, HeadReader
-from headword.head.names import ClassName, duplicate_names, placeholders
+from headword.head.names import ClassName, duplicate_names
 
 Vision: TypeAlias = (
     "str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder "
@@ -37,20 +37,6 @@ class Labels:
 
     classes: tuple[ClassName, ...]
     origin: str
-
-    def check(self, head: Head, name: str) -> Labels:
-        """These labels, if they name each row of the head of the encoder `name` and are no placeholders."""
-        if len(self.classes) != head.n_classes:
-            raise HeadwordError(
-                f"{len(self.classes)} class names ({self.origin}) for the {head.n_classes} rows of the head "
-                f"of {name}; give exactly one name for each row, in order"
-            )
-        if placeholders([c.name for c in self.classes]):
-            raise HeadwordError(
-                f"the class names of {name} are placeholders ({self.classes[0].name!r}, …); give class_names "
-                "(--class-names FILE)"
-            )
-        return self
 
 
 def transformed_size(transform: Transform, side: int = 64) -> tuple[int, int]:

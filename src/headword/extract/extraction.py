@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,6 @@ class Extraction:
     """What of the source was left out, for people."""
     images_per_second: float
     """Of this run, from the first image's reading to the last row's writing."""
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it by name."""
-        return {**asdict(self), "folder": str(self.folder)}
 
 
 def extract_features(
@@ -135,7 +131,7 @@ def extract_features(
     }
     start = time.perf_counter()
     with _going_on(folder, len(items)), StoreWriter(folder, header) as writer:
-        resumed = writer.counts.rows
+        resumed = writer.rows
         left = [item for item in items if item.id not in writer.done]
         done = 0
         for computed in run(left):
@@ -153,9 +149,9 @@ def extract_features(
     seconds = time.perf_counter() - start
     return Extraction(
         folder=folder,
-        rows=writer.counts.rows,
-        ok=writer.counts.ok,
-        unreadable=writer.counts.unreadable,
+        rows=writer.rows,
+        ok=writer.ok,
+        unreadable=writer.rows - writer.ok,
         resumed=resumed,
         engine=job.choice.engine,
         precision=job.choice.dtype,

@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,19 +47,6 @@ KEY = ("encoder", "weights", "head", "transform", "engine", "precision", "exact"
 
 _IDENTITY = ("space", "dim", "dtype", *KEY[1:], "model")
 """What must be equal for rows to belong into one store; weights say more than the encoder's name."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Rows of a store."""
-
-    rows: int = 0
-    ok: int = 0
-
-    @property
-    def unreadable(self) -> int:
-        """Rows without an embedding."""
-        return self.rows - self.ok
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -125,7 +111,8 @@ class StoreWriter:
         self.folder = expand(folder)
         self.done: set[str] = set()
         """Ids that have a row."""
-        self.counts = Counts()
+        self.rows = self.ok = 0
+        """Rows on the disk, and those of them that have an embedding."""
         self._header = {"format": FORMAT, **header}
         self._files: dict[str, str] = {}
         self._forget()
@@ -156,8 +143,8 @@ class StoreWriter:
         self._write_header(complete=False)
         for name, _, status in read_status(self.folder):
             self.done.add(name)
-            self.counts.ok += status == OK
-        self.counts.rows = len(self.done)
+            self.ok += status == OK
+        self.rows = len(self.done)
         numbers = [int(match[1]) for path in parts if (match := re.fullmatch(r"part-(\d+)", path.stem))]
         self._next = max(numbers, default=-1) + 1
         self._write_header(complete=False)
@@ -186,12 +173,13 @@ class StoreWriter:
     def add(
         self, ids: Sequence[str], paths: Sequence[str], status: Sequence[str], embeddings: Tensor
     ) -> None:
-        """Add N rows with new ids, which are on the disk after the next `flush`; a status is "ok", or why there
-        is no embedding. The embeddings `[M, dim]` are those of the M rows that are "ok", in their order.
+        """Add N rows with new ids; they are on the disk after the next `flush`.
+
+        A status is "ok", or why there is no embedding; `[M, dim]` are those of the M rows that are "ok".
         """
-        self._rows += zip(ids, paths, status, strict=True)
+        self._pending += zip(ids, paths, status, strict=True)
         self._embeddings.append(embeddings)
-        if len(self._rows) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
+        if len(self._pending) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -199,10 +187,10 @@ class StoreWriter:
         from pyarrow import parquet
 
         self._since = time.monotonic()
-        if not self._rows:
+        if not self._pending:
             return
         path, table = self.folder / f"part-{self._next:06d}.parquet", self._table()
-        ok = sum(status == OK for _, _, status in self._rows)
+        ok = sum(status == OK for _, _, status in self._pending)
         # Random numbers do not compress; names do.
         options = {
             "compression": dict.fromkeys(("id", "path", "status"), "zstd"),
@@ -219,17 +207,18 @@ class StoreWriter:
         except (OSError, HeadwordError) as error:
             self._files.pop(path.name, None)
             raise HeadwordError(
-                f"{error}; the {self.counts.rows:,} rows before it are safe: make room and run the same "
+                f"{error}; the {self.rows:,} rows before it are safe: make room and run the same "
                 "command again"
             ) from error
         else:
-            self.counts = Counts(self.counts.rows + len(self._rows), self.counts.ok + ok)
+            self.rows += len(self._pending)
+            self.ok += ok
             self._next += 1
         finally:
             self._forget()
 
     def _forget(self) -> None:
-        self._rows: list[tuple[str, str, str]] = []
+        self._pending: list[tuple[str, str, str]] = []
         self._embeddings: list[Tensor] = []
         self._since = time.monotonic()
 
@@ -238,7 +227,7 @@ class StoreWriter:
         import pyarrow as pa
         import torch
 
-        ids, paths, status = zip(*self._rows, strict=True)
+        ids, paths, status = zip(*self._pending, strict=True)
         failed = np.array([one != OK for one in status])
         dim = int(self._header["dim"])
         values = np.zeros((len(failed), dim), str(self._header["dtype"]))
@@ -249,7 +238,7 @@ class StoreWriter:
         return pa.table({"id": ids, "path": paths, "embedding": embeddings, "status": status})
 
     def _write_header(self, *, complete: bool) -> None:
-        counts = {"rows": self.counts.rows, "ok": self.counts.ok, "unreadable": self.counts.unreadable}
+        counts = {"rows": self.rows, "ok": self.ok, "unreadable": self.rows - self.ok}
         content = {**self._header, "complete": complete, "counts": counts, "files": self._files}
         text = json.dumps(sealed(content), indent=2, ensure_ascii=False) + "\n"
         write_text_atomic(self.folder / HEADER, text)
