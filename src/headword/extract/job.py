@@ -151,8 +151,11 @@ class Job:
 @contextmanager
 def _as_many_threads_as_processors() -> Iterator[None]:
     """Torch counts the machine's cores, where a container may have been granted two of sixty-four."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, available_cpus()))
+    before, granted = torch.get_num_threads(), available_cpus()
+    if before <= granted:
+        yield
+        return
+    torch.set_num_threads(granted)
     try:
         yield
     finally:

@@ -102,9 +102,8 @@ def read_status(folder: str | Path) -> Iterator[tuple[str, str, str]]:
 class StoreWriter:
     """Writes a store, or goes on with one that was made with the same settings; one writer at a time.
 
-    Use it as a context manager.
-
-    The header says what the rows depend on (see `_IDENTITY`), and what else shall be said of them.
+    Use it as a context manager. The header says what the rows depend on (see `_IDENTITY`), and what else
+    shall be said of them.
     """
 
     def __init__(self, folder: str | Path, header: Mapping[str, Any]) -> None:
@@ -186,36 +185,30 @@ class StoreWriter:
         """Put the rows so far on the disk, as one part; if that fails, the parts before it are safe."""
         from pyarrow import parquet
 
-        self._since = time.monotonic()
         if not self._pending:
             return
         path, table = self.folder / f"part-{self._next:06d}.parquet", self._table()
-        ok = sum(status == OK for _, _, status in self._pending)
         # Random numbers do not compress; names do.
-        options = {
-            "compression": dict.fromkeys(("id", "path", "status"), "zstd"),
-            "use_dictionary": ["status"],
-        }
+        compression = dict.fromkeys(("id", "path", "status"), "zstd")
         try:
             with new_file(path) as temporary:
                 with temporary.open("wb") as file:
-                    parquet.write_table(table, file, **options)
+                    parquet.write_table(table, file, compression=compression, use_dictionary=["status"])
                     file.flush()
                     os.fsync(file.fileno())
                 self._files[path.name] = sha256(temporary)
                 self._write_header(complete=False)
         except (OSError, HeadwordError) as error:
             self._files.pop(path.name, None)
-            raise HeadwordError(
-                f"{error}; the {self.rows:,} rows before it are safe: make room and run the same "
-                "command again"
-            ) from error
-        else:
-            self.rows += len(self._pending)
-            self.ok += ok
-            self._next += 1
-        finally:
             self._forget()
+            raise HeadwordError(
+                f"{error}; the {self.rows:,} rows before it are safe: make room and run the same command "
+                "again"
+            ) from error
+        self.rows += len(self._pending)
+        self.ok += sum(status == OK for _, _, status in self._pending)
+        self._next += 1
+        self._forget()
 
     def _forget(self) -> None:
         self._pending: list[tuple[str, str, str]] = []
