@@ -75,10 +75,10 @@ def test_float16_and_shared_space(vision, pictures_200, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
-def test_killed_ten_times_then_resumed_equals_unbroken(pictures_200, tmp_path):
-    script = Path(__file__).parents[1] / "support" / "killed_runs.py"
+def test_killed_ten_times_then_resumed_equals_unbroken(tmp_path):
+    script, pictures = Path(__file__).parents[1] / "support" / "killed_runs.py", tmp_path / "pictures"
     said = subprocess.run(
-        [sys.executable, script, pictures_200, tmp_path / "store", "10", "7"],
+        [sys.executable, script, draw_many(pictures, 100), tmp_path / "store", "10", "7"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     result = json.loads(said.stdout)
@@ -86,7 +86,7 @@ def test_killed_ten_times_then_resumed_equals_unbroken(pictures_200, tmp_path):
     assert result["rows"] == sorted(result["rows"])
     assert len(set(result["rows"])) > 3  # the kills met it at work
     assert rows_of(tmp_path / "store") == rows_of(tmp_path / "store-unbroken")
-    assert read_header(tmp_path / "store")["counts"] == {"rows": 200, "ok": 200, "unreadable": 0}
+    assert read_header(tmp_path / "store")["counts"] == {"rows": 100, "ok": 100, "unreadable": 0}
     assert not list((tmp_path / "store").glob("*.tmp"))
 
 
