@@ -6,10 +6,12 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from support.extraction import draw_many, tiny_vision
+from support.extraction import SIDE, draw_many, tiny_vision
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'headword[scale]')")
 
@@ -20,10 +22,15 @@ from headword.extract.vectors import read_vectors  # noqa: E402
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
+def squashed(image: Image.Image) -> torch.Tensor:
+    """A transform without a library, so that workers start sooner."""
+    return torch.from_numpy(np.array(image.resize((SIDE, SIDE)))).permute(2, 0, 1) / 255
+
+
 def load():
     """What a worker calls; it leaves its process's number, to be killed by."""
     Path(os.environ["PIDS"], str(os.getpid())).touch()
-    return tiny_vision()
+    return tiny_vision(squashed)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def stores(cluster, tmp_path_factory):
     root = tmp_path_factory.mktemp("ray")
     images = draw_many(root / "images", 64)
     (images / "0007.jpg").write_bytes(b"broken")
-    vision = tiny_vision()
+    vision = tiny_vision(squashed)
     extract_features(vision, images, root / "local")
     killed: list[int] = []
 
@@ -85,7 +92,7 @@ def test_ray_equals_local_by_id_though_a_worker_was_killed(stores):
 def test_ray_goes_on_with_a_store(stores):
     root, _, _ = stores
     done = extract_features(
-        tiny_vision(), root / "images", root / "ray", engine="ray", workers=2, loader=load
+        tiny_vision(squashed), root / "images", root / "ray", engine="ray", workers=2, loader=load
     )
     assert (done.resumed, done.rows) == (64, 64)
 
@@ -93,4 +100,4 @@ def test_ray_goes_on_with_a_store(stores):
 def test_what_ray_cannot_do(stores):
     root, _, _ = stores
     with pytest.raises(HeadwordError, match="give loader="):
-        extract_features(tiny_vision(), root / "images", root / "x", engine="ray")
+        extract_features(tiny_vision(squashed), root / "images", root / "x", engine="ray")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor, nn
 
 from headword.encoders import VisionEncoder, load_vision
+from headword.encoders.vision import Transform
 
 SIDE = 32
 
@@ -30,10 +30,13 @@ class TinyNet(nn.Module):
         return self.head(self.body(x))
 
 
-def tiny_vision(**options: object) -> VisionEncoder:
-    """A tiny classifier with timm's usual transform; the same one every time."""
+def tiny_vision(transform: Transform | None = None, **options: object) -> VisionEncoder:
+    """A tiny classifier with timm's usual transform, or another; the same one every time."""
     torch.manual_seed(0)
-    transform = create_transform((3, SIDE, SIDE), interpolation="bicubic", crop_pct=0.875)
+    if transform is None:
+        from timm.data import create_transform  # which takes seconds to import
+
+        transform = create_transform((3, SIDE, SIDE), interpolation="bicubic", crop_pct=0.875)
     names = ["ant", "bee", "cat", "dog", "elk"]
     return load_vision(TinyNet().eval(), names=names, transform=transform, device="cpu", **options)
 

@@ -58,8 +58,10 @@ class Decoding:
 
     def __call__(self, items: Sequence[Item]) -> list[Any]:
         """Each item's pixels, or in one line why there are none: one picture never stops the others."""
-        outcomes = [self._one(item) for item in items]
-        return [o.numpy() if self.as_arrays and not isinstance(o, str) else o for o in outcomes]
+        outcomes = map(self._one, items)
+        if self.as_arrays:
+            return [outcome if isinstance(outcome, str) else outcome.numpy() for outcome in outcomes]
+        return list(outcomes)
 
     def _one(self, item: Item) -> Tensor | str:
         try:
