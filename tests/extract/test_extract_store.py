@@ -288,7 +288,7 @@ def test_damaged_part_and_newer_format(vision, tmp_path):
     with pytest.raises(HeadwordError, match=r"part-000001.parquet is damaged"):
         extract_features(vision, folder, tmp_path / "store")
     (tmp_path / "store" / HEADER).write_text(json.dumps({**header, "format": 3}))
-    with pytest.raises(HeadwordError, match="newer than this headword reads"):
+    with pytest.raises(HeadwordError, match=r"newer than this headword .* reads"):
         read_header(tmp_path / "store")
     with pytest.raises(HeadwordError, match="is no feature store"):
         read_header(tmp_path / "images")

@@ -24,7 +24,16 @@ from typing_extensions import Self
 
 from headword.data.tables import open_parquet
 from headword.errors import HeadwordError
-from headword.files import expand, locked, read_json, remove_unfinished, sealed, sha256, write_text_atomic
+from headword.files import (
+    expand,
+    format_of,
+    locked,
+    read_json,
+    remove_unfinished,
+    sealed,
+    sha256,
+    write_text_atomic,
+)
 from headword.files.writing import new_file
 
 if TYPE_CHECKING:
@@ -55,14 +64,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     if not (folder / HEADER).is_file():
         raise HeadwordError(f"{folder} is no feature store: it has no {HEADER}; make one with headword embed")
     header = read_json(folder / HEADER)
-    written = header.get("format") if isinstance(header, dict) else None
-    if not isinstance(written, int) or written < 1:
-        raise HeadwordError(f"{folder / HEADER} does not say its format; it was edited, or is not headword's")
-    if written > FORMAT:
-        raise HeadwordError(
-            f"{folder} has format {written}, newer than this headword reads; upgrade headword"
-        )
-    if written == FORMAT and header != sealed(header):
+    if format_of(header, folder / HEADER, FORMAT) == FORMAT and header != sealed(header):
         raise HeadwordError(
             f"{folder / HEADER} was edited or is damaged; remove {folder} and run headword embed again"
         )
