@@ -46,9 +46,9 @@ class CaptionList(list[Captioned]):
 
 
 class _Entry(NamedTuple):
-    """What the file says of one image, before it is looked for."""
+    """What the file says of one image, before it is looked for; `where` is file:line."""
 
-    where: str  # file:line, for messages
+    where: str
     image: str
     captions: list[str]
     split: str | None
@@ -72,10 +72,6 @@ def read_captions(
         split: keep one split, or several ("train+restval").
         default: which to keep where none is named: the first of these that the file has, else all.
         missing: whether images that are not on disk are an error, or left out and counted in `.missing`.
-
-    Raises:
-        HeadwordError: in one line with the file and the line: malformed rows, unknown columns (with those
-            that are known), empty captions, a split that is not there (with those that are), missing images.
     """
     path = expand(path)
     rows = _merge(_rows(path))
@@ -87,11 +83,10 @@ def read_captions(
         raise HeadwordError(f"there is no folder {folders[0]} (root)")
     entries, lost = CaptionList(), []
     for row in rows:
-        image = next((file for folder in folders if is_file(file := folder / row.image)), None)
-        if image is None:
-            lost.append(row)
-        else:
+        if image := next((file for folder in folders if is_file(file := folder / row.image)), None):
             entries.append(Captioned(image, tuple(row.captions), row.split, tuple(row.rewritten)))
+        else:
+            lost.append(row)
     if lost and (missing == "error" or not entries):
         searched = " or ".join(str(folder) for folder in folders)
         raise HeadwordError(
@@ -169,22 +164,20 @@ def _entry(row: Row, where: str) -> _Entry:
     split, rewritten = row.get("split"), row.get(REWRITTEN_KEY)
     if split is not None and not isinstance(split, str):
         raise HeadwordError(f"{where}: the split must be a word, not {split!r}")
-    return _Entry(
-        where, image.strip(), captions, split or None, _texts(rewritten, where) if rewritten else []
-    )
+    anew = _texts(rewritten, where) if rewritten else []
+    return _Entry(where, image.strip(), captions, split or None, anew)
 
 
 def _texts(value: Any, where: str) -> list[str]:
-    texts = []
-    for item in value if isinstance(value, list) else [value]:
-        text = item.get("raw") if isinstance(item, dict) else item
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise HeadwordError(f"{where} has no captions; fill some in or leave the row out")
+    texts = [item.get("raw") if isinstance(item, dict) else item for item in items]
+    for text, item in zip(texts, items, strict=True):
         if not isinstance(text, str):
             raise HeadwordError(f'{where}: a caption must be a string or {{"raw": string}}, not {item!r}')
         if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
             raise HeadwordError(f"{where} has a caption with half a character (a lone surrogate) in it")
         if not text.strip():
             raise HeadwordError(f"{where} has an empty caption; fill it in or leave the row out")
-        texts.append(text.strip())
-    if not texts:
-        raise HeadwordError(f"{where} has no captions; fill some in or leave the row out")
-    return texts
+    return [text.strip() for text in texts]

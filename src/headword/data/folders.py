@@ -11,9 +11,11 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -27,7 +29,7 @@ _log = logging.getLogger("headword")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file of a scan."""
+    """A file of a scan; it need not be sound, or even a regular file."""
 
     path: str
     """Relative to the folder, with "/"; bytes that are no UTF-8 are surrogates, as Python has them."""
@@ -41,7 +43,6 @@ class Scan:
     """What a folder holds."""
 
     files: list[Found] = field(default_factory=list)
-    """By path. Only their names and sizes are known: they need not be sound, or even regular files."""
     outside: list[str] = field(default_factory=list)
     """Links that lead out of the folder, or nowhere: they are not followed."""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -71,16 +72,13 @@ class ImageList(list[Path]):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ClassFolders:
-    """The images of a folder of class folders."""
+class ClassFolders(NamedTuple):
+    """The images of a folder of class folders, in torchvision's order: by class, sorted within each."""
 
     paths: tuple[Path, ...]
-    """Every image, class after class, sorted within each."""
     labels: tuple[int, ...]
     """For each image, the place of its class in `names`."""
     names: tuple[str, ...]
-    """The folders' names, sorted: the order torchvision's `ImageFolder` has."""
 
 
 @cache
@@ -111,37 +109,30 @@ def list_images(source: str | os.PathLike[str], *, recursive: bool = True) -> Im
     folder = expand(source)
     if folder.is_dir():
         inside = scan(folder, recursive=recursive)
-        if not inside.files:
-            within = "" if recursive else " itself (its subfolders were not searched)"
-            raise HeadwordError(_nothing(f"there are no images in {folder}{within}", inside.notes))
         images = ImageList(sorted(folder / file.path for file in inside.files))
-        images.notes = inside.notes
-        return images
-    if folder.exists():
+        none = f"there are no images in {folder}"
+        none += "" if recursive else " itself (its subfolders were not searched)"
+    elif folder.exists():
         raise HeadwordError(f"{folder} is a file; give a folder or a pattern like pictures/*.jpg")
-    if not glob.has_magic(str(folder)):
+    elif not glob.has_magic(str(folder)):
         raise HeadwordError(f"there is no folder {folder}")
-    named = sorted(_matches(folder))
-    images = ImageList(path for path in named if _is_image(path.name))
-    images.notes = Scan(unknown=_unknown(path.name for path in named)).notes
+    else:
+        named = sorted(_matches(folder))
+        inside = Scan(unknown=_unknown(path.name for path in named))
+        images = ImageList(path for path in named if _is_image(path.name))
+        none = f"no image matches the pattern {folder}"
     if not images:
-        raise HeadwordError(_nothing(f"no image matches the pattern {folder}", images.notes))
+        raise HeadwordError(_nothing(none, inside.notes))
+    images.notes = inside.notes
     return images
 
 
 def scan(root: Path, *, recursive: bool = True, leave_out: Path | None = None) -> Scan:
     """Walk a folder for images, by their endings; nothing is opened.
 
-    Hidden files and folders are left out. Links are followed within the folder, each folder once; those that
-    lead out of it are not followed, so that an index never names what lies elsewhere.
-
-    Args:
-        root: the folder.
-        recursive: whether to go into its subfolders.
-        leave_out: a folder below it that is none of the images' (the index itself), resolved.
-
-    Raises:
-        HeadwordError: if the folder, or one in it, is missing or may not be read.
+    Hidden files and folders are left out, and `leave_out`, a resolved folder below it (the index itself).
+    Links are followed within the folder, each folder once; those that lead out of it are not followed, so
+    that an index never names what lies elsewhere.
     """
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root}")
@@ -169,8 +160,9 @@ def scan(root: Path, *, recursive: bool = True, leave_out: Path | None = None) -
                 if recursive:
                     (linked if entry.is_symlink() else waiting).append((entry.path, f"{path}/"))
             elif _is_image(entry.name):
-                file = _found(entry, path)
-                result.files += [file] if file is not None else []
+                with suppress(OSError):  # removed a moment ago
+                    status = entry.stat()
+                    result.files.append(Found(path, status.st_size, status.st_mtime_ns))
             else:
                 result.unknown += _unknown([entry.name])
     result.files.sort(key=lambda file: file.path)
@@ -181,10 +173,8 @@ def scan(root: Path, *, recursive: bool = True, leave_out: Path | None = None) -
 def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
     """Images sorted into one folder a class: `root/CLASS/….jpg`, with subfolders if there are any.
 
-    Names and labels are as torchvision's `ImageFolder` has them, save that hidden folders are left out.
-
-    Raises:
-        HeadwordError: if `root` is missing, has no class folders, or a class folder has no images.
+    Names and labels are as torchvision's `ImageFolder` has them, save that hidden folders are left out; a
+    class folder without images is refused.
     """
     root = expand(root)
     if not root.is_dir():
@@ -200,15 +190,12 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
         name, below, _ = file.path.partition("/")
         if below:
             by_class[name].append(root / file.path)
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        images = sorted(by_class[name])
-        if not images:
-            raise HeadwordError(_nothing(f"there are no images in {root / name}", inside.notes))
-        paths += images
-        labels += [label] * len(images)
+    empty = next((name for name, images in by_class.items() if not images), None)
+    if empty is not None:
+        raise HeadwordError(_nothing(f"there are no images in {root / empty}", inside.notes))
     warn(inside.notes, root)
+    labels = [label for label, images in enumerate(by_class.values()) for _ in images]
+    paths = [path for images in by_class.values() for path in sorted(images)]
     return ClassFolders(tuple(paths), tuple(labels), tuple(names))
 
 
@@ -241,14 +228,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _found(entry: os.DirEntry[str], path: str) -> Found | None:
-    try:
-        status = entry.stat()
-    except OSError:  # removed a moment ago
-        return None
-    return Found(path, status.st_size, status.st_mtime_ns)
-
-
 def _matches(pattern: Path) -> Iterator[Path]:
     """What a pattern names. Unlike `glob.glob`, which goes round loops of links for years."""
     parts = pattern.parts
@@ -276,6 +255,6 @@ def _ending(name: str) -> str:
 
 
 def _nothing(what: str, notes: Iterable[str]) -> str:
-    usual = [".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".gif", ".bmp", ".tif", ".tiff"]
+    usual = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".gif", ".bmp", ".tif", ".tiff")
     known = ", ".join(suffix for suffix in usual if suffix in image_suffixes())
     return "; ".join([what, *notes, f"known endings: {known}, …"])

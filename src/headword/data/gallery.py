@@ -5,28 +5,25 @@ The files are read from the packages' folders; the packages themselves are not i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from headword.errors import MissingExtraError
 
 
-@dataclass(frozen=True, slots=True)
-class GalleryPicture:
-    """A picture of the gallery."""
+class GalleryPicture(NamedTuple):
+    """A picture of the gallery: one word for it, its file, what it shows, and who made it."""
 
     name: str
-    """One word for it, unique in the gallery."""
     path: Path
     title: str
-    """What a person would say it shows."""
     credit: str
-    """Who made it, and under which licence it is passed on."""
 
 
 _SKIMAGE = ("skimage", "data")
 _SKLEARN = ("sklearn", "datasets", "images")
+_MIDDLEBURY = "Middlebury stereo data set 2014, D. Scharstein et al."
 
 # Credits are from the packages' own documentation of the files.
 _PICTURES = (
@@ -34,13 +31,7 @@ _PICTURES = (
     ("cat", _SKIMAGE, "chelsea.png", "A tabby cat", "Stéfan van der Walt, CC0"),
     ("coffee", _SKIMAGE, "coffee.png", "A cup of coffee", "Rachel Michetti / Pikolo Espresso Bar, CC0"),
     ("rocket", _SKIMAGE, "rocket.jpg", "A rocket before its launch", "SpaceX, public domain"),
-    (
-        "motorcycle",
-        _SKIMAGE,
-        "motorcycle_left.png",
-        "A motorcycle in a garage",
-        "Middlebury stereo data set 2014, D. Scharstein et al.",
-    ),
+    ("motorcycle", _SKIMAGE, "motorcycle_left.png", "A motorcycle in a garage", _MIDDLEBURY),
     ("temple", _SKLEARN, "china.jpg", "A temple above a lake", "danielbuechele (Flickr), CC BY 2.0"),
     ("flower", _SKLEARN, "flower.jpg", "A dahlia", "vultilion (Flickr), CC BY 2.0"),
     ("photographer", _SKIMAGE, "camera.png", "A photographer and his tripod", "Lav Varshney, CC0"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headword.data.items import Item, RowReader
+from PIL import Image
+
+from headword.data.images import load_image, load_image_bytes
+from headword.data.items import Item
 from headword.encoders.hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import expand, printable
@@ -22,11 +26,7 @@ def is_saved_set(folder: Path) -> bool:
 
 
 def open_hub_set(name: str, split: str | None = None) -> Any:
-    """A data set; a dictionary of them by split, where it has several and none is named.
-
-    Raises:
-        HeadwordError: if `datasets` is not installed, or it cannot be had.
-    """
+    """A data set; a dictionary of them by split, where it has several and none is named."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -42,11 +42,7 @@ def open_hub_set(name: str, split: str | None = None) -> Any:
 
 
 def picture_items(data: Any, name: str) -> list[Item]:
-    """The images of a data set's rows, by its column `id`, else by row.
-
-    Raises:
-        HeadwordError: if it has no column of images.
-    """
+    """The images of a data set's rows, by its column `id`, else by row."""
     import datasets
 
     column = next((key for key, kind in data.features.items() if isinstance(kind, datasets.Image)), None)
@@ -55,8 +51,17 @@ def picture_items(data: Any, name: str) -> list[Item]:
     ids = data["id"] if "id" in data.column_names else range(len(data))
     # Bytes, not pictures: they are decoded in the workers, by the same rules as files.
     raw, version = data.cast_column(column, datasets.Image(decode=False)), f"hf {data._fingerprint}"
+    places = [f"{name}#{row}" for row in range(len(data))]
     return [
-        Item(printable(str(id)), place, RowReader(raw, column, row, place), version=version)
-        for row, id in enumerate(ids)
-        for place in [f"{name}#{row}"]
+        Item(printable(str(id)), place, partial(_read, raw, column, row, place), version=version)
+        for row, (id, place) in enumerate(zip(ids, places, strict=True))
     ]
+
+
+def _read(data: Any, column: str, row: int, name: str, shrink_to: int | None) -> Image.Image:
+    cell = data[row][column] or {}
+    if cell.get("bytes") is not None:
+        return load_image_bytes(cell["bytes"], cell.get("path") or name, shrink_to=shrink_to)
+    if cell.get("path"):
+        return load_image(cell["path"], shrink_to=shrink_to)
+    raise HeadwordError(f"{name} has no image")

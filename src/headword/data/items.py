@@ -6,10 +6,10 @@ An item says what it is called and how it is read; nothing is decoded before tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -21,12 +21,6 @@ MAX_MEMBER = 1 << 30
 """Bytes that are read into memory of one image: no picture has more."""
 
 
-class Reader(Protocol):
-    """Reads one image; see `headword.data.images.load_image`."""
-
-    def __call__(self, shrink_to: int | None, /) -> Image.Image: ...  # noqa: D102
-
-
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source."""
@@ -35,7 +29,8 @@ class Item:
     """Unique in its source."""
     path: str
     """Where it is, for people and for the store."""
-    read: Reader
+    read: Callable[[int | None], Image.Image]
+    """Reads it; the argument is `load_image`'s `shrink_to`."""
     file: str | None = None
     """The file, if the item is one: what the cache is keyed by."""
     version: str = ""
@@ -47,9 +42,24 @@ class Item:
         return self.path or f"image {self.id}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImages:
+    """Images and their classes."""
+
+    source: str
+    images: tuple[Item, ...]
+    labels: tuple[int, ...]
+    """For each image, the place of its class in `names`."""
+    names: tuple[str, ...]
+    """What the classes are called."""
+    templates: tuple[str, ...] | None = None
+    """The prompts that are usual for this set, where it has some."""
+    split: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FileReader:
-    """An image that `load_image` reads: a file, or a picture that is in memory already."""
+    """Reads what `load_image` takes: a file, or a picture that is in memory already."""
 
     source: ImageSource
     inside: Path | None = None
@@ -61,7 +71,7 @@ class FileReader:
 
 @dataclass(frozen=True, slots=True)
 class PlaceReader:
-    """An image at a path or a URL that fsspec knows, or a stretch of the file there."""
+    """Reads an image at a path or a URL that fsspec knows, or a stretch of the file there."""
 
     place: str
     name: str
@@ -72,32 +82,11 @@ class PlaceReader:
         """See `load_image`."""
         try:
             with open_place(self.place) as file:
-                if self.size is None:
-                    data = file.read(MAX_MEMBER)
-                else:
-                    data = read_member(file, self.start, self.size, self.name)
+                whole = self.size is None
+                data = file.read(MAX_MEMBER) if whole else read_member(file, self.start, self.size, self.name)
         except (OSError, ValueError) as error:
             raise HeadwordError(f"{self.name} cannot be read: {error}") from error
         return load_image_bytes(data, self.name, shrink_to=shrink_to)
-
-
-@dataclass(frozen=True, slots=True)
-class RowReader:
-    """An image of a Hugging Face data set."""
-
-    data: Any
-    column: str
-    row: int
-    name: str
-
-    def __call__(self, shrink_to: int | None) -> Image.Image:
-        """See `load_image`."""
-        cell = self.data[self.row][self.column]
-        if isinstance(cell, dict) and cell.get("bytes") is not None:
-            return load_image_bytes(cell["bytes"], cell.get("path") or self.name, shrink_to=shrink_to)
-        if isinstance(cell, dict) and cell.get("path"):
-            return load_image(cell["path"], shrink_to=shrink_to)
-        raise HeadwordError(f"{self.name} has no image")
 
 
 def file_item(path: str | os.PathLike[str], name: str | None = None, *, inside: Path | None = None) -> Item:
@@ -113,11 +102,7 @@ def all_files(items: Iterable[Item]) -> bool:
 
 
 def read_member(file: BinaryIO, start: int, size: int, name: str) -> bytes:
-    """The bytes of a member of a tar file.
-
-    Raises:
-        HeadwordError: if there are more than `MAX_MEMBER`, or not as many as there were.
-    """
+    """The bytes of a member of a tar file, refused if more than `MAX_MEMBER` or not as many as there were."""
     if size > MAX_MEMBER:
         raise HeadwordError(f"{name} has {size:,} bytes; at most {MAX_MEMBER:,} are read")
     file.seek(start)
@@ -128,11 +113,7 @@ def read_member(file: BinaryIO, start: int, size: int, name: str) -> bytes:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it.
-
-    Raises:
-        HeadwordError: if fsspec is not installed or does not know it.
-    """
+    """fsspec's file system of a URL, and the path in it."""
     try:
         import fsspec
     except ModuleNotFoundError:
@@ -145,11 +126,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def open_place(place: str) -> Any:
-    """A path or URL, opened to read bytes.
-
-    Raises:
-        HeadwordError: if it cannot be.
-    """
+    """A path or URL, opened to read bytes."""
     if "://" not in place:
         return open_file(place)
     fs, root = file_system(place)

@@ -16,12 +16,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from headword.data.folders import class_folders
 from headword.data.hub_sets import open_hub_set, picture_items
-from headword.data.items import Item, file_item
+from headword.data.items import Item, LabelledImages, file_item
 from headword.data.splits import TESTED, TRAINED, chosen_split, of_split, pooled
 from headword.data.tables import IMAGE_KEYS, LABEL_KEYS, TABLES, beside, column, table_rows
 from headword.data.tars import local_shards, members
@@ -35,21 +35,6 @@ _SHARD_LABELS = (".cls", ".cls.txt", ".txt", ".label")
 _LONGEST_LABEL = 10_000  # bytes that are read of one
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelledImages:
-    """Images and their classes."""
-
-    source: str
-    images: tuple[Item, ...]
-    labels: tuple[int, ...]
-    """For each image, the place of its class in `names`."""
-    names: tuple[str, ...]
-    """What the classes are called."""
-    templates: tuple[str, ...] | None = None
-    """The prompts that are usual for this set, where it has some."""
-    split: str | None = None
-
-
 def open_images(
     data: str,
     *,
@@ -57,10 +42,10 @@ def open_images(
     default: Sequence[str] = TESTED,
     class_names: Sequence[str] | None = None,
 ) -> LabelledImages:
-    """Labelled images by name; nothing is decoded yet.
+    """Labelled images by name, as in the table above; nothing is decoded yet.
 
     Args:
-        data: as in the table above.
+        data: where they are.
         split: which part.
         default: which where none is named: the first of these that the data have, else all of them.
         class_names: other names for the classes, in the order of the set's own.
@@ -74,7 +59,7 @@ def open_images(
     if scheme == "hf":
         result = _hub_set(rest, split, default)
     elif scheme == "torchvision":
-        result = _torchvision(rest, split, default)
+        result = open_torchvision_set(rest, split, default)
     elif scheme == "wds" or path.suffix == ".tar":
         result = _shards(rest if scheme == "wds" else data, split, default)
     elif path.suffix.lower() in TABLES:
@@ -136,9 +121,8 @@ def _table(path: Path, split: str | None, default: Sequence[str]) -> LabelledIma
 def _shards(pattern: str, split: str | None, default: Sequence[str]) -> LabelledImages:
     """The labelled images of local shards.
 
-    A label is a number or a word in `.cls` (or `.txt`, `.label`). Where labels are numbers, the names are the
-    lines of `classnames.txt` beside the shards or above them, and `zeroshot_classification_templates.txt` has
-    the templates, with "{c}" for the name.
+    Where labels are numbers, the names are the lines of `classnames.txt` beside the shards or above them;
+    `zeroshot_classification_templates.txt` has the templates, with "{c}" for the name.
     """
     files, split = local_shards(pattern, split, default)
     source = f"wds:{expand(pattern)}" + (f"/{split}" if split else "")
@@ -153,14 +137,9 @@ def _shards(pattern: str, split: str | None, default: Sequence[str]) -> Labelled
             raise HeadwordError(f"label {keys[-1]} has no line in classnames.txt, which has {len(listed)}")
         names, labels = listed, tuple(int(label) for _, label in samples)
     templates = _lines_beside(files[0], "zeroshot_classification_templates.txt")
-    return LabelledImages(
-        source,
-        tuple(image for image, _ in samples),
-        labels,
-        names,
-        templates=tuple(template.replace("{c}", "{}") for template in templates) if templates else None,
-        split=split,
-    )
+    templates = tuple(template.replace("{c}", "{}") for template in templates) if templates else None
+    images = tuple(image for image, _ in samples)
+    return LabelledImages(source, images, labels, names, templates=templates, split=split)
 
 
 def _samples(file: str) -> Iterator[tuple[Item, str]]:
@@ -190,9 +169,7 @@ def _lines_beside(file: str, name: str) -> tuple[str, ...] | None:
 
 
 def _hub_set(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
-    """A data set with a column of images and one of labels. Where no split is named, it is the first of
-    `default` there, else its only one.
-    """
+    """A data set with a column of images and one of labels."""
     data, source = open_hub_set(name), f"hf:{name}"
     if isinstance(data, dict):
         split = split or chosen_split(data, default) or (next(iter(data)) if len(data) == 1 else None)
@@ -217,18 +194,6 @@ def _hub_set(name: str, split: str | None, default: Sequence[str]) -> LabelledIm
     if labels and min(labels) < 0:
         raise HeadwordError(f"{source}: the split {split!r} has no labels; choose another")
     return LabelledImages(source, images, labels, tuple(map(words_of, kind.names)), split=split)
-
-
-def _torchvision(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
-    opened = open_torchvision_set(name, split, default)
-    return LabelledImages(
-        f"torchvision:{name}",
-        opened.images,
-        opened.labels,
-        opened.names,
-        templates=(opened.template,),
-        split=opened.split,
-    )
 
 
 def _numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -38,10 +38,7 @@ class Items(list[Item]):
 
 
 def list_items(source: str | os.PathLike[str] | Any) -> Items:
-    """The items of a source, in an order that is the same every time.
-
-    Args:
-        source: one of the sources above.
+    """The items of one of the sources above, in an order that is the same every time.
 
     Raises:
         HeadwordError: if the source is missing, empty, of no known kind, or names two images by one id.
@@ -52,11 +49,7 @@ def list_items(source: str | os.PathLike[str] | Any) -> Items:
 
 
 def unique_items(items: Iterable[Item], source: object) -> Items:
-    """Each id once; the same image named twice is one item.
-
-    Raises:
-        HeadwordError: if there are none, or two images have one id.
-    """
+    """Each id once; the same image named twice is one item, two images by one id are refused."""
     unique: dict[str, Item] = {}
     for item in items:
         first = unique.setdefault(item.id, item)

@@ -7,14 +7,11 @@ from typing import TypeVar
 
 from headword.errors import HeadwordError
 
+# The first of these that there is: what a model is trained on, what its training is watched by, and what it
+# is measured on.
 TRAINED = ("train",)
-"""What a model is trained on."""
-
 WATCHED = ("val", "valid", "validation", "test")
-"""What a training run is watched by, the first that there is."""
-
 TESTED = ("test", "val", "valid", "validation")
-"""What a model is measured on, likewise."""
 
 T = TypeVar("T")
 
@@ -25,17 +22,9 @@ def chosen_split(splits: Collection[str], order: Sequence[str]) -> str | None:
 
 
 def of_split(
-    rows: Sequence[T],
-    splits: Sequence[str | None],
-    split: str | None,
-    default: Sequence[str],
-    source: object,
+    rows: Sequence[T], splits: Sequence[str | None], split: str | None, default: Sequence[str], source: object
 ) -> list[T]:
-    """The rows of a split, given the split of each; all of them where none is named nor chosen.
-
-    Raises:
-        HeadwordError: for a split that is not there, with those that are.
-    """
+    """The rows of a split, given the split of each; all of them where none is named nor chosen."""
     present = {name for name in splits if name is not None}
     split = split or chosen_split(present, default)
     if split is None:

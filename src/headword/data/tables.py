@@ -30,14 +30,7 @@ Row = Mapping[str, Any]
 
 
 def table_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Row]]:
-    """(file:line, row) of a table; a row has its columns by name.
-
-    Tabs or commas part the columns of what is neither JSON lines nor Parquet, by the ending `.tsv` or a tab
-    in the header.
-
-    Args:
-        path: the table.
-        columns: those of interest: of Parquet no others are read, unless it has none of them.
+    """(file:line, row) of a table; a row has its columns by name, of Parquet no others than those named.
 
     Raises:
         HeadwordError: with the line: text that is no UTF-8, no JSON, malformed CSV, or a row that does not
@@ -50,11 +43,7 @@ def table_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Row]
 
 
 def column(row: Row, known: tuple[str, ...], what: str, where: str) -> Any:
-    """The cell of the first of the known columns that a row has.
-
-    Raises:
-        HeadwordError: if it has none, with those it has.
-    """
+    """The cell of the first of the known columns that a row has."""
     for key in known:
         if key in row:
             return row[key]
@@ -63,11 +52,7 @@ def column(row: Row, known: tuple[str, ...], what: str, where: str) -> Any:
 
 
 def as_row(record: Any, where: str) -> Row:
-    """A record of JSON as a row.
-
-    Raises:
-        HeadwordError: if it is no object.
-    """
+    """A record of JSON as a row, refused if it is no object."""
     if not isinstance(record, dict):
         raise HeadwordError(f'{where} is not an object, as {{"image": …}}')
     return record

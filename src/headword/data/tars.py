@@ -6,7 +6,6 @@ Members are found by their headers and read where they lie. Nothing is ever unpa
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
 import tarfile
@@ -20,25 +19,22 @@ from headword.data.splits import chosen_split
 from headword.errors import HeadwordError
 from headword.files import expand, printable
 
-MAX_HEADER = 1 << 20
-"""Bytes that the header of a member may have."""
-
+MAX_HEADER = 1 << 20  # bytes that the header of a member may have
 _BLOCK = 512  # a tar file's unit
 
 
 class Member(NamedTuple):
-    """A regular file in a tar file."""
+    """A regular file in a tar file: its name, first byte and length."""
 
     name: str
     start: int
-    """Its first byte, in the tar file."""
     size: int
 
     @property
     def key(self) -> str:
         """What the members of a sample share: the name up to the first dot, folders left aside."""
-        folder, slash, base = self.name.rpartition("/")
-        return f"{folder}{slash}{base.partition('.')[0]}"
+        base = self.name.rpartition("/")[2]
+        return self.name.removesuffix(base) + base.partition(".")[0]
 
     @property
     def ending(self) -> str:
@@ -59,37 +55,24 @@ class Member(NamedTuple):
 
 def expand_shards(pattern: str) -> list[str]:
     """ "x-{000..002}.tar" → three names; a glob or a folder → its shards."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match:
-        width = len(match[1])
-        numbers = range(int(match[1]), int(match[2]) + 1)
-        names = (f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}" for n in numbers)
-        return list(itertools.chain.from_iterable(map(expand_shards, names)))
+    if match := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
+        first, last = match.groups()
+        numbers = [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+        return [shard for number in numbers for shard in expand_shards(pattern.replace(match[0], number, 1))]
     if "://" in pattern:
         return [pattern]
     path = expand(pattern)
-    if path.is_dir():
-        shards = sorted(path.glob("*.tar"))
-    else:
-        shards = sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207
+    if path.exists() and not path.is_dir():
+        return [str(path.absolute())]
+    shards = sorted(path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path))))  # noqa: PTH207
     if not shards:
-        raise HeadwordError(f"there are no .tar shards in {path}")
-    if not shards[0].exists():
-        raise HeadwordError(f"there is no shard {path}")
+        missing = "are no .tar shards in" if path.is_dir() else "is no shard"
+        raise HeadwordError(f"there {missing} {path}")
     return [str(shard.absolute()) for shard in shards]
 
 
 def local_shards(pattern: str, split: str | None, default: Sequence[str]) -> tuple[list[str], str | None]:
-    """The files of local shards, and the split they are.
-
-    Args:
-        pattern: a tar file, a folder of them, a glob, or a name with "{000..009}" in it.
-        split: a subfolder of the folder.
-        default: where none is named, the first of these that the folder has.
-
-    Raises:
-        HeadwordError: for a URL, a split that is not there, or no shards.
-    """
+    """The files of local shards, and the split they are: a subfolder, else the first of `default` there."""
     if "://" in pattern or pattern.startswith("pipe:"):
         raise HeadwordError(f"shards are read from local files; download {pattern} first")
     root = expand(pattern)
@@ -103,15 +86,7 @@ def local_shards(pattern: str, split: str | None, default: Sequence[str]) -> tup
 
 
 def members(file: BinaryIO, name: str) -> Iterator[Member]:
-    """The regular files of an uncompressed tar file, in their order.
-
-    Args:
-        file: the tar file, which may be read and moved in between.
-        name: what to call it in errors.
-
-    Raises:
-        HeadwordError: if it is cut short, damaged, compressed or no tar file, or a member is stored sparsely.
-    """
+    """The regular files of an uncompressed tar file, in their order; it may be read and moved in between."""
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

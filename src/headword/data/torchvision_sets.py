@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,64 +13,43 @@ from PIL import Image
 
 from headword.cache import evict, place
 from headword.data.images import load_image
-from headword.data.items import Item
+from headword.data.items import Item, LabelledImages
 from headword.data.splits import chosen_split
 from headword.errors import HeadwordError
 
-PHOTO = "A photo of a {}"
-"""The paper's prompt; what a set adds to it follows in `SETS`."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedSet:
+class NamedSet(NamedTuple):
     """How torchvision has a set, and how its classes are spoken of."""
 
     dataset: str
     """The class in `torchvision.datasets`."""
-    template: str = PHOTO
+    kind: str = ""
+    """What the set adds to the paper's prompt, "A photo of a {}"."""
     splits: tuple[str, ...] = ("test", "train")
-    by_train_flag: bool = False
-    """Whether the split is torchvision's `train=`."""
-    options: dict[str, Any] = field(default_factory=dict)
+    split_option: str | None = "split"
+    """The argument that says the split; `train` is a flag; None where there is but one."""
+    options: Mapping[str, Any] = {}
 
 
 SETS: dict[str, NamedSet] = {
-    "cifar10": NamedSet(dataset="CIFAR10", by_train_flag=True),
-    "cifar100": NamedSet(dataset="CIFAR100", by_train_flag=True),
-    "dtd": NamedSet(dataset="DTD", template=f"{PHOTO} texture", splits=("test", "train", "val")),
-    "eurosat": NamedSet(dataset="EuroSAT", template=f"{PHOTO} (aerial photo)", splits=("all",)),
-    "flowers102": NamedSet(
-        dataset="Flowers102", template=f"{PHOTO}, a type of flower", splits=("test", "train", "val")
-    ),
-    "food101": NamedSet(dataset="Food101", template=f"{PHOTO}, a type of food"),
-    "pets": NamedSet(
-        dataset="OxfordIIITPet", template=f"{PHOTO}, a type of pet", splits=("test", "trainval")
-    ),
-    "places365": NamedSet(dataset="Places365", splits=("val", "train-standard"), options={"small": True}),
+    "cifar10": NamedSet("CIFAR10", split_option="train"),
+    "cifar100": NamedSet("CIFAR100", split_option="train"),
+    "dtd": NamedSet("DTD", " texture", ("test", "train", "val")),
+    "eurosat": NamedSet("EuroSAT", " (aerial photo)", ("all",), split_option=None),
+    "flowers102": NamedSet("Flowers102", ", a type of flower", ("test", "train", "val")),
+    "food101": NamedSet("Food101", ", a type of food"),
+    "pets": NamedSet("OxfordIIITPet", ", a type of pet", ("test", "trainval")),
+    "places365": NamedSet("Places365", splits=("val", "train-standard"), options={"small": True}),
 }
 
 
-class TorchvisionSet(NamedTuple):
-    """A set of torchvision's, opened."""
-
-    images: tuple[Item, ...]
-    labels: tuple[int, ...]
-    names: tuple[str, ...]
-    split: str
-    template: str
-
-
-def open_torchvision_set(name: str, split: str | None, default: Sequence[str]) -> TorchvisionSet:
-    """One of `SETS`, downloaded into the cache, `$HEADWORD_CACHE/datasets/NAME`, if need be.
-
-    Raises:
-        HeadwordError: for an unknown name or split, or if it is neither there nor to be downloaded.
-    """
+def open_torchvision_set(name: str, split: str | None, default: Sequence[str]) -> LabelledImages:
+    """One of `SETS`, downloaded into the cache, `$HEADWORD_CACHE/datasets/NAME`, if need be."""
     if name not in SETS:
-        more = (
+        hint = (
             " (RESISC45 is not torchvision's: use hf: or class folders)" if "resisc" in name.lower() else ""
         )
-        raise HeadwordError(f"no torchvision set {name!r} is known here{more}; there are {', '.join(SETS)}")
+        raise HeadwordError(f"no torchvision set {name!r} is known here{hint}; there are {', '.join(SETS)}")
     known, source = SETS[name], f"torchvision:{name}"
     split = split or chosen_split(known.splits, default) or known.splits[0]
     if split not in known.splits:
@@ -79,28 +57,31 @@ def open_torchvision_set(name: str, split: str | None, default: Sequence[str]) -
     import torchvision.datasets
 
     options = dict(known.options)
-    if known.by_train_flag:
-        options["train"] = split == "train"
-    elif known.splits != ("all",):
-        options["split"] = split
+    if known.split_option is not None:
+        options[known.split_option] = split == "train" if known.split_option == "train" else split
     root = place("datasets", name)
     root.mkdir(parents=True, exist_ok=True)
+    make = partial(getattr(torchvision.datasets, known.dataset), str(root), **options)
     try:
-        data = _open(partial(getattr(torchvision.datasets, known.dataset), str(root), **options))
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it downloads: results go to stdout
+            try:
+                data = make(download=False)
+            except RuntimeError:  # what torchvision says when the files are not there
+                data = make(download=True)
         evict()
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise HeadwordError(f"{source} is not in {root} and cannot be downloaded: {reason}") from error
     version = f"{source} {split} {len(data)} {root}"
-    return TorchvisionSet(
-        tuple(
-            Item(str(row), f"{source}#{row}", partial(_read, data, row), version=version)
-            for row in range(len(data))
-        ),
-        _labels(data),
+    rows = range(len(data))
+    labels = data.targets if hasattr(data, "targets") else data._labels
+    return LabelledImages(
+        source,
+        tuple(Item(str(row), f"{source}#{row}", partial(_read, data, row), version=version) for row in rows),
+        tuple(map(int, labels)),
         tuple(map(words_of, data.classes)),
-        split,
-        known.template,
+        templates=(f"A photo of a {{}}{known.kind}",),
+        split=split,
     )
 
 
@@ -108,21 +89,6 @@ def words_of(name: str) -> str:
     """ "AnnualCrop", "/a/airfield/indoor" and "apple_pie" as words."""
     name = re.sub(r"[/_-]", " ", re.sub(r"^/\w/", "", name))
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-
-
-def _open(make: Callable[..., Any]) -> Any:
-    with contextlib.redirect_stdout(sys.stderr):  # where it says what it downloads: results go to stdout
-        try:
-            return make(download=False)
-        except RuntimeError:  # what torchvision says when the files are not there
-            return make(download=True)
-
-
-def _labels(data: Any) -> tuple[int, ...]:
-    for attribute in ("targets", "_labels"):
-        if hasattr(data, attribute):
-            return tuple(map(int, getattr(data, attribute)))
-    return tuple(int(label) for _, label in data.samples)
 
 
 def _read(data: Any, row: int, shrink_to: int | None) -> Image.Image:

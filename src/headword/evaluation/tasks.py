@@ -13,7 +13,8 @@ from torch import Tensor
 
 from headword.data.captions import CaptionList, read_captions
 from headword.data.folders import list_images
-from headword.data.labelled import LabelledImages, open_images
+from headword.data.items import LabelledImages
+from headword.data.labelled import open_images
 from headword.data.splits import TESTED
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from headword.data.captions import Captioned, read_captions
 from headword.data.images import load_image
-from headword.data.items import Item
-from headword.data.labelled import LabelledImages, open_images
+from headword.data.items import Item, LabelledImages
+from headword.data.labelled import open_images
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
 from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 from headword.data.shapes.scene import COLOURS, SIZES, Dice, Group, Scene
 
 Point = tuple[float, float]
+Place = tuple[Group, Point, float]
+Region = tuple[float, float, float, float]
 
 _FINER = 4  # drawn at this many times the size, then averaged
 _TILT = math.radians(15)
@@ -48,25 +50,24 @@ def _tinted(channel: int, dice: Dice) -> int:
     return min(255, max(0, round(channel + dice.between(-_TINT, _TINT))))
 
 
-def _placed(scene: Scene, dice: Dice) -> list[tuple[Group, Point, float]]:
+def _placed(scene: Scene, dice: Dice) -> list[Place]:
     """A place and a radius for each shape: none overlap, the relation holds for every pair across the groups,
     and no other relation could be meant."""
     members = [group for group in scene.groups for _ in range(group.count)]
     while True:
         line = dice.between(0.42, 0.58)
-        places: list[tuple[Group, Point, float]] = []
+        places: list[Place] = []
         for group in members:
             radius = dice.between(*SIZES[group.size])
-            first = group is scene.groups[0]
-            point = _free(_region(scene.relation, first, line), radius, places, dice)
-            if point is None:
+            region = _region(scene.relation, group is scene.groups[0], line)
+            if (point := _free(region, radius, places, dice)) is None:
                 break
             places.append((group, point, radius))
         if len(places) == len(members) and _clear(scene, places):
             return places
 
 
-def _region(relation: str | None, first: bool, line: float) -> tuple[float, float, float, float]:
+def _region(relation: str | None, first: bool, line: float) -> Region:
     """Left, top, right, bottom of where a group may stand."""
     before = first == (relation in ("left of", "above"))  # left of the line, or above it
     low, high = (0.0, line) if before else (line, 1.0)
@@ -77,7 +78,7 @@ def _region(relation: str | None, first: bool, line: float) -> tuple[float, floa
     return 0.0, 0.0, 1.0, 1.0
 
 
-def _clear(scene: Scene, places: Sequence[tuple[Group, Point, float]]) -> bool:
+def _clear(scene: Scene, places: Sequence[Place]) -> bool:
     """Whether the groups' middles lie at least twice as far apart along the relation as across it."""
     if scene.relation is None:
         return True
@@ -87,21 +88,14 @@ def _clear(scene: Scene, places: Sequence[tuple[Group, Point, float]]) -> bool:
     return along >= 2 * across
 
 
-def _free(
-    region: tuple[float, float, float, float],
-    radius: float,
-    taken: Sequence[tuple[Group, Point, float]],
-    dice: Dice,
-) -> Point | None:
+def _free(region: Region, radius: float, taken: Sequence[Place], dice: Dice) -> Point | None:
+    """A point of a region where a shape of this radius touches none of the others, if one is found."""
     edge = radius * 1.1 + _MARGIN
     left, top, right, bottom = region
     reach = [(*place, (_GAP * (radius + other)) ** 2) for _, place, other in taken]
     for _ in range(_TRIES):
         x, y = dice.between(left + edge, right - edge), dice.between(top + edge, bottom - edge)
-        for u, v, nearest in reach:
-            if (x - u) ** 2 + (y - v) ** 2 < nearest:
-                break
-        else:
+        if all((x - u) ** 2 + (y - v) ** 2 >= nearest for u, v, nearest in reach):
             return x, y
     return None
 
@@ -118,14 +112,9 @@ def _star() -> list[Point]:
 
 
 def _heart() -> list[Point]:
-    turns = [2 * math.pi * i / 48 for i in range(48)]
-    return [
-        (
-            math.sin(t) ** 3,
-            -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
-        )
-        for t in turns
-    ]
+    cos, turns = math.cos, [2 * math.pi * i / 48 for i in range(48)]
+    heights = [(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16 for t in turns]
+    return [(math.sin(t) ** 3, -height) for t, height in zip(turns, heights, strict=True)]
 
 
 def _moon() -> list[Point]:

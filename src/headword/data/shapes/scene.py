@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from headword.cache import key_of
 
+T = TypeVar("T")
+
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 COLOURS = {
-    "red": (215, 40, 40),
-    "orange": (245, 140, 30),
-    "yellow": (245, 225, 50),
-    "green": (50, 160, 60),
-    "blue": (45, 85, 215),
-    "purple": (140, 60, 170),
-    "black": (20, 20, 20),
-    "white": (245, 245, 245),
-}
+    "red": (215, 40, 40), "orange": (245, 140, 30), "yellow": (245, 225, 50), "green": (50, 160, 60),
+    "blue": (45, 85, 215), "purple": (140, 60, 170), "black": (20, 20, 20), "white": (245, 245, 245),
+}  # fmt: skip
 """Names and the RGB values that pictures vary around."""
 
 SIZES = {"small": (0.070, 0.085), "large": (0.125, 0.150)}
@@ -29,8 +27,6 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 MOST = 4
 """Shapes in a picture, at most."""
 
-_EVERY = 4
-
 
 def held_out(shape: str, colour: str) -> bool:
     """Whether a combination is never seen in training.
@@ -38,7 +34,7 @@ def held_out(shape: str, colour: str) -> bool:
     Of the 8 × 8 combinations 16 are held out, two in each row and column (every fourth diagonal), so that
     every shape and every colour is seen often, but in other company.
     """
-    return (SHAPES.index(shape) + tuple(COLOURS).index(colour)) % _EVERY == 0
+    return (SHAPES.index(shape) + tuple(COLOURS).index(colour)) % 4 == 0
 
 
 _KINDS = {
@@ -83,7 +79,7 @@ class Dice:
         """A whole number from 0 to n − 1."""
         return int(self._random() * n)
 
-    def pick(self, options: tuple[str, ...] | list[str]) -> str:
+    def pick(self, options: Sequence[T]) -> T:
         """One of the options."""
         return options[self.below(len(options))]
 
@@ -95,9 +91,7 @@ class Dice:
 def draw_scene(dice: Dice, *, held: bool) -> Scene:
     """A scene at random: half of them one group, half of them two with a relation.
 
-    Args:
-        dice: the source of chance.
-        held: whether every group is a held-out combination of shape and colour, or none is.
+    Where `held`, every group is a held-out combination of shape and colour, else none is.
     """
     if dice.below(2):
         return Scene((_group(dice, 1 + dice.below(MOST), held),))
@@ -109,6 +103,5 @@ def draw_scene(dice: Dice, *, held: bool) -> Scene:
 
 
 def _group(dice: Dice, count: int, held: bool) -> Group:
-    kinds = _KINDS[held]
-    shape, colour = kinds[dice.below(len(kinds))]
+    shape, colour = dice.pick(_KINDS[held])
     return Group(count, dice.pick(list(SIZES)), colour, shape)

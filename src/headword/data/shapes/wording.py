@@ -1,10 +1,17 @@
-"""What is said of a scene: in one standard form, in the ways people vary it, and at length."""
+"""What is said of a scene: in one standard form, in the ways people vary it, and at length.
+
+And what is asked of it: captions of one picture that differ in exactly one attribute, one of them right.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
-from headword.data.shapes.scene import RELATIONS, Dice, Group, Scene
+from headword.data.shapes.scene import COLOURS, MOST, RELATIONS, SHAPES, SIZES, Dice, Group, Scene
+
+ATTRIBUTES = ("colour", "shape", "size", "count", "relation")
 
 _NUMBERS = ("no", "one", "two", "three", "four")
 _SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
@@ -93,3 +100,43 @@ def _are(group: Group) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+class Question(NamedTuple):
+    """Which of these captions is the picture's?"""
+
+    attribute: str
+    """What they differ in, one of `ATTRIBUTES`."""
+    candidates: tuple[str, ...]
+    """The right caption first; at least two, all different."""
+
+
+def questions(scene: Scene) -> list[Question]:
+    """All questions about a scene: one for each attribute of each group, and one for the relation.
+
+    Colours and shapes are asked for among all eight, also where the caption is then of a combination that
+    training has shown: a model that prefers what it has seen gets them wrong. Counts stay within what a
+    picture may hold.
+    """
+    return [
+        Question(attribute, (caption(scene), *map(caption, wrong)))
+        for attribute, wrong in _wrong(scene)
+        if wrong
+    ]
+
+
+def _wrong(scene: Scene) -> Iterator[tuple[str, list[Scene]]]:
+    """For each attribute of each group, and for the relation: the scene with every other value of it."""
+    for place, group in enumerate(scene.groups):
+        most = MOST - (scene.total - group.count)
+        values = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "count": range(1, most + 1)}
+        for attribute, all_of_it in values.items():
+            others = [
+                replace(group, **{attribute: value})
+                for value in all_of_it
+                if value != getattr(group, attribute)
+            ]
+            before, after = scene.groups[:place], scene.groups[place + 1 :]
+            yield attribute, [replace(scene, groups=(*before, other, *after)) for other in others]
+    if scene.relation is not None:
+        yield "relation", [replace(scene, relation=other) for other in RELATIONS if other != scene.relation]
