@@ -180,4 +180,4 @@ def _texts(value: Any, where: str) -> list[str]:
             raise HeadwordError(f"{where} has a caption with half a character (a lone surrogate) in it")
         if not text.strip():
             raise HeadwordError(f"{where} has an empty caption; fill it in or leave the row out")
-    return [text.strip() for text in texts]
+    return [str(text).strip() for text in texts]

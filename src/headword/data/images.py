@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -32,28 +33,18 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor", b
 MAX_PIXELS = 178_956_970
 """More pixels than this are taken for a decompression bomb: the size at which Pillow itself gives up."""
 
-MAX_SCANS = 20
-"""JPEG files that go over more than this many times as many pixels as a picture may have are refused."""
-
 LONGEST_SHAPE = 32
 """Of a picture with a longer side of more than this many shorter ones, a model is given the middle."""
-
-PHONE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
-"""Endings of photos as phones write them, which not every installation can read: the extra `photos` can."""
 
 SHRINK_ABOVE = 1000
 """JPEG files with a longer side than this, in pixels, may be decoded at a fraction of their size."""
 
+# Photos as phones write them, which not every installation can read: the extra `photos` can.
+PHONE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
+_PHONE_BRANDS = re.compile(rb"ftyp(hei[cxms]|hevc|mif1|msf1|avif)")
+
 # EPS starts Ghostscript, WMF needs Windows, the others are stubs that cannot decode.
 REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
-
-_PHONE_BRANDS = frozenset(
-    b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif")
-)
-
-_MEND = "save it as PNG or JPEG, or leave it out"
-
-_BAND = 1 << 22  # pixels that are converted at a time, where the way leads over wider ones
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -64,6 +55,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_MAX_SCANS = 20  # JPEG files that go over more than so many times the pixels a picture may have are refused
+_BAND = 1 << 22  # pixels that are converted at a time, where the way leads over wider ones
+_MEND = "save it as PNG or JPEG, or leave it out"
 
 # Silencing a warning is process-wide before Python 3.14; only pictures that large pass here, one at a time.
 _LARGE = threading.Lock()
@@ -107,13 +102,10 @@ def load_image(
 def load_image_bytes(
     data: bytes, name: str, *, shrink_to: int | None = None, max_pixels: int | None = None
 ) -> Image.Image:
-    """One image as 8-bit RGB, as `load_image`, of the bytes of an image file.
+    """One image as 8-bit RGB, as `load_image`, of an image file's bytes.
 
-    Args:
-        data: the file's content.
-        name: what to call it in errors; its ending helps with formats that have no signature.
-        shrink_to: as for `load_image`.
-        max_pixels: more are refused, before any is decoded; `MAX_PIXELS` when not given.
+    `name` is what errors call it; its ending helps with formats that have no signature. More pixels than
+    `max_pixels` (else `MAX_PIXELS`) are refused before any is decoded.
     """
     return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
 
@@ -134,11 +126,7 @@ def middle(image: Image.Image) -> Image.Image:
 
 
 def transformed(transform: Callable[[Image.Image], Tensor], image: Image.Image, name: str) -> Tensor:
-    """A picture through a model's transform, which may be anybody's.
-
-    Raises:
-        HeadwordError: with `name`, if it fails on this picture, for want of memory too.
-    """
+    """A picture through a model's transform, which may be anybody's and fail, for want of memory too."""
     try:
         pixels = transform(middle(image))
         if not _is_tensor(pixels):
@@ -171,23 +159,22 @@ def _load_file(path: Path, shrink_to: int | None, inside: Path | None) -> Image.
         with open_regular(path, inside=inside) as file:
             return _load(file, path, shrink_to)
     except IsADirectoryError:
-        mend = f"give the images in it, as in {path}/*.jpg"
-        raise HeadwordError(f"{path} is a folder, not an image; {mend}") from None
+        mistake = f"{path} is a folder, not an image; give the images in it, as in {path}/*.jpg"
     except (FileNotFoundError, NotADirectoryError):
         is_address = str(path).startswith(("http:/", "https:/"))  # a Path has one slash of the two
         mend = "; download it first, addresses are not read" if is_address else ""
-        raise HeadwordError(f"there is no image file {path}{mend}") from None
-    except PermissionError as error:
-        raise HeadwordError(f"{path} may not be read: permission denied") from error
+        mistake = f"there is no image file {path}{mend}"
+    except PermissionError:
+        mistake = f"{path} may not be read: permission denied"
     except OSError as error:  # a pipe, a link to itself, or its disk failed
-        raise HeadwordError(f"{path} cannot be read: {error.strerror or error}") from error
+        mistake = f"{path} cannot be read: {error.strerror or error}"
+    raise HeadwordError(mistake)
 
 
 def _load(
     file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int | None = None
 ) -> Image.Image:
-    if max_pixels is None:
-        max_pixels = MAX_PIXELS
+    max_pixels = max_pixels or MAX_PIXELS
     image = _open(file, path)
     width, height = image.size
     if width * height > max_pixels:
@@ -195,7 +182,7 @@ def _load(
             f"{path} has {width * height:,} pixels ({width} by {height}), more than the limit of "
             f"{max_pixels:,}; scale it down"
         )
-    if image.format in {"JPEG", "MPO"} and width * height * _scans(file) > MAX_SCANS * max_pixels:
+    if image.format in {"JPEG", "MPO"} and width * height * _scans(file) > _MAX_SCANS * max_pixels:
         raise HeadwordError(
             f"{path} has more scans than a picture of {width} by {height} pixels can need; {_MEND}"
         )
@@ -257,7 +244,7 @@ def _open(file: BinaryIO, path: PurePath) -> Image.Image:
                 failed = f"cannot be read: {accepted}"
             elif accepted:
                 failed = f"is of the format {name}, which is not supported"
-    photo = prefix[4:12] in _PHONE_BRANDS or path.suffix.lower() in PHONE_SUFFIXES
+    photo = _PHONE_BRANDS.match(prefix, 4) or path.suffix.lower() in PHONE_SUFFIXES
     if not failed and photo and "HEIF" not in Image.ID:
         raise MissingExtraError(f"{path} cannot be read: what opens such photos", "photos")
     raise HeadwordError(
@@ -269,10 +256,7 @@ def _finish(image: Image.Image, name: str) -> Image.Image:
     """Decode, rotate and convert to RGB."""
     try:
         _decode(image)
-        turn = _TURNS.get(_orientation(image))
-        if turn is not None:
-            image = image.transpose(turn)
-        return _rgb(image)
+        return _rgb(_upright(image))
     except MemoryError:
         raise _too_large(image, name) from None
     except Exception as error:
@@ -289,20 +273,22 @@ def _decode(image: Image.Image) -> None:
         image.load()
 
 
-def _orientation(image: Image.Image) -> Any:
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF tag says; Pillow's own way copies one that needs no turn."""
     if not isinstance(image, ImageFile.ImageFile) and "exif" not in image.info:
-        return 1
+        return image
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels are sound though the tags are not
-        return 1
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.mode in {"La", "RGBa"}:
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         return _in_bands(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -321,9 +307,8 @@ def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image])
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -333,24 +318,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     these have no agreed range, so they are stretched from the least to the greatest.
     """
     if image.mode.startswith("I;16"):
-
-        def shrunk(band: Image.Image) -> Image.Image:
-            values = (np.asarray(band).astype(np.uint32) * 255 + 32767) // 65535
-            return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-
-        return _in_bands(image, shrunk)
+        return _in_bands(
+            image, lambda band: _grey((np.asarray(band).astype(np.uint32) * 255 + 32767) // 65535)
+        )
     whole = np.asarray(image)
     low, high = float(whole.min()), float(whole.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("it has NaN or infinite pixels")
     top = 65535.0 if image.mode == "I" else 1.0 if high <= 1 else 255.0
-    least, top = (low, (high - low) or 1.0) if low < 0 or high > top else (0.0, top)
+    least, span = (low, (high - low) or 1.0) if low < 0 or high > top else (0.0, top)
+    return _in_bands(
+        image, lambda band: _grey(np.rint((np.asarray(band).astype(np.float64) - least) * (255.0 / span)))
+    )
 
-    def stretched(band: Image.Image) -> Image.Image:
-        values = (np.asarray(band).astype(np.float64) - least) * (255.0 / top)
-        return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
-    return _in_bands(image, stretched)
+def _grey(values: np.ndarray[Any, Any]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
 def _is_tensor(source: object) -> TypeGuard[Tensor]:
@@ -370,8 +353,8 @@ def is_image_tensor(source: object) -> TypeGuard[Tensor]:
 
 def describe(source: object) -> str:
     """What a thing is, for an error: its type, and of arrays their shape."""
-    if _is_tensor(source) or isinstance(source, np.ndarray):
-        kind = "tensor" if _is_tensor(source) else "NumPy array"
+    kind = "tensor" if _is_tensor(source) else "NumPy array"
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         return f"a {str(source.dtype).removeprefix('torch.')} {kind} {list(source.shape)}"
     if source is None or isinstance(source, float):
         return str(source)

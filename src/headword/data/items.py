@@ -82,8 +82,10 @@ class PlaceReader:
         """See `load_image`."""
         try:
             with open_place(self.place) as file:
-                whole = self.size is None
-                data = file.read(MAX_MEMBER) if whole else read_member(file, self.start, self.size, self.name)
+                if self.size is None:
+                    data = file.read(MAX_MEMBER)
+                else:
+                    data = read_member(file, self.start, self.size, self.name)
         except (OSError, ValueError) as error:
             raise HeadwordError(f"{self.name} cannot be read: {error}") from error
         return load_image_bytes(data, self.name, shrink_to=shrink_to)

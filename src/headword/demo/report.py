@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -19,23 +18,19 @@ from headword.files import write_text_atomic
 
 
 class Score(NamedTuple):
-    """How well a label fits a picture."""
+    """How well a label fits a picture; the probability is over all labels."""
 
     label: str
     probability: float
-    """0 … 1, over all labels."""
     cosine: float
-    """-1 … 1."""
 
 
 class Expected(NamedTuple):
-    """What would have been right, and where it came."""
+    """What would have been right, and where it came: the rank, of how many there were to choose from."""
 
     name: str
     rank: int
-    """1 for the first, which is right."""
     of: int
-    """How many there were to choose from."""
 
     @property
     def right(self) -> bool:
@@ -49,15 +44,13 @@ class Expected(NamedTuple):
         return f"{self.rank}{ending} of {self.of}"
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A picture and its best labels, best first."""
+class Labelled(NamedTuple):
+    """A picture and its best labels, best first; its own words are expected."""
 
     path: Path
     title: str
     scores: Sequence[Score]
     expected: Expected
-    """The picture's own words."""
     credit: str = ""
 
 
@@ -69,14 +62,12 @@ class Match(NamedTuple):
     cosine: float
 
 
-@dataclass(frozen=True, slots=True)
-class Searched:
-    """A sentence and the pictures nearest to it, nearest first."""
+class Searched(NamedTuple):
+    """A sentence and the pictures nearest to it, nearest first; the title of the one it means is expected."""
 
     query: str
     hits: Sequence[Match]
     expected: Expected
-    """The title of the picture that was meant."""
 
 
 def write_demo_page(
@@ -85,9 +76,8 @@ def write_demo_page(
     labelled: Sequence[Labelled],
     searches: Sequence[Searched],
     facts: Sequence[tuple[str, str]],
-    labels: Sequence[str] = (),
-    title: str = "A classifier's head, turned into words",
-    lead: str = "",
+    labels: Sequence[str],
+    lead: str,
 ) -> None:
     """Write the demo's page, whole or not at all.
 
@@ -97,22 +87,19 @@ def write_demo_page(
         searches: the sentences with what they found.
         facts: names and values of what was run and how long it took, for the end of the page.
         labels: every label that was offered, shown so that a reader can judge the choice.
-        title: the page's heading.
-        lead: a paragraph below it, as plain text.
-
-    Raises:
-        HeadwordError: if a picture cannot be read or the file not be written.
+        lead: a paragraph below the heading, as plain text.
     """
+    title = "A classifier's head, turned into words"
     body = [
         f'<header><p class="name">headword</p><h1>{escape(title)}</h1>',
-        f'<p class="lead">{escape(lead)}</p>' if lead else "",
-        "</header><main>",
+        f'<p class="lead">{escape(lead)}</p></header><main>',
         '<section aria-labelledby="labels"><h2 id="labels">Labelled with words that are not its classes</h2>',
         _count(labelled, "pictures got their own words first"),
         '<div class="cards">',
         *map(_card, labelled),
         "</div>",
-        _offered(labels) if labels else "",
+        f"<details><summary>The {len(labels)} labels every picture could have had</summary>",
+        f'<ul class="words">{"".join(f"<li>{escape(label)}</li>" for label in labels)}</ul></details>',
         "</section>",
         '<section aria-labelledby="searches"><h2 id="searches">Found by a sentence</h2>',
         _count(searches, "sentences found the picture that was meant first"),
@@ -159,14 +146,6 @@ def _img(path: Path, side: int, title: str) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escape(title)}">'
 
 
-def _offered(labels: Sequence[str]) -> str:
-    words = "".join(f"<li>{escape(label)}</li>" for label in labels)
-    return (
-        f"<details><summary>The {len(labels)} labels every picture could have had</summary>"
-        f'<ul class="words">{words}</ul></details>'
-    )
-
-
 def _count(judged: Sequence[Labelled | Searched], what: str) -> str:
     right = sum(one.expected.right for one in judged)
     return f'<p class="count">{right} of {len(judged)} {escape(what)}.</p>' if judged else ""
@@ -180,17 +159,21 @@ def _verdict(expected: Expected, right: str, wrong: str) -> str:
 
 def _card(item: Labelled) -> str:
     wrong = f"Its own words, “{item.expected.name}”, came {item.expected}"
-    rows = "".join(
-        f'<li><span class="label">{escape(score.label)}</span>'
-        f'<span class="number">{_percent(score.probability)}</span>'
-        f'<span class="bar" aria-hidden="true"><i style="width:{100 * score.probability:.1f}%"></i></span>'
-        f"{_cosine(score.cosine)}</li>"
-        for score in item.scores
-    )
+    rows = "".join(map(_score, item.scores))
     return (
         f'<article class="card">{_img(item.path, 520, item.title)}<h3>{escape(item.title)}</h3>'
         f"{_verdict(item.expected, 'Its own words came first', wrong)}"
         f'<ol class="scores">{rows}</ol></article>'
+    )
+
+
+def _score(score: Score) -> str:
+    percent = 100 * score.probability
+    return (
+        f'<li><span class="label">{escape(score.label)}</span>'
+        f'<span class="number">{percent:.{0 if percent >= 9.95 else 1}f} %</span>'
+        f'<span class="bar" aria-hidden="true"><i style="width:{percent:.1f}%"></i></span>'
+        f"{_cosine(score.cosine)}</li>"
     )
 
 
@@ -212,10 +195,6 @@ def _footer(labelled: Sequence[Labelled]) -> str:
         "space, 1 when they point the same way."
     )
     return f"<footer><p>{note}</p>" + (f"<p>Pictures: {credits_}.</p>" if credits_ else "") + "</footer>"
-
-
-def _percent(probability: float) -> str:
-    return f"{100 * probability:.{0 if probability >= 0.0995 else 1}f} %"
 
 
 def _cosine(cosine: float) -> str:

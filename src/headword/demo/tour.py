@@ -7,8 +7,8 @@ wrong, and says where the right answer came.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from headword.data.gallery import GalleryPicture, gallery
 from headword.demo.report import Expected, Labelled, Match, Score, Searched, write_demo_page
@@ -18,21 +18,12 @@ from headword.recycling import Watch, recycle, unwatched
 
 # The words a person might use for each picture; all of them together are the labels to choose from.
 WORDS = {
-    "astronaut": "an astronaut",
-    "cat": "a cat",
-    "coffee": "a cup of coffee",
-    "rocket": "a rocket launch",
-    "motorcycle": "a motorcycle",
-    "temple": "a Chinese temple",
-    "flower": "a flower in bloom",
-    "photographer": "a photographer with a camera",
-    "horse": "the shape of a horse",
-    "coins": "old coins",
-    "page": "a page of printed text",
-    "galaxies": "galaxies in deep space",
-    "retina": "the inside of an eye",
+    "astronaut": "an astronaut", "cat": "a cat", "coffee": "a cup of coffee", "rocket": "a rocket launch",
+    "motorcycle": "a motorcycle", "temple": "a Chinese temple", "flower": "a flower in bloom",
+    "photographer": "a photographer with a camera", "horse": "the shape of a horse", "coins": "old coins",
+    "page": "a page of printed text", "galaxies": "galaxies in deep space", "retina": "the inside of an eye",
     "bricks": "a brick wall",
-}
+}  # fmt: skip
 
 # Sentences, and the picture that each means.
 QUERIES = {
@@ -50,14 +41,13 @@ LEAD = (
     "marked, too."
 )
 
-MARKER = ".headword-demo"
-"""Tells a demo's folder, which may be replaced, from any other."""
+_WITH = "with what its classes are called and are; no captions"
+MARKER = ".headword-demo"  # tells a demo's folder, which may be replaced, from any other
 PAGE = "index.html"
 MODEL = "model"
 
 
-@dataclass(frozen=True, slots=True)
-class DemoResult:
+class DemoResult(NamedTuple):
     """What the demo did."""
 
     model: DualEncoder
@@ -73,11 +63,7 @@ def run_demo(
 ) -> DemoResult:
     """Recycle the embedded classifier, label and search the gallery, and write model and page into `out`.
 
-    `watch` is as in `recycle`.
-
-    Raises:
-        HeadwordError: if `out` holds something already, or the embedded encoders or the pictures are not
-            installed.
+    `watch` is as in `recycle`; `out` is refused if it holds something already.
     """
     with new_folder(out, overwrite=overwrite, marker=MARKER, known=(PAGE, MODEL)) as folder:
         (folder / MARKER).touch()
@@ -90,25 +76,19 @@ def run_demo(
         seconds["embed pictures"] = time.perf_counter() - start
         start = time.perf_counter()
         model.centre_on(features)
-        labels = list(WORDS.values())
-        labelled = _label(model, features, pictures, labels)
+        labelled = _label(model, features, pictures)
         searches = _search(model, features, pictures)
         seconds["label and search"] = time.perf_counter() - start
         model.save(folder / MODEL)
+        facts, labels = _facts(model, len(pictures), seconds), list(WORDS.values())
         write_demo_page(
-            folder / PAGE,
-            labelled=labelled,
-            searches=searches,
-            facts=_facts(model, len(pictures), seconds),
-            labels=labels,
-            lead=LEAD,
+            folder / PAGE, labelled=labelled, searches=searches, facts=facts, labels=labels, lead=LEAD
         )
     return DemoResult(model, labelled, searches, seconds, out / PAGE, out / MODEL)
 
 
-def _label(
-    model: DualEncoder, features: object, pictures: list[GalleryPicture], labels: list[str]
-) -> list[Labelled]:
+def _label(model: DualEncoder, features: object, pictures: list[GalleryPicture]) -> list[Labelled]:
+    labels = list(WORDS.values())
     classifier, embeddings = model.classifier(labels), model.encode_image(features)
     cosines = classifier.cosines(embeddings)
     chances = classifier.probabilities(classifier.logits(embeddings))
@@ -140,11 +120,7 @@ def _facts(model: DualEncoder, n: int, seconds: dict[str, float]) -> list[tuple[
     return [
         ("Classifier", f"{model.vision.name}, {head.n_classes:,} classes, {head.dim:,} features"),
         ("Text encoder", f"{model.text.name}, {model.text.dim} wide"),
-        (
-            "Learnt from",
-            f"{head.n_classes:,} rows of the head, in {len(model.pairs):,} pairs with what its classes are "
-            "called and are; no captions",
-        ),
+        ("Learnt from", f"{head.n_classes:,} rows of the head, in {len(model.pairs):,} pairs {_WITH}"),
         ("Centred on", f"these {n} pictures, unlabelled"),
         *((step.capitalize(), f"{value:.2f} s") for step, value in seconds.items()),
     ]

@@ -5,9 +5,9 @@ And what is asked of it: captions of one picture that differ in exactly one attr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headword.data.shapes.scene import COLOURS, MOST, RELATIONS, SHAPES, SIZES, Dice, Group, Scene
 
@@ -129,7 +129,12 @@ def _wrong(scene: Scene) -> Iterator[tuple[str, list[Scene]]]:
     """For each attribute of each group, and for the relation: the scene with every other value of it."""
     for place, group in enumerate(scene.groups):
         most = MOST - (scene.total - group.count)
-        values = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "count": range(1, most + 1)}
+        values: dict[str, Iterable[Any]] = {
+            "colour": COLOURS,
+            "shape": SHAPES,
+            "size": SIZES,
+            "count": range(1, most + 1),
+        }
         for attribute, all_of_it in values.items():
             others = [
                 replace(group, **{attribute: value})
