@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from headword import __version__
@@ -21,6 +22,7 @@ from headword.cli.common import Output
 from headword.errors import HeadwordError, near
 
 OUR_ERROR, USER_ERROR, INTERRUPTED = 1, 2, 130
+LESS_MEMORY = "a smaller --batch-size, fewer --workers, fewer or smaller pictures at once need less"
 NOTHING_KEPT = "no result was written; run the same command again"
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
@@ -70,20 +72,6 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-class _Errors:
-    """A command whose errors, those of its command line included, are one line each."""
-
-    def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Read the command line."""
-        with _one_line():
-            return super().make_context(*args, **extra)  # type: ignore[misc]
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        with _one_line():
-            return super().invoke(ctx)  # type: ignore[misc]
-
-
 @contextmanager
 def _one_line() -> Iterator[None]:
     """An error becomes one line on stderr and an exit code.
@@ -104,11 +92,7 @@ def _one_line() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        _end(
-            "the memory ran out; a smaller --batch-size, fewer --workers, fewer or smaller pictures at once "
-            "need less",
-            OUR_ERROR,
-        )
+        _end(f"the memory ran out; {LESS_MEMORY}", OUR_ERROR)
 
 
 def usage_line(error: Any) -> str:
@@ -123,10 +107,20 @@ def usage_line(error: Any) -> str:
     return line[:1].lower() + line[1:]
 
 
-class CommandGroup(_Errors, TyperGroup):
-    """Commands in the order of the work."""
+class CommandGroup(TyperGroup):
+    """Commands in the order of the work; errors, those of the command line included, are one line each."""
 
     context_class = _Context
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the command line."""
+        with _one_line():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with _one_line():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names."""
@@ -140,10 +134,7 @@ def _end(line: str, code: int) -> NoReturn:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the machine or its accelerator.
-
-    Torch and OpenVINO say so in a `RuntimeError` of whatever kind.
-    """
+    """Whether memory ran out; torch and OpenVINO say so in a `RuntimeError` of whatever kind."""
     signs = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
@@ -207,8 +198,7 @@ def _show_version(flag: bool) -> None:
 @app.callback()
 def _root(
     _version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+        bool, Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     pass

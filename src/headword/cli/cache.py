@@ -25,13 +25,7 @@ def info(output: Output) -> None:
 
     kept = entries()
     rows = [
-        (
-            entry.kind,
-            entry.name,
-            f"{entry.vectors:,}" if entry.vectors else "–",
-            f"{entry.bytes / 1e6:,.1f} MB",
-        )
-        for entry in kept
+        (e.kind, e.name, f"{e.vectors:,}" if e.vectors else "–", f"{e.bytes / 1e6:,.1f} MB") for e in kept
     ]
     held = sum(entry.bytes for entry in kept)
     output.table(f"Cache {cache_folder()}", ("kind", "of", "vectors", "size"), rows)
@@ -40,10 +34,7 @@ def info(output: Output) -> None:
     output.result(
         metrics={"bytes": held, "limit_bytes": cache_limit()},
         folder=str(cache_folder()),
-        entries=[
-            {"kind": entry.kind, "of": entry.name, "vectors": entry.vectors, "bytes": entry.bytes}
-            for entry in kept
-        ],
+        entries=[{"kind": e.kind, "of": e.name, "vectors": e.vectors, "bytes": e.bytes} for e in kept],
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -13,6 +13,7 @@ from headword.cli.common import Output, expand_images, flags, quoted, read_label
 from headword.errors import HeadwordError
 
 AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
+TRANSDUCTIVE = "at once; read its percentages as an order, they are surer than they are right"
 
 
 @command(
@@ -22,32 +23,32 @@ AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
 def classify(
     output: Output,
     model: options.Model,
-    images: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
+    images: Annotated[list[str], Argument(help="Images, folders of images, or globs.")],
     labels: options.Labels = None,
     labels_file: options.LabelsFile = None,
     template: options.Template = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many labels to show for each image.")] = 3,
-    multi_label: Annotated[bool, typer.Option("--multi-label", help="Judge each label by itself.")] = False,
+    k: Annotated[int, Option("-k", min=1, help="How many labels to show for each image.")] = 3,
+    multi_label: Annotated[bool, Option("--multi-label", help="Judge each label by itself.")] = False,
     none_of_these: Annotated[
-        bool, typer.Option("--none-of-these", help='Let "none of these" be an answer.')
+        bool, Option("--none-of-these", help='Let "none of these" be an answer.')
     ] = False,
     centre_on: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="FOLDER|collection|online|none|auto",
             help=f"{options.CENTRE_HELP} auto is online for a recycled model without a centre, else none.",
         ),
     ] = AUTO,
     collection: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Label all the images at once, each by the others too: csls, inverted-softmax, sinkhorn or "
             "adapt; or off."
         ),
     ] = "off",
     prior: Annotated[
         str | None,
-        typer.Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
+        Option(help="For sinkhorn, how often each label is: uniform, or a JSON file, label to share."),
     ] = None,
     batch_size: options.BatchSize = 32,
     vision: options.Vision = None,
@@ -68,15 +69,15 @@ def classify(
     from headword.model import load
     from headword.server.memory import remembering
 
-    loaded = load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype)
-    encoder = remembering(loaded)  # the labels' texts tell their familiarity too
+    # The labels' texts are embedded once, though they tell their familiarity too.
+    encoder = remembering(load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype))
     with output.progress("images") as progress:
         if centre_on == AUTO:
             as_made = encoder.centre.kind == "default" and not encoder.one_space
             centre_on = ONLINE if as_made and len(paths) > 1 else NONE
         running = encoder.running_centre() if centre_on == ONLINE else None
-        if centre_on not in (NONE, ONLINE):
-            pool: Any = paths if centre_on == COLLECTION else centre_on
+        if running is None and centre_on != NONE:
+            pool = paths if centre_on == COLLECTION else centre_on
             encoder.centre_on(pool, batch_size=batch_size, progress=progress)
         skipped: dict[int, str] = {}
         embeds = encoder.encode_image(
@@ -91,7 +92,7 @@ def classify(
     cosines = classifier.cosines(embeds).tolist()
     chances = classifier.probabilities(classifier.logits(embeds, collection=collection, prior=stated))
     orders = chances.argsort(dim=1, descending=True, stable=True).tolist()
-    fit, doubt = encoder.familiarity_fit, encoder.doubt
+    doubt = encoder.doubt
     depths = dict(zip(words, encoder.depths(words), strict=True))
     far = [word for word, depth in depths.items() if depth.out_of_depth]
     words = classifier.classes_.tolist()
@@ -118,10 +119,7 @@ def classify(
     output.unreadable(unreadable)
     notes = list(paths.notes)
     if collection != OFF:
-        notes.append(
-            f"transductive: {collection} labels the whole collection at once; read its percentages as an "
-            "order, they are surer than they are right"
-        )
+        notes.append(f"transductive: {collection} labels the whole collection {TRANSDUCTIVE}")
     if len(words) == 1 and not multi_label:
         notes.append("one label alone always gets 100 %; give more to choose from, or --none-of-these")
     if running is not None:
@@ -136,27 +134,22 @@ def classify(
     else:
         chosen = quoted(",".join(words[: len(words) - none_of_these]))
         output.next_step(f"headword classify {quoted(model)} FOLDER --labels {chosen}{flags(vision=vision)}")
+    familiarity = encoder.familiarity_fit and {
+        **encoder.familiarity_fit.as_json(),
+        "labels": {word: depth.familiarity for word, depth in depths.items()},
+        "out_of_depth": far,
+    }
     output.result(
         model=encoder.provenance(),
         protocol={
-            "labels": words,
-            "templates": list(template or encoder.templates),
-            "multi_label": multi_label,
-            "none_of_these": none_of_these,
-            "collection": collection,
+            "labels": words, "templates": list(template or encoder.templates), "multi_label": multi_label,
+            "none_of_these": none_of_these, "collection": collection, "centre_on": centre_on,
             "prior": None if shares is None else dict(zip(words, shares.tolist(), strict=True)),
-            "centre_on": centre_on,
         },
         notes=notes,
         results=results,
         doubt=doubt,
         out_of_depth=far,
         unreadable=unreadable,
-        familiarity=None
-        if fit is None
-        else {
-            **fit.as_json(),
-            "labels": {word: depth.familiarity for word, depth in depths.items()},
-            "out_of_depth": far,
-        },
-    )
+        familiarity=familiarity,
+    )  # fmt: skip

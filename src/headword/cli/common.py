@@ -61,11 +61,7 @@ class Output:
     ) -> None:
         """Print a table for people; without columns, one of names and values.
 
-        Args:
-            title: a line above it, never broken.
-            columns: their headings.
-            rows: the cells.
-            whole: the column whose cells (paths, say) are never broken; best the last one.
+        The title is never broken, nor are the cells (paths, say) of the column `whole`, best the last one.
         """
         if self.quiet:
             return
@@ -76,13 +72,8 @@ class Output:
         from rich.text import Text
 
         # Plain `Text`, since names of files and labels may look like markup.
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
-            show_header=bool(columns),
-        )
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table.show_header = bool(columns)
         cells = [[Text(printable(cell)) for cell in row] for row in rows]
         for n, column in enumerate(columns):
             least = max((row[n].cell_len for row in cells), default=0) if column == whole else None
@@ -90,7 +81,9 @@ class Output:
         console = Console()
         if not columns and cells:
             # A long path keeps its end: names go over lines before the words of values do.
-            name, value = (max(_longest_word(row[n].plain) for row in cells) for n in (0, 1))
+            name, value = (
+                max(len(word) for row in cells for word in ("", *row[n].plain.split())) for n in (0, 1)
+            )
             room = console.width - value - 3
             names = max(row[0].cell_len for row in cells)
             table.add_column(max_width=max(name, min(names, room)))
@@ -137,13 +130,9 @@ class Output:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress | None]:
-        """A progress bar on stderr where a person is watching, with how many a second and the time left.
+        """A progress bar on stderr where a person is watching: what to call with (done, all), or None.
 
-        Args:
-            what: is counted: "images", "texts".
-
-        Yields:
-            What to call with (done, all), or None. Several bars may be open at once, or one after another.
+        `what` is counted: "images", "texts". Several may be open at once, or one after another.
         """
         if self.quiet or not sys.stderr.isatty():
             yield None
@@ -164,10 +153,6 @@ def quoted(word: str | Path) -> str:
     return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else shlex.quote(text)
 
 
-def _longest_word(text: str) -> int:
-    return max(map(len, text.split()), default=0)
-
-
 def flags(**given: str | Path | None) -> str:
     """Options that the next command needs as this one did, as they are typed; with a space before each."""
     return "".join(f" --{name} {quoted(value)}" for name, value in given.items() if value is not None)
@@ -179,11 +164,7 @@ def printable(text: str) -> str:
 
 
 def expand_images(arguments: Sequence[str]) -> ImageList:
-    """Paths of images, folders and globs → the images they mean, and what was left out.
-
-    Raises:
-        HeadwordError: if a folder has no images or a glob matches none.
-    """
+    """Paths of images, folders and globs → the images they mean, and what was left out."""
     from headword.data.folders import ImageList
     from headword.extract.given import named_images
 
@@ -196,17 +177,11 @@ def expand_images(arguments: Sequence[str]) -> ImageList:
 
 
 def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
-    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; empty ones are left out.
-
-    Raises:
-        HeadwordError: if both or neither are given, there are none, or one is given twice.
-    """
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; not those that are empty."""
     if (labels is None) == (labels_file is None):
         raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
     from headword.encoders.prompts import check_labels, tidy_labels
     from headword.files import read_text
 
-    if labels is not None:
-        return check_labels(tidy_labels(labels.split(",")))
-    assert labels_file is not None
-    return check_labels(tidy_labels(read_text(labels_file).split("\n")))
+    words = read_text(labels_file).split("\n") if labels_file else (labels or "").split(",")
+    return check_labels(tidy_labels(words))

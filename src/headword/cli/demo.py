@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @command("demo", "demo --out /tmp/demo --overwrite")
 def demo(
     output: Output,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to put the page and the model.")] = Path(
+    out: Annotated[Path, Option("--out", "-o", help="Where to put the page and the model.")] = Path(
         "headword-demo"
     ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
     device: options.Device = "auto",
 ) -> None:
     """Recycle a head, label and search pictures, write a page.
@@ -55,30 +55,20 @@ def demo(
     output.result(
         model=result.model.provenance(),
         metrics={
-            **result.seconds,
-            "own_words_first": labelled,
-            "pictures": len(result.labelled),
-            "meant_picture_first": searched,
-            "sentences": len(result.searches),
+            **result.seconds, "own_words_first": labelled, "pictures": len(result.labelled),
+            "meant_picture_first": searched, "sentences": len(result.searches),
         },
         results=[
-            {
-                "picture": e.title,
-                "labels": [score._asdict() for score in e.scores],
-                "own_words": e.expected._asdict(),
-            }
-            for e in result.labelled
+            {"picture": title, "labels": [score._asdict() for score in scores], "own_words": own._asdict()}
+            for _, title, scores, own, _ in result.labelled
         ],
         searches=[
-            {
-                "sentence": s.query,
-                "hits": [{"picture": hit.title, "cosine": hit.cosine} for hit in s.hits],
-                "meant": s.expected._asdict(),
-            }
-            for s in result.searches
+            {"sentence": sentence, "meant": meant._asdict(),
+             "hits": [{"picture": hit.title, "cosine": hit.cosine} for hit in hits]}
+            for sentence, hits, meant in result.searches
         ],
         page=str(result.page),
-    )
+    )  # fmt: skip
 
 
 def mark(judged: Labelled | Searched) -> str:

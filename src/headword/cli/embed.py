@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -16,40 +16,39 @@ if TYPE_CHECKING:
     from headword.extract import Shared
     from headword.model import DualEncoder
 
+_METRICS = ("images_per_second", "seconds", "rows", "ok", "unreadable", "resumed")
+
 
 @command(
-    "embed model holiday/ --out features",
-    "embed resnet50.a1_in1k photos.csv --out features --batch-size 8",
+    "embed model holiday/ --out features", "embed resnet50.a1_in1k photos.csv --out features --batch-size 8"
 )
 def embed(
     output: Output,
-    model: Annotated[
-        str, typer.Argument(help="A saved model's folder, or a classifier as for recycle --vision.")
-    ],
+    model: Annotated[str, Argument(help="A saved model's folder, or a classifier as for recycle --vision.")],
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A folder, glob, .csv/.jsonl/.parquet/.txt of paths, WebDataset .tar (x-{000..009}.tar), "
             "hf:FOLDER or hf:NAME:SPLIT, or a URL."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The store's folder; an unfinished one goes on.")],
+    out: Annotated[Path, Option("--out", "-o", help="The store's folder; an unfinished one goes on.")],
     space: Annotated[
         Literal["features", "shared"],
-        typer.Option(help="The classifier's features, or unit vectors in the space shared with words."),
+        Option(help="The classifier's features, or unit vectors in the space shared with words."),
     ] = "features",
     engine: Annotated[
-        Literal["auto", "torch", "openvino", "ray"], typer.Option(help="What runs the model.")
+        Literal["auto", "torch", "openvino", "ray"], Option(help="What runs the model.")
     ] = "auto",
     batch_size: options.BatchSize = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="How many decode at once; with ray, how many actors.")
+        int | None, Option(min=1, help="How many decode at once; with ray, how many actors.")
     ] = None,
     draft: Annotated[
-        bool, typer.Option(help="Decode JPEG photos above 1,000 pixels at a fraction of their size.")
+        bool, Option(help="Decode JPEG photos above 1,000 pixels at a fraction of their size.")
     ] = True,
     store_dtype: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Precision of what is stored.")
+        Literal["float32", "float16"], Option(help="Precision of what is stored.")
     ] = "float32",
     class_names: options.ClassNames = None,
     head: options.Head = None,
@@ -90,19 +89,9 @@ def embed(
         loader = None
     with output.progress("images") as progress:
         done = extract_features(
-            encoder,
-            source,
-            out,
-            shared=shared,
-            engine=engine,
-            dtype=dtype,
-            store_dtype=store_dtype,
-            batch_size=batch_size,
-            workers=workers,
-            draft=draft,
-            progress=progress,
-            loader=loader,
-        )
+            encoder, source, out, shared=shared, engine=engine, dtype=dtype, store_dtype=store_dtype,
+            batch_size=batch_size, workers=workers, draft=draft, progress=progress, loader=loader,
+        )  # fmt: skip
     facts = [
         ("images", f"{done.rows:,}, of which {done.ok:,} embedded and {done.unreadable:,} unreadable"),
         ("of an earlier run", f"{done.resumed:,}"),
@@ -111,7 +100,7 @@ def embed(
     if done.rows > done.resumed:
         facts.append(("speed", f"{done.images_per_second:,.0f} images/s, {done.seconds:,.1f} s"))
     output.facts(f"Embedded into {out}", facts)
-    for note in [*([done.note] if done.note else []), *done.notes]:
+    for note in filter(None, (done.note, *done.notes)):
         output.say(f"Note: {note}")
     if done.unreadable:
         output.say("Why images are unreadable is in the column status of the store.")
@@ -119,14 +108,7 @@ def embed(
     output.result(
         model=provenance or {"vision": encoder.provenance()},
         protocol={"source": source, "space": space, "draft": draft, "batch_size": batch_size},
-        metrics={
-            "images_per_second": done.images_per_second,
-            "seconds": done.seconds,
-            "rows": done.rows,
-            "ok": done.ok,
-            "unreadable": done.unreadable,
-            "resumed": done.resumed,
-        },
+        metrics={name: getattr(done, name) for name in _METRICS},
         engine=done.engine,
         precision=done.precision,
         note=done.note,

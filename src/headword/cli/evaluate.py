@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -14,10 +15,11 @@ from headword.cli.common import Output, quoted
 if TYPE_CHECKING:
     from headword.evaluation import Result
 
-# The groups that help lists the options in.
-PROTOCOL, DATA, WORDS, SETS, MODELS = (
-    "Protocol", "Data", "Words and centre", "Whole collections", "Models",
-)  # fmt: skip
+# Options, by the group that help lists them in.
+protocol_option, data_option, words_option, collection_option, models_option = (
+    partial(Option, rich_help_panel=group)
+    for group in ("Protocol", "Data", "Words and centre", "Whole collections", "Models")
+)
 
 
 @command(
@@ -28,7 +30,7 @@ def evaluate(
     output: Output,
     models: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="MODEL",
             help="A saved model's folder, embedded, open_clip:ARCH/TAG (or a checkpoint) or transformers:ID; "
             "several are put in one table.",
@@ -36,114 +38,78 @@ def evaluate(
     ],
     protocol: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=PROTOCOL,
-            help="The protocol as YAML or JSON; options given beside it go first.",
+        protocol_option(
+            metavar="FILE", help="The protocol as YAML or JSON; options given beside it go first."
         ),
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=PROTOCOL, help="classification (zero-shot), retrieval, probe or few-shot."
-        ),
+        str | None, protocol_option(help="classification (zero-shot), retrieval, probe or few-shot.")
     ] = None,
     k: Annotated[
-        list[int] | None,
-        typer.Option("-k", rich_help_panel=PROTOCOL, help="A k of top-k or recall@k; may be repeated."),
+        list[int] | None, protocol_option("-k", help="A k of top-k or recall@k; may be repeated.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(rich_help_panel=PROTOCOL, help="The metric that a table is sorted by.")
-    ] = None,
+    metric: Annotated[str | None, protocol_option(help="The metric that a table is sorted by.")] = None,
     shots: Annotated[
         list[int] | None,
-        typer.Option(
-            rich_help_panel=PROTOCOL,
-            help="Images a class for probe and few-shot; may be repeated.  [default: 1, 2, 4, 8, 16]",
+        protocol_option(
+            help="Images a class for probe and few-shot; may be repeated.  [default: 1, 2, 4, 8, 16]"
         ),
     ] = None,
-    draws: Annotated[
-        int | None, typer.Option(rich_help_panel=PROTOCOL, help="How often shots are drawn.  [default: 3]")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(rich_help_panel=PROTOCOL, help="Seed of what is drawn.  [default: 0]")
-    ] = None,
+    draws: Annotated[int | None, protocol_option(help="How often shots are drawn.  [default: 3]")] = None,
+    seed: Annotated[int | None, protocol_option(help="Seed of what is drawn.  [default: 0]")] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=DATA,
+        data_option(
             help="Class folders, a table of images and labels, hf:NAME, torchvision:NAME or wds:SHARDS; for "
-            "retrieval, a caption file.",
+            "retrieval, a caption file."
         ),
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=DATA, help="Which part of the data.  [default: test, else val, else all]"
-        ),
+        str | None, data_option(help="Which part of the data.  [default: test, else val, else all]")
     ] = None,
     train_split: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=DATA, help="Where shots come from; the tested images themselves when not given."
-        ),
+        str | None, data_option(help="Where shots come from; the tested images themselves when not given.")
     ] = None,
     class_names: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=DATA,
-            help="Class names, one a line, in the order of the data's own.",
-        ),
+        data_option(metavar="FILE", help="Class names, one a line, in the order of the data's own."),
     ] = None,
     missing: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="Captions of missing images: error, or skip and count.  [default: error]",
-        ),
+        data_option(help="Captions of missing images: error, or skip and count.  [default: error]"),
     ] = None,
     template: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=WORDS, help='A template with "{}" for the name; give several to average them.'
-        ),
+        words_option(help='A template with "{}" for the name; give several to average them.'),
     ] = None,
     centre_on: Annotated[
         str | None,
-        typer.Option(
+        words_option(
             metavar="FOLDER|collection|online|none|…",
-            rich_help_panel=WORDS,
             help=f"{options.CENTRE_HELP} Here also first:N, the first N of the tested images, and reference, "
             "the images of --hubness.  [default: none]",
         ),
     ] = None,
     collection: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=SETS,
+        collection_option(
             help="Label all tested images at once: csls, inverted-softmax, sinkhorn or adapt; or off.  "
-            "[default: off]",
+            "[default: off]"
         ),
     ] = None,
     prior: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=SETS, help="For sinkhorn: uniform, or a JSON file from class name to share."
-        ),
+        str | None, collection_option(help="For sinkhorn: uniform, or a JSON file from class name to share.")
     ] = None,
     hubness: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=SETS,
-            help="For retrieval: a split whose images and texts say what is near to everything.",
+        collection_option(
+            help="For retrieval: a split whose images and texts say what is near to everything."
         ),
     ] = None,
     aligners: Annotated[
         str | None,
-        typer.Option(
+        models_option(
             metavar="NAMES",
-            rich_help_panel=MODELS,
             help='Mappings to put in one table, "kernel-ridge,ridge,cca", each fitted on the one model\'s '
             "pairs.",
         ),

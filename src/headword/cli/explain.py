@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 def explain(
     output: Output,
     model: options.Model,
-    words: Annotated[
-        list[str], typer.Argument(help='Words, "each in quotation marks"; explained one by one.')
-    ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
+    words: Annotated[list[str], Argument(help='Words, "each in quotation marks"; explained one by one.')],
+    k: Annotated[int, Option("-k", min=1, help="How many prototypes to show for each.")] = 10,
     template: options.Template = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
@@ -66,14 +64,10 @@ def title(text: str, depth: Depth) -> str:
 
 def cells(explanation: Explanation) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
     """Columns and rows of an explanation's table."""
-    rows = [
-        (
-            part.name if part.words == part.name else f"{part.name} (as {part.words})",
-            f"{part.weight:+.3f}",
-            "" if part.share is None else f"{part.share:+.1%}",
-        )
-        for part in explanation.prototypes
-    ]
+    rows = []
+    for part in explanation.prototypes:
+        name = part.name if part.words == part.name else f"{part.name} (as {part.words})"
+        rows.append((name, f"{part.weight:+.3f}", "" if part.share is None else f"{part.share:+.1%}"))
     if explanation.kind == "cosines":
         return ("prototype", "cosine"), [row[:2] for row in rows]
     if explanation.others:

@@ -6,46 +6,38 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
 
 
-@command(
-    "index model holiday/ --out index",
-    "index model features/ --out index --centre-on none",
-)
+@command("index model holiday/ --out index", "index model features/ --out index --centre-on none")
 def index(
     output: Output,
-    model: Annotated[Path | None, typer.Argument(help="A saved model's folder.")] = None,
+    model: Annotated[Path | None, Argument(help="A saved model's folder.")] = None,
     folder: Annotated[
-        Path | None,
-        typer.Argument(help="The images, subfolders included; or what headword embed wrote of them."),
+        Path | None, Argument(help="The images, subfolders included; or what headword embed wrote of them.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The index's folder; one that is there is updated.")
+        Path | None, Option("--out", "-o", help="The index's folder; one that is there is updated.")
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(
-            metavar="INDEX", help="Only check every file of this index; needs neither of the others."
-        ),
+        Option(metavar="INDEX", help="Only check every file of this index; needs neither of the others."),
     ] = None,
     centre_on: Annotated[
         Literal["auto", "collection", "none"],
-        typer.Option(
+        Option(
             help="What images are centred on, unlabelled: collection, the images at hand themselves; none, "
             "the model's own centre. auto is as the index was made, else collection, but none for a model "
-            "trained in one space.",
+            "trained in one space."
         ),
     ] = "auto",
-    engine: Annotated[
-        Literal["auto", "torch", "openvino"], typer.Option(help="What runs the model.")
-    ] = "auto",
+    engine: Annotated[Literal["auto", "torch", "openvino"], Option(help="What runs the model.")] = "auto",
     batch_size: options.BatchSize = 32,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many decode at once.")] = None,
+    workers: Annotated[int | None, Option(min=1, help="How many decode at once.")] = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -66,24 +58,17 @@ def index(
     begin = time.perf_counter()
     with output.progress("images") as progress:
         changes = build_index(
-            model,
-            folder,
-            out,
-            vision=vision,
-            centre_on=None if centre_on == "auto" else centre_on,
-            engine=engine,
-            dtype=dtype,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
+            model, folder, out, vision=vision, centre_on=None if centre_on == "auto" else centre_on,
+            engine=engine, dtype=dtype, batch_size=batch_size, workers=workers, device=device,
             progress=progress,
-        )
+        )  # fmt: skip
     seconds = time.perf_counter() - begin
     about = Index.open(out).about()
     counts = {name: getattr(changes, name) for name in ("images", "added", "changed", "unchanged", "removed")}
+    unreadable = len(changes.unreadable)
     facts = [
         *((name, f"{count:,}") for name, count in counts.items()),
-        ("unreadable, left out", f"{len(changes.unreadable):,}"),
+        ("unreadable, left out", f"{unreadable:,}"),
         *([("damaged, now mended", f"{changes.mended:,}")] if changes.mended else []),
         ("centred on", "the collection" if about["centre"]["kind"] == "collection" else "as the model is"),
         ("features", f"{about['features']['engine']} in {about['features']['precision']}"),
@@ -100,12 +85,7 @@ def index(
     output.result(
         model=about["model"]["provenance"],
         protocol={"folder": str(folder), "centre": about["centre"], "features": about["features"]},
-        metrics={
-            "seconds": seconds,
-            **counts,
-            "unreadable": len(changes.unreadable),
-            "mended": changes.mended,
-        },
+        metrics={"seconds": seconds, **counts, "unreadable": unreadable, "mended": changes.mended},
         unreadable=changes.unreadable,
         outside=changes.outside,
         notes=list(changes.notes),

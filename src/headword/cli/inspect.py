@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
 
 if TYPE_CHECKING:
+    from headword.encoders.vision import VisionEncoder
     from headword.head.names import ClassName
     from headword.model import DualEncoder
+
+_UNKNOWN = "unknown: see the model's page"
+_YOURS = "yours: trained here"
 
 
 @command("inspect resnet50.a1_in1k", "inspect model --names 3")
@@ -22,13 +25,13 @@ def inspect(
     output: Output,
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A saved model, an index or a store of features, or a classifier as for recycle --vision."
         ),
     ],
     class_names: options.ClassNames = None,
     head: options.Head = None,
-    names: Annotated[int, typer.Option(min=0, help="How many class names to show.")] = 10,
+    names: Annotated[int, Option(min=0, help="How many class names to show.")] = 10,
     vision: options.Vision = None,
     device: options.Device = "auto",
 ) -> None:
@@ -43,25 +46,30 @@ def inspect(
 
     folder = expand(model)
     if (folder / CONFIG).is_file():
-        _show_model(output, model, names, vision, device)
+        if vision is not None:  # to see that it fits
+            from headword.model import load
+
+            load(folder, vision=vision, device=device)
+        _show_model(output, model, names, vision)
     elif (folder / MANIFEST).is_file():
         _show_index(output, model)
     elif (folder / HEADER).is_file():
         _show_store(output, model)
     else:
-        _show_classifier(output, model, class_names, head, names, device)
+        from headword.encoders import load_vision
+        from headword.encoders.own_module import resolve_vision
+
+        encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device)
+        _show_classifier(output, model, encoder, names)
 
 
-def _show_model(output: Output, model: str, names: int, vision: str | None, device: str) -> None:
+def _show_model(output: Output, model: str, names: int, vision: str | None) -> None:
     """Nothing is loaded: this also works for a module of one's own, and where an extra is missing."""
     from headword.files import expand
     from headword.head.names import class_names
-    from headword.model import load
     from headword.saved import CLASSES, check_files, read_config
 
     folder = expand(model)
-    if vision is not None:  # to see that it fits
-        load(folder, vision=vision, device=device)
     config = read_config(folder)
     named = [CLASSES] if CLASSES in config["files"] else []
     check_files(folder, config, named)
@@ -103,22 +111,14 @@ def _show_store(output: Output, folder: str) -> None:
     output.result(store=header)
 
 
-def _show_classifier(
-    output: Output, model: str, class_names: Path | None, head: list[str] | None, names: int, device: str
-) -> None:
-    from headword.encoders import load_vision
-    from headword.encoders.own_module import resolve_vision
-
-    encoder = load_vision(resolve_vision(model), names=class_names, head=head, device=device)
+def _show_classifier(output: Output, model: str, encoder: VisionEncoder, names: int) -> None:
     rows, labels = encoder.named_head()
     provenance = encoder.provenance()
     facts = _vision_facts({**provenance, "input_size": encoder.source.input_size})
     output.facts(f"Classifier {encoder.name}", facts)
     _show_classes(output, labels.classes, names)
-    output.say(
-        f"Recycling would pair {rows.n_classes:,} rows of width {encoder.dim:,} with the names of their "
-        "classes."
-    )
+    shape = f"{rows.n_classes:,} rows of width {encoder.dim:,}"
+    output.say(f"Recycling would pair {shape} with the names of their classes.")
     output.next_step(f"headword recycle --vision {quoted(model)} --out model")
     output.result(model={"vision": provenance}, classes=[c.as_json() for c in labels.classes])
 
@@ -146,19 +146,14 @@ def _vision_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _head_facts(head: Mapping[str, Any], labels: Mapping[str, Any]) -> list[tuple[str, str]]:
-    twice = labels["duplicates"]
-    shown = ", ".join(f"{name} ×{n}" for name, n in list(twice.items())[:5])
+    twice = [f"{name} ×{n}" for name, n in labels["duplicates"].items()]
+    shown = ", ".join([*twice[:5], "…"] if len(twice) > 5 else twice)
+    error = f"{head['self_check_error']:.1e}"
     return [
         ("head", f"{' + '.join(head['modules'])}: {head['classes']:,} classes × {head['dim']:,} features"),
-        (
-            "self-check",
-            f"features @ W.T + b differs from the logits by {head['self_check_error']:.1e} of their scale",
-        ),
+        ("self-check", f"features @ W.T + b differs from the logits by {error} of their scale"),
         ("class names", labels["origin"]),
-        (
-            "duplicate names",
-            f"{len(twice)} names, kept apart: {shown}{', …' if len(twice) > 5 else ''}" if twice else "none",
-        ),
+        ("duplicate names", f"{len(twice)} names, kept apart: {shown}" if twice else "none"),
     ]
 
 
@@ -199,10 +194,6 @@ def expectation(doubt: str) -> str:
         "What helps: --captions FILE (50 captions or more), pairs= of examples in Python, or a classifier "
         "with more classes."
     )
-
-
-_UNKNOWN = "unknown: see the model's page"
-_YOURS = "yours: trained here"
 
 
 def _show_classes(output: Output, classes: Sequence[ClassName], n: int) -> None:

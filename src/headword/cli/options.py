@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import typer
+from typer import Argument, Option
 
 COMMON = "Common options"
 """The group in the help of those that most commands have."""
@@ -13,28 +13,23 @@ COMMON = "Common options"
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
 
-Model: TypeAlias = Annotated[Path, typer.Argument(help="A saved model's folder.")]
-Index: TypeAlias = Annotated[Path, typer.Argument(help="An index's folder.")]
-BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Images that go through the model together.")]
-ClassNames: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Class names for a classifier that has none.")
-]
-Head: TypeAlias = Annotated[list[str] | None, typer.Option(help="Dotted name of the last linear layer.")]
+Model: TypeAlias = Annotated[Path, Argument(help="A saved model's folder.")]
+Index: TypeAlias = Annotated[Path, Argument(help="An index's folder.")]
+BatchSize: TypeAlias = Annotated[int, Option(min=1, help="Images that go through the model together.")]
+ClassNames: TypeAlias = Annotated[Path | None, Option(help="Class names for a classifier that has none.")]
+Head: TypeAlias = Annotated[list[str] | None, Option(help="Dotted name of the last linear layer.")]
 Device: TypeAlias = Annotated[
-    DeviceName, typer.Option("--device", help="Where to compute.", rich_help_panel=COMMON)
+    DeviceName, Option("--device", help="Where to compute.", rich_help_panel=COMMON)
 ]
 Dtype: TypeAlias = Annotated[
-    DtypeName, typer.Option("--dtype", help="Precision of the vision encoder.", rich_help_panel=COMMON)
+    DtypeName, Option("--dtype", help="Precision of the vision encoder.", rich_help_panel=COMMON)
 ]
 Quiet: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--quiet", "-q", help="Print nothing but errors and asked-for JSON.", rich_help_panel=COMMON
-    ),
+    bool, Option("--quiet", "-q", help="Print nothing but errors and asked-for JSON.", rich_help_panel=COMMON)
 ]
 Json: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--json",
         metavar="FILE|-",
         help="Write the result as JSON to a file, or - for stdout.",
@@ -43,7 +38,7 @@ Json: TypeAlias = Annotated[
 ]
 Vision: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--vision",
         metavar="module:FILE.py:FACTORY",
         help="The model's classifier, where it is a module of your own (also module:PACKAGE.MODULE:FACTORY) "
@@ -53,7 +48,7 @@ Vision: TypeAlias = Annotated[
 ]
 IndexModel: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--model",
         metavar="DIR",
         help="The index's model, where it is elsewhere by now.",
@@ -62,18 +57,18 @@ IndexModel: TypeAlias = Annotated[
 ]
 Labels: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--labels",
         metavar="WORDS",
         help='Words to choose from, "a cat,a dog"; with commas in them, use --labels-file.',
     ),
 ]
 LabelsFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--labels-file", metavar="FILE", help="Words to choose from, one a line.")
+    Path | None, Option("--labels-file", metavar="FILE", help="Words to choose from, one a line.")
 ]
 Template: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--template", help='A template with "{}" for the name; give several to average them.'),
+    Option("--template", help='A template with "{}" for the name; give several to average them.'),
 ]
 
 CENTRE_HELP = (

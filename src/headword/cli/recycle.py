@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted
 
 
-@command(
-    "recycle --out model",
-    "recycle --vision resnet50.a1_in1k --centre-on holiday/ --out model",
-)
+@command("recycle --out model", "recycle --vision resnet50.a1_in1k --centre-on holiday/ --out model")
 def recycle(
     output: Output,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new folder for the model.")],
     vision: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="The classifier: embedded[:lite1|:lite2] (the default), a timm id, torchvision:NAME, "
             "transformers:ID, a folder, or your own module:FILE.py:FACTORY; several are joined."
         ),
     ] = None,
     text: Annotated[
         str,
-        typer.Option(
+        Option(
             help="The text encoder: embedded, a sentence-transformers id or folder, open_clip:ARCH/TAG, "
             "transformers:ID."
         ),
     ] = "embedded",
     class_names: Annotated[
         Path | None,
-        typer.Option(help="Class names, one a line in the order of the head's rows; else the model's own."),
+        Option(help="Class names, one a line in the order of the head's rows; else the model's own."),
     ] = None,
     captions: Annotated[
-        Path | None,
-        typer.Option(help="Image-caption pairs (JSONL, CSV or Karpathy JSON) that augment the rows."),
+        Path | None, Option(help="Image-caption pairs (JSONL, CSV or Karpathy JSON) that augment the rows.")
     ] = None,
-    aligner: Annotated[str, typer.Option(help="The mapping between the encoders.")] = "kernel-ridge",
+    aligner: Annotated[str, Option(help="The mapping between the encoders.")] = "kernel-ridge",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated."),
+        Option("--set", metavar="NAME=VALUE", help="A setting of the aligner; may be repeated."),
     ] = None,
     centre_on: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="FOLDER|none",
             help="What images are centred on, unlabelled: a FOLDER of images, best those to be labelled or "
             "searched; none, the aligner's own centre.  [default: none]",
@@ -56,20 +53,20 @@ def recycle(
     ] = None,
     words: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Texts for the rows: plain (class names) or rich (synonyms, definitions, hypernyms too)."
         ),
     ] = None,
     template: options.Template = None,
     head: Annotated[
         list[str] | None,
-        typer.Option(help="Dotted name of the last linear layer, where it is not found by itself."),
+        Option(help="Dotted name of the last linear layer, where it is not found by itself."),
     ] = None,
     with_encoders: Annotated[
-        bool, typer.Option("--with-encoders", help="Copy the encoders' weights into the folder.")
+        bool, Option("--with-encoders", help="Copy the encoders' weights into the folder.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved model at --out.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a saved model at --out.")] = False,
+    seed: Annotated[int, Option(help="Seed of what is random.")] = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -86,22 +83,14 @@ def recycle(
     from headword.recycling import recycle as run
     from headword.settings import words as words_of
 
-    vision_options: dict[str, Any] = {"head": head} if head else {}
+    options_of_vision: dict[str, Any] = {"head": head} if head else {}
+    aligner_settings = {name: _value(word) for name, word in words_of(set_ or ()).items()}
     model = run(
-        resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"),
-        text,
-        aligner=make_aligner(aligner, **words_of(set_ or ())),
-        class_names=class_names,
-        captions=captions,
-        centre_on=None if centre_on == "none" else centre_on,
-        words=words,
-        templates=template,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        watch=output.progress,
-        **vision_options,
-    )
+        resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"), text,
+        aligner=make_aligner(aligner, **aligner_settings), class_names=class_names, captions=captions,
+        centre_on=None if centre_on == "none" else centre_on, words=words, templates=template, device=device,
+        dtype=dtype, seed=seed, watch=output.progress, **options_of_vision,
+    )  # fmt: skip
     model.save(out, with_encoders=with_encoders, overwrite=overwrite)
     from headword.cli.inspect import expectation, model_facts
 
@@ -112,3 +101,11 @@ def recycle(
     own = " + ".join(vision) if vision and any(one.startswith("module:") for one in vision) else None
     output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"{flags(vision=own)}')
     output.result(model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
+
+
+def _value(word: str) -> Any:
+    """JSON where it can be read so, else the word itself."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -31,24 +32,22 @@ def search(
     output: Output,
     index: options.Index,
     words: Annotated[
-        list[str] | None, typer.Argument(help="What to search for, with or without quotation marks.")
+        list[str] | None, Argument(help="What to search for, with or without quotation marks.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="A picture to find the like of; with words, both count.")
+        Path | None, Option(help="A picture to find the like of; with words, both count.")
     ] = None,
-    like: Annotated[
-        str | None, typer.Option(help="The same by a picture of the index: its path there.")
-    ] = None,
+    like: Annotated[str | None, Option(help="The same by a picture of the index: its path there.")] = None,
     negative: Annotated[
-        list[str] | None, typer.Option("--not", help="Words to stay away from; may be repeated.")
+        list[str] | None, Option("--not", help="Words to stay away from; may be repeated.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    k: Annotated[int, Option("-k", min=1, help="How many images.")] = 10,
     where: Annotated[
         str | None,
-        typer.Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
+        Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
     ] = None,
     paths: Annotated[
-        bool, typer.Option("--paths", help="Print the images' absolute paths alone, one a line.")
+        bool, Option("--paths", help="Print the images' absolute paths alone, one a line.")
     ] = False,
     model: options.IndexModel = None,
     vision: options.Vision = None,
@@ -87,7 +86,12 @@ def search(
         for path in absolute(index, hits):
             typer.echo(os.fsencode(path))
     else:
-        show_hits(output, index, hits, known, scored=not listing)
+        show_hits(output, index, hits, scored=not listing)
+        if known is not None and known[1]:
+            much = "" if known[0] is None else f" (familiarity {known[0]:.2f})"
+            output.say(
+                f"Out of the head's depth{much}, take with care; headword explain MODEL WORDS says why."
+            )
         if answer is not None:
             output.say(f"Answered by the server at {answer.url}")
         elif time.perf_counter() - begin > LONG_SECONDS:
@@ -99,12 +103,10 @@ def search(
     if output.json_to is None:
         return
     typed = {
-        "text": query.text,
-        "image": None if query.image is None else str(query.image),
-        "like": query.like,
+        "text": text, "image": None if image is None else str(image), "like": like,
         "negative": list(query.negative),
         "weights": [query.text_weight, query.image_weight, query.negative_weight],
-    }
+    }  # fmt: skip
     output.result(
         model=about["model"]["provenance"],
         protocol={"index": str(index), "query": typed, "k": k, "where": where, "engine": about["engine"]},
@@ -129,25 +131,15 @@ def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
     return [root / hit.path for hit in hits]
 
 
-def show_hits(
-    output: Output,
-    index: Path,
-    hits: Sequence[Hit],
-    familiarity: tuple[float | None, bool] | None,
-    *,
-    scored: bool,
-) -> None:
+def show_hits(output: Output, index: Path, hits: Sequence[Hit], *, scored: bool) -> None:
     """Print hits; without their cosines where nothing was searched for."""
-    tagged = any(hit.tag is not None for hit in hits)
-    rows = [
-        (f"{n}", *([f"{hit.score:.3f}"] if scored else []), *([hit.tag or ""] if tagged else []), hit.path)
-        for n, hit in enumerate(hits, start=1)
-    ]
-    columns = ("", *(["cosine"] if scored else []), *(["tag"] if tagged else []), "image")
+    shown = {"": [f"{n}" for n in range(1, len(hits) + 1)]}
+    if scored:
+        shown["cosine"] = [f"{hit.score:.3f}" for hit in hits]
+    if any(hit.tag is not None for hit in hits):
+        shown["tag"] = [hit.tag or "" for hit in hits]
+    shown["image"] = [hit.path for hit in hits]
     if hits:
-        output.table(f"Found in {index}", columns, rows, whole="image")
+        output.table(f"Found in {index}", list(shown), zip(*shown.values(), strict=True), whole="image")
     else:
         output.say("No image satisfies the condition.")
-    if familiarity is not None and familiarity[1]:
-        known = "" if familiarity[0] is None else f" (familiarity {familiarity[0]:.2f})"
-        output.say(f"Out of the head's depth{known}, take with care; headword explain MODEL WORDS says why.")

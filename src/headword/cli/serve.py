@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -20,13 +21,12 @@ def serve(
     output: Output,
     index: options.Index,
     host: Annotated[
-        str, typer.Option(help="Where to listen; anything but the default opens it to other machines.")
+        str, Option(help="Where to listen; anything but the default opens it to other machines.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free."),
+        int | None, Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free.")
     ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_page: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
     model: options.IndexModel = None,
     vision: options.Vision = None,
     device: options.Device = "auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -12,8 +12,7 @@ from headword.cli.common import Output, flags, quoted, read_labels
 
 
 @command(
-    'tag index --labels "a cat,a dog,a street at night"',
-    "tag index --labels-file words.txt --none-of-these",
+    'tag index --labels "a cat,a dog,a street at night"', "tag index --labels-file words.txt --none-of-these"
 )
 def tag(
     output: Output,
@@ -22,7 +21,7 @@ def tag(
     labels_file: options.LabelsFile = None,
     template: options.Template = None,
     none_of_these: Annotated[
-        bool, typer.Option("--none-of-these", help="Leave images without a tag that no label fits.")
+        bool, Option("--none-of-these", help="Leave images without a tag that no label fits.")
     ] = False,
     model: options.IndexModel = None,
     vision: options.Vision = None,

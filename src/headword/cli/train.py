@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
@@ -15,7 +15,6 @@ from headword.cli.common import Output, quoted
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
-    from headword.training.config import TrainConfig
     from headword.training.run import TrainResult
 
 
@@ -24,7 +23,7 @@ def train(
     output: Output,
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             help="The run's folder; the model is in its model/. With --export, the model's folder.",
@@ -32,55 +31,52 @@ def train(
     ],
     data: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="shapes[:images=N,size=N], a caption file (.jsonl, .csv, .json), wds:SHARDS, or a folder of "
             "class folders.  [default: shapes]"
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file of options, such as a run's config.yaml.")
+        Path | None, Option(help="A YAML file of options, such as a run's config.yaml.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any option (docs/training.md); may be repeated."),
+        Option("--set", metavar="KEY=VALUE", help="Any option (docs/training.md); may be repeated."),
     ] = None,
     method: Annotated[
-        Literal["superclip", "clip", "superclass"] | None,
-        typer.Option(help="Which losses.  [default: superclip]"),
+        Literal["superclip", "clip", "superclass"] | None, Option(help="Which losses.  [default: superclip]")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="small, timm:NAME, or an architecture of open_clip's.  [default: small]"),
+        str | None, Option(help="small, timm:NAME, or an architecture of open_clip's.  [default: small]")
     ] = None,
     backbone: Annotated[
-        str | None,
-        typer.Option(help="A trained timm classifier, or a saved model, to become the image tower."),
+        str | None, Option(help="A trained timm classifier, or a saved model, to become the image tower.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.  [default: 1500]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data, in place of --steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs a step.  [default: 64]")] = None,
+    image_size: Annotated[int | None, Option(help="Side of the images in pixels.")] = None,
+    steps: Annotated[int | None, Option(help="Optimiser steps.  [default: 1500]")] = None,
+    epochs: Annotated[int | None, Option(help="Passes over the data, in place of --steps.")] = None,
+    batch_size: Annotated[int | None, Option(help="Pairs a step.  [default: 64]")] = None,
     accumulate: Annotated[
-        int | None, typer.Option(help="Pieces a batch is computed in, to save memory.  [default: 1]")
+        int | None, Option(help="Pieces a batch is computed in, to save memory.  [default: 1]")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.001]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.  [default: 0]")] = None,
+    lr: Annotated[float | None, Option(help="Highest learning rate.  [default: 0.001]")] = None,
+    workers: Annotated[int | None, Option(help="Processes that decode images.  [default: 0]")] = None,
     eval_data: Annotated[
-        str | None, typer.Option(help="A caption file or class folders to measure on as it goes.")
+        str | None, Option(help="A caption file or class folders to measure on as it goes.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of what is random.  [default: 0]")] = None,
+    seed: Annotated[int | None, Option(help="Seed of what is random.  [default: 0]")] = None,
     device: Annotated[
         options.DeviceName | None,
-        typer.Option(rich_help_panel=options.COMMON, help="Where to compute.  [default: auto]"),
+        Option(rich_help_panel=options.COMMON, help="Where to compute.  [default: auto]"),
     ] = None,
     dtype: Annotated[
         options.DtypeName | None,
-        typer.Option(rich_help_panel=options.COMMON, help="Precision of the towers.  [default: auto]"),
+        Option(rich_help_panel=options.COMMON, help="Precision of the towers.  [default: auto]"),
     ] = None,
-    wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project, too.")] = None,
+    wandb: Annotated[str | None, Option(help="Log to this Weights & Biases project, too.")] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="auto|FOLDER",
             help="Go on from the last checkpoint in --out, or from one; options are the run's where none are "
             "given.",
@@ -88,13 +84,13 @@ def train(
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="RUN|CHECKPOINT",
             help="Train nothing: make a run's last checkpoint, or RUN/checkpoints/step-…, a model at --out.",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
+        bool, Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
     ] = False,
 ) -> None:
     """Train a CLIP or SuperCLIP model.
@@ -108,18 +104,14 @@ def train(
         "device": device, "dtype": dtype, "wandb": wandb,
     }  # fmt: skip
     if export is not None:
-        given = [
-            name
-            for name, value in {**flags, "config": config, "set": set_, "resume": resume}.items()
-            if value
-        ]
-        if given:
-            flag = given[0].replace("_", "-")
-            raise HeadwordError(f"--export trains nothing, so --{flag} does not go with it; leave one out")
+        others = {**flags, "config": config, "set": set_, "resume": resume}
+        for name in (name.replace("_", "-") for name, value in others.items() if value):
+            raise HeadwordError(f"--export trains nothing, so --{name} does not go with it; leave one out")
         _export(output, export, out, overwrite)
         return
     from headword.training.checkpoint import going_on, options_of
     from headword.training.config import TrainConfig
+    from headword.training.export import save_trained
 
     if config is None and resume is not None:
         config = options_of(out, resume)
@@ -139,7 +131,13 @@ def train(
         if is_shapes(settings.data):
             held_out = measure_shapes(result.model, split="test")
             metrics |= {f"held_out/{name}": value for name, value in held_out.items()}
-        _save(settings, result, metrics)
+        provenance = {
+            "config": settings.as_dict(),
+            "steps": result.steps,
+            "data_fingerprint": result.data_fingerprint,
+            "metrics": metrics,
+        }
+        save_trained(result.model, result.blueprint, out / "model", provenance=provenance, overwrite=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))
@@ -174,25 +172,9 @@ def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
 
 
 def _use(model: Path, data: str) -> str:
-    labels = (
-        "a red circle,two blue stars" if data.partition(":")[0] == "shapes" else "one thing,another thing"
-    )
+    shapes = data.partition(":")[0] == "shapes"
+    labels = "a red circle,two blue stars" if shapes else "one thing,another thing"
     return f'headword classify {quoted(model)} IMAGE --labels "{labels}"'
-
-
-def _save(settings: TrainConfig, result: TrainResult, metrics: Mapping[str, float]) -> None:
-    from headword.training.export import save_trained
-
-    assert result.model is not None
-    provenance = {
-        "config": settings.as_dict(),
-        "steps": result.steps,
-        "data_fingerprint": result.data_fingerprint,
-        "metrics": dict(metrics),
-    }
-    save_trained(
-        result.model, result.blueprint, result.folder / "model", provenance=provenance, overwrite=True
-    )
 
 
 def _facts(result: TrainResult, metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -62,10 +62,11 @@ def expand_shards(pattern: str) -> list[str]:
     if "://" in pattern:
         return [pattern]
     path = expand(pattern)
-    if path.exists() and not path.is_dir():
-        return [str(path.absolute())]
-    shards = sorted(path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path))))  # noqa: PTH207
-    if not shards:
+    if path.is_dir():
+        shards = sorted(path.glob("*.tar"))
+    else:
+        shards = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207
+    if not shards or not shards[0].exists():
         missing = "are no .tar shards in" if path.is_dir() else "is no shard"
         raise HeadwordError(f"there {missing} {path}")
     return [str(shard.absolute()) for shard in shards]
