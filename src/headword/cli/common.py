@@ -177,7 +177,7 @@ def expand_images(arguments: Sequence[str]) -> ImageList:
 
 
 def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
-    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; not those that are empty."""
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; none that is empty."""
     if (labels is None) == (labels_file is None):
         raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
     from headword.encoders.prompts import check_labels, tidy_labels

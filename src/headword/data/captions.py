@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from headword.data.splits import of_split, pooled
-from headword.data.tables import CAPTION_KEYS, IMAGE_KEYS, TABLES, Row, as_row, column, table_rows
+from headword.data.tables import CAPTION_KEYS, IMAGE_KEYS, TABLES, Row, as_row, beside, column, table_rows
 from headword.errors import HeadwordError
 from headword.files import expand, is_file, read_json
 
@@ -58,7 +58,6 @@ class _Entry(NamedTuple):
 def read_captions(
     path: str | Path,
     *,
-    root: str | Path | None = None,
     split: str | None = None,
     default: Sequence[str] = (),
     missing: Literal["error", "skip"] = "error",
@@ -66,9 +65,8 @@ def read_captions(
     """The captioned images of a file, in its order.
 
     Args:
-        path: a caption file of one of the shapes above, in UTF-8.
-        root: the folder relative image paths start from; without it, the caption file's own folder and
-            the folder `images` beside it are searched.
+        path: a caption file of one of the shapes above, in UTF-8; the images are in its folder, or in
+            the folder `images` beside it.
         split: keep one split, or several ("train+restval").
         default: which to keep where none is named: the first of these that the file has, else all.
         missing: whether images that are not on disk are an error, or left out and counted in `.missing`.
@@ -78,20 +76,17 @@ def read_captions(
     if not rows:
         raise HeadwordError(f"{path} has no captions in it")
     rows = of_split(rows, [row.split for row in rows], split, default, path)
-    folders = [path.parent, path.parent / "images"] if root is None else [expand(root)]
-    if root is not None and not folders[0].is_dir():
-        raise HeadwordError(f"there is no folder {folders[0]} (root)")
     entries, lost = CaptionList(), []
     for row in rows:
-        if image := next((file for folder in folders if is_file(file := folder / row.image)), None):
+        image = beside(path, row.image)
+        if is_file(image):
             entries.append(Captioned(image, tuple(row.captions), row.split, tuple(row.rewritten)))
         else:
             lost.append(row)
     if lost and (missing == "error" or not entries):
-        searched = " or ".join(str(folder) for folder in folders)
         raise HeadwordError(
             f"{len(lost)} of {len(rows)} images are missing, the first is {lost[0].image} ({lost[0].where}); "
-            f"searched in {searched}; give the images' folder as root, or skip missing images"
+            f"searched in {path.parent} or its images/; put them there, or skip missing images"
         )
     entries.missing = len(lost)
     entries.split = pooled([row.split for row in rows])

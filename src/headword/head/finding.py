@@ -76,8 +76,7 @@ class HeadReader:
     """
 
     def __init__(self, model: nn.Module, modules: Sequence[str]) -> None:
-        self.model = model
-        self.modules = tuple(modules)
+        self.model, self.modules = model, tuple(modules)
         self._lock = threading.Lock()
 
     @torch.inference_mode()
@@ -139,16 +138,14 @@ def find_head(
         with suppress(HeadwordError):  # a configuration may name a layer that is not there
             candidates = [_linear_layers(model, hint or ())]
         candidates += _by_output(model, example)
-    closest: Head | None = None
+    heads: list[Head] = []
     for modules in dict.fromkeys(candidates):
         candidate = _read(model, modules, example)
-        if candidate is None:
-            continue
-        if candidate.error <= _TOLERANCE:
-            return _refuse_untrained(candidate)
-        if closest is None or candidate.error < closest.error:
-            closest = candidate
-    if closest is not None:
+        heads += [candidate] if candidate is not None else []
+        if heads and heads[-1].error <= _TOLERANCE:
+            return _refuse_untrained(heads[-1])
+    if heads:
+        closest = min(heads, key=lambda candidate: candidate.error)
         raise HeadwordError(
             f"the layer {closest.where!r} is not a linear head: features @ W.T + b differs from the model's "
             f"own output by {closest.error:.1%} of its scale; name the last linear layer with head="
@@ -215,11 +212,8 @@ def _by_output(model: nn.Module, example: Tensor) -> list[tuple[str, ...]]:
     """Linear layers with as many outputs as classes: each alone, the last first, then all (averaged)."""
     with torch.inference_mode():
         n_classes = logits_of(model(example)).shape[1]
-    names = [
-        name
-        for name, layer in model.named_modules()
-        if _is_linear(layer) and len(_tensor(layer, "weight")) == n_classes
-    ]
+    linear = [(name, layer) for name, layer in model.named_modules() if _is_linear(layer)]
+    names = [name for name, layer in linear if len(_tensor(layer, "weight")) == n_classes]
     alone: list[tuple[str, ...]] = [(name,) for name in reversed(names)]
     return [*alone, tuple(names)] if len(names) > 1 else alone
 
@@ -262,12 +256,10 @@ def _read(model: nn.Module, modules: tuple[str, ...], example: Tensor) -> Head |
 
 def _refuse_untrained(head: Head) -> Head:
     zero = (head.weight == 0).all(dim=1).nonzero().flatten().tolist()
-    rows = f"rows of the head {head.where!r} are zero"
+    rows = f"{head.n_classes} rows of the head {head.where!r} are zero"
     if len(zero) == head.n_classes:
-        raise HeadwordError(f"all {head.n_classes} {rows}: this checkpoint has no trained head")
+        raise HeadwordError(f"all {rows}: this checkpoint has no trained head")
     if zero:
-        raise HeadwordError(
-            f"{len(zero)} of {head.n_classes} {rows} (the first is row {zero[0]}): those classes were never "
-            "trained"
-        )
+        first = f"(the first is row {zero[0]})"
+        raise HeadwordError(f"{len(zero)} of {rows} {first}: those classes were never trained")
     return head

@@ -49,9 +49,6 @@ def parse_labels(labels: Sequence[str]) -> tuple[ClassName, ...]:
     Commas part synonyms ("tench, Tinca tinca"), underscores are spaces, a leading WordNet id is the class's
     id. Where at least half the labels read "Latin name (Common name)", the common name is the name and the
     Latin one a synonym, and empty brackets drop; elsewhere brackets are part of the name ("crane (bird)").
-
-    Raises:
-        HeadwordError: if a label is empty, with its position.
     """
     cleaned = [" ".join(label.replace("_", " ").split()) for label in labels]
     latin = [_LATIN_WITH_COMMON.fullmatch(label) for label in cleaned]
@@ -84,11 +81,8 @@ def duplicate_names(classes: Iterable[ClassName]) -> dict[str, int]:
 def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassName, ...]:
     """Class names from a list of labels or `ClassName`s, or from a file.
 
-    The file has one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`.
-
-    Raises:
-        HeadwordError: if the file is missing, not UTF-8 text or empty, or a name is empty or malformed, with
-            its line or place.
+    The file has one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`. An empty or malformed
+    name is refused with its line or place.
     """
     if isinstance(source, str | Path):
         return _from_file(source)
@@ -145,11 +139,7 @@ def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None
 
 
 def spoken(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of folders and labels as words: WordNet ids become names, underscores spaces.
-
-    Raises:
-        HeadwordError: if some are WordNet ids that ImageNet does not have.
-    """
+    """Names of folders and labels as words: WordNet ids become names, underscores spaces."""
     if all(_NOUN.fullmatch(name) for name in names):
         for size in (1000, 21_841, 21_843):
             known = {c.id: c.name for c in (imagenet_classes(size) or ("", ()))[1]}
@@ -162,21 +152,19 @@ def spoken(names: Sequence[str]) -> tuple[str, ...]:
 def _from_json(line: str, where: str) -> ClassName:
     try:
         fields = json.loads(line)
-        unknown = set(fields) - {"name", "synonyms", "definition", "id"}
-        if unknown:
-            raise HeadwordError(
-                f"{where}: unknown key {min(unknown)!r}; known: name, synonyms, definition, id"
-            )
         name, synonyms = fields["name"], fields.get("synonyms", [])
-        if not isinstance(name, str) or not name.strip():
-            raise HeadwordError(f"{where}: the name is empty")
-        if not isinstance(synonyms, list) or not all(isinstance(word, str) for word in synonyms):
-            raise HeadwordError(f"{where}: synonyms must be a list of strings")
-        for key in ("definition", "id"):
-            if not isinstance(fields.get(key), str | None):
-                raise HeadwordError(f"{where}: {key} must be a string")
-        return ClassName(name, tuple(synonyms), fields.get("definition"), fields.get("id"))
     except (json.JSONDecodeError, KeyError, TypeError):
         raise HeadwordError(
             f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}'
         ) from None
+    known = ("name", "synonyms", "definition", "id")
+    if unknown := sorted(set(fields).difference(known)):
+        raise HeadwordError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    if not isinstance(name, str) or not name.strip():
+        raise HeadwordError(f"{where}: the name is empty")
+    if not isinstance(synonyms, list) or not all(isinstance(word, str) for word in synonyms):
+        raise HeadwordError(f"{where}: synonyms must be a list of strings")
+    for key in ("definition", "id"):
+        if not isinstance(fields.get(key), str | None):
+            raise HeadwordError(f"{where}: {key} must be a string")
+    return ClassName(**{**fields, "synonyms": tuple(synonyms)})

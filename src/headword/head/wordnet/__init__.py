@@ -11,9 +11,9 @@ import gzip
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from headword.errors import HeadwordError
 from headword.files import expand
@@ -21,16 +21,13 @@ from headword.files import expand
 TABLE = Path(__file__).parent / "nouns.tsv.gz"
 
 
-@dataclass(frozen=True, slots=True)
-class Synset:
-    """A meaning of a noun."""
+class Synset(NamedTuple):
+    """A meaning of a noun: its lemmas, the most usual first, and the ids of what it is a kind of."""
 
     id: str
     """ImageNet's wnid: "n" and WordNet 3.0's offset."""
     names: tuple[str, ...]
-    """Its lemmas, the most usual first."""
     parents: tuple[str, ...]
-    """Ids of what it is a kind of."""
 
 
 class WordNet(dict[str, Synset]):
@@ -73,11 +70,7 @@ class WordNet(dict[str, Synset]):
 
 
 def wordnet() -> WordNet:
-    """The WordNet in `HEADWORD_WORDNET`, else the shipped table; read once.
-
-    Raises:
-        HeadwordError: if the folder has no WordNet.
-    """
+    """The WordNet in `HEADWORD_WORDNET`, else the shipped table; read once."""
     return _read(os.environ.get("HEADWORD_WORDNET", ""))
 
 
@@ -86,9 +79,7 @@ def _read(folder: str) -> WordNet:
     if not folder:
         with gzip.open(TABLE, "rt", encoding="utf-8") as lines:
             rows = (line.rstrip("\n").split("\t") for line in lines)
-            return WordNet(
-                Synset(wnid, tuple(names.split("|")), tuple(parents.split())) for wnid, parents, names in rows
-            )
+            return WordNet(Synset(id, tuple(names.split("|")), tuple(p.split())) for id, p, names in rows)
     file = expand(folder) / "data.noun"
     if not file.is_file():
         raise HeadwordError(
@@ -102,9 +93,6 @@ def read_nouns(file: Path) -> WordNet:
     """All noun synsets of a `data.noun`, by ImageNet's ids; instances ("Rhine") count as kinds.
 
     The format is in WordNet's manual page wndb(5WN).
-
-    Raises:
-        HeadwordError: if a line is not in WordNet's format.
     """
     synsets = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
