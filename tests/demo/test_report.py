@@ -124,7 +124,7 @@ def test_a_bad_picture_leaves_no_page(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     labelled = [Labelled(tmp_path / "bad.png", "Bad", [], Expected("x", 1, 1))]
     with pytest.raises(HeadwordError, match=r"bad\.png is empty"):
-        write_demo_page(tmp_path / "page.html", labelled=labelled, searches=[], facts=[])
+        write_demo_page(tmp_path / "page.html", labelled=labelled, searches=[], facts=[], labels=[], lead="")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 

@@ -78,10 +78,7 @@ def evaluate(
         str | None,
         data_option(help="Captions of missing images: error, or skip and count.  [default: error]"),
     ] = None,
-    template: Annotated[
-        list[str] | None,
-        words_option(help='A template with "{}" for the name; give several to average them.'),
-    ] = None,
+    template: Annotated[list[str] | None, words_option(help=options.TEMPLATE_HELP)] = None,
     centre_on: Annotated[
         str | None,
         words_option(

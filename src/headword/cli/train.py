@@ -66,12 +66,10 @@ def train(
     ] = None,
     seed: Annotated[int | None, Option(help="Seed of what is random.  [default: 0]")] = None,
     device: Annotated[
-        options.DeviceName | None,
-        Option(rich_help_panel=options.COMMON, help="Where to compute.  [default: auto]"),
+        options.DeviceName | None, options.common_option(help="Where to compute.  [default: auto]")
     ] = None,
     dtype: Annotated[
-        options.DtypeName | None,
-        Option(rich_help_panel=options.COMMON, help="Precision of the towers.  [default: auto]"),
+        options.DtypeName | None, options.common_option(help="Precision of the towers.  [default: auto]")
     ] = None,
     wandb: Annotated[str | None, Option(help="Log to this Weights & Biases project, too.")] = None,
     resume: Annotated[

@@ -122,7 +122,7 @@ def list_images(source: str | os.PathLike[str], *, recursive: bool = True) -> Im
         images = ImageList(path for path in named if _is_image(path.name))
         none = f"no image matches the pattern {folder}"
     if not images:
-        raise HeadwordError(_nothing(none, inside.notes))
+        raise _nothing(none, inside.notes)
     images.notes = inside.notes
     return images
 
@@ -177,14 +177,12 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
     class folder without images is refused.
     """
     root = expand(root)
-    if not root.is_dir():
-        raise HeadwordError(f"there is no folder {root}")
+    inside = scan(root)
     names = sorted(
         entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
         raise HeadwordError(f"{root} has no class folders; expected {root}/CLASS/image.jpg")
-    inside = scan(root)
     by_class: dict[str, list[Path]] = {name: [] for name in names}
     for file in inside.files:
         name, below, _ = file.path.partition("/")
@@ -192,7 +190,7 @@ def class_folders(root: str | os.PathLike[str]) -> ClassFolders:
             by_class[name].append(root / file.path)
     empty = next((name for name, images in by_class.items() if not images), None)
     if empty is not None:
-        raise HeadwordError(_nothing(f"there are no images in {root / empty}", inside.notes))
+        raise _nothing(f"there are no images in {root / empty}", inside.notes)
     warn(inside.notes, root)
     labels = [label for label, images in enumerate(by_class.values()) for _ in images]
     paths = [path for images in by_class.values() for path in sorted(images)]
@@ -254,7 +252,7 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
-def _nothing(what: str, notes: Iterable[str]) -> str:
+def _nothing(what: str, notes: Iterable[str]) -> HeadwordError:
     usual = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".gif", ".bmp", ".tif", ".tiff")
     known = ", ".join(suffix for suffix in usual if suffix in image_suffixes())
-    return "; ".join([what, *notes, f"known endings: {known}, …"])
+    return HeadwordError("; ".join([what, *notes, f"known endings: {known}, …"]))

@@ -135,8 +135,5 @@ def _hub_set(name: str) -> Iterable[Item]:
     data = open_hub_set(base, split or None)
     if not isinstance(data, dict):
         return picture_items(data, f"hf:{name}")
-    return [
-        replace(item, id=f"{part}/{item.id}")
-        for part, rows in data.items()
-        for item in picture_items(rows, f"hf:{name}/{part}")
-    ]
+    parts = {part: picture_items(rows, f"hf:{name}/{part}") for part, rows in data.items()}
+    return [replace(item, id=f"{part}/{item.id}") for part, items in parts.items() for item in items]
