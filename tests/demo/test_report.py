@@ -129,7 +129,7 @@ def test_a_bad_picture_leaves_no_page(tmp_path: Path) -> None:
 
 
 def test_empty_sections_are_still_a_page(tmp_path: Path) -> None:
-    write_demo_page(tmp_path / "page.html", labelled=[], searches=[], facts=[])
+    write_demo_page(tmp_path / "page.html", labelled=[], searches=[], facts=[], labels=[], lead="")
     assert "headword" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
 
 
