@@ -135,7 +135,9 @@ def train(
             "data_fingerprint": result.data_fingerprint,
             "metrics": metrics,
         }
-        save_trained(result.model, result.blueprint, out / "model", provenance=provenance, overwrite=True)
+        save_trained(
+            result.model, result.blueprint, result.folder / "model", provenance=provenance, overwrite=True
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))

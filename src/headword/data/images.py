@@ -186,11 +186,10 @@ def _load(
         raise HeadwordError(
             f"{path} has more scans than a picture of {width} by {height} pixels can need; {_MEND}"
         )
-    if shrink_to is not None and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
-        scale = shrink_to / min(width, height)
-        if scale < 1:
-            # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
-            image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
+    scale = 1.0 if shrink_to is None else shrink_to / min(width, height)
+    if scale < 1 and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
+        # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
+        image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
     return _finish(image, str(path))
 
 

@@ -86,18 +86,18 @@ def open_images(
 
 
 def _folders(root: Path, split: str | None, default: Sequence[str]) -> LabelledImages:
-    folder = root if split is None else root / split
+    folder = root / (split or "")
     if root.is_dir() and not folder.is_dir():
         subfolders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         known = ", ".join(subfolders[:10]) + (", …" if len(subfolders) > 10 else "")
         raise HeadwordError(f"{root} has no split {split!r}; its subfolders are {known or 'none'}")
     classes = class_folders(folder)
     if split is None and set(classes.names) <= _SPLITS:
-        if (split := chosen_split(classes.names, default)) is None:
-            raise HeadwordError(
-                f"{root} has splits, not classes: {', '.join(classes.names)}; say which with split"
-            )
-        return _folders(root, split, default)
+        if split := chosen_split(classes.names, default):
+            return _folders(root, split, default)
+        raise HeadwordError(
+            f"{root} has splits, not classes: {', '.join(classes.names)}; say which with split"
+        )
     images = tuple(map(file_item, classes.paths))
     return LabelledImages(str(root), images, classes.labels, spoken(classes.names), split=split)
 

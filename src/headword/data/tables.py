@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +113,6 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Row]]:
         if count > MAX_ROWS:
             raise HeadwordError(f"{path} says it has {count:,} rows; {MAX_ROWS:,} are read")
         batches = file.iter_batches(columns=present, batch_size=4096)
-        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield f"{path}:{number}", row
