@@ -52,31 +52,20 @@ def test_recycle_then_classify(photos, tmp_path):
 def test_recycle_options(photos, tmp_path):
     captions = tmp_path / "captions.jsonl"
     captions.write_text(json.dumps({"image": "photos/cat.png", "captions": ["my pet", "a tabby looks up"]}))
-    shown = run(
-        *(
-            "recycle",
-            "--out",
-            tmp_path / "m",
-            "--aligner",
-            "ridge",
-            "--set",
-            "penalty=2.5",
-            "--captions",
-            captions,
-        ),
-        *(
-            "--template",
-            "{}",
-            "--template",
-            "a photo of a {}",
-            "--seed",
-            3,
-            "--device",
-            "cpu",
-            "--dtype",
-            "float32",
-        ),
+    templates = ("--template", "{}", "--template", "a photo of a {}")
+    options = (
+        "--aligner",
+        "ridge",
+        "--set",
+        "penalty=2.5",
+        "--seed",
+        3,
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
     )
+    shown = run("recycle", "--out", tmp_path / "m", "--captions", captions, *templates, *options)
     assert "caption" in shown
     model = headword.load(tmp_path / "m")
     assert (model.aligner.name, model.aligner.settings["penalty"]) == ("ridge", 2.5)
@@ -90,19 +79,18 @@ def test_quiet_prints_nothing(saved, photos):
 def test_classify_table_and_options(saved, photos, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("a cat\na cup of coffee\n\na rocket launch\n")
-    shown = run(
-        *(
-            "classify",
-            saved,
-            f"{photos}/*.png",
-            "--labels-file",
-            words,
-            "--centre-on",
-            photos,
-            "--none-of-these",
-        ),
-        *("-k", 2, "--template", "a photo of {}", "--batch-size", 1),
+    options = (
+        "--centre-on",
+        photos,
+        "--none-of-these",
+        "-k",
+        2,
+        "--template",
+        "a photo of {}",
+        "--batch-size",
+        1,
     )
+    shown = run("classify", saved, f"{photos}/*.png", "--labels-file", words, *options)
     assert "cat.png" in shown
     assert shown.count("%") == 4
     said = json.loads(run("classify", saved, photos, "--labels-file", words, "--multi-label", "--json", "-"))

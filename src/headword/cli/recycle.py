@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,10 +83,9 @@ def recycle(
     from headword.settings import words as words_of
 
     options_of_vision: dict[str, Any] = {"head": head} if head else {}
-    aligner_settings = {name: _value(word) for name, word in words_of(set_ or ()).items()}
     model = run(
         resolve_vision(vision[0] if vision and len(vision) == 1 else vision or "embedded"), text,
-        aligner=make_aligner(aligner, **aligner_settings), class_names=class_names, captions=captions,
+        aligner=make_aligner(aligner, **words_of(set_ or ())), class_names=class_names, captions=captions,
         centre_on=None if centre_on == "none" else centre_on, words=words, templates=template, device=device,
         dtype=dtype, seed=seed, watch=output.progress, **options_of_vision,
     )  # fmt: skip
@@ -101,11 +99,3 @@ def recycle(
     own = " + ".join(vision) if vision and any(one.startswith("module:") for one in vision) else None
     output.next_step(f'headword classify {quoted(out)} IMAGE --labels "a cat,a dog"{flags(vision=own)}')
     output.result(model=model.provenance(), metrics=dict(model.timings), seed=seed, out=str(out))
-
-
-def _value(word: str) -> Any:
-    """JSON where it can be read so, else the word itself."""
-    try:
-        return json.loads(word)
-    except json.JSONDecodeError:
-        return word
