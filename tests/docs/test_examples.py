@@ -37,7 +37,9 @@ SHORTER = {
 
 
 @pytest.fixture
-def start(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def start(
+    model: headword.DualEncoder, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """The names that pages take for granted, and the folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(saved, "model")
@@ -54,7 +56,7 @@ def start(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return {
         "headword": headword,
         "tiny_clip": tiny_clip,
-        "model": headword.load("model"),
+        "model": model,
         "paths": paths,
         "labels": ["a temple", "a cup of coffee", "a cat"],
         "batches": [paths[:5], paths[5:]],
