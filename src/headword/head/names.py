@@ -150,16 +150,16 @@ def spoken(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _from_json(line: str, where: str) -> ClassName:
+    known = ("name", "synonyms", "definition", "id")
     try:
         fields = json.loads(line)
+        if unknown := sorted(set(fields).difference(known)):
+            raise HeadwordError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
         name, synonyms = fields["name"], fields.get("synonyms", [])
     except (json.JSONDecodeError, KeyError, TypeError):
         raise HeadwordError(
             f'{where}: not a class; write {{"name": "tench", "synonyms": ["Tinca tinca"]}}'
         ) from None
-    known = ("name", "synonyms", "definition", "id")
-    if unknown := sorted(set(fields).difference(known)):
-        raise HeadwordError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
     if not isinstance(name, str) or not name.strip():
         raise HeadwordError(f"{where}: the name is empty")
     if not isinstance(synonyms, list) or not all(isinstance(word, str) for word in synonyms):
