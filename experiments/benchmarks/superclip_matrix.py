@@ -17,7 +17,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -33,13 +33,15 @@ from experiments import harness
 from experiments.bench import data_root
 from experiments.figures import Figure, Lines, Series, draw
 from headword.cache import place
-from headword.evaluation.shape_questions import evaluate_shapes
 from headword.metrics import retrieval_metrics, retrieval_places
 from headword.training import SuperCLIP
 from headword.training.config import TrainConfig
 from headword.training.data import Sample, TrainingSet, open_training_set
-from headword.training.export import encoders_of
+from headword.training.export import dual_encoder
+from headword.training.in_training import SHAPES as SHAPE_METRICS
+from headword.training.in_training import measure_shapes
 from headword.training.run import train
+from headword.training.trainer import Evaluator
 
 NAME = "superclip_matrix"
 SAMPLES = 48_000
@@ -49,6 +51,7 @@ LRS = (1e-3, 2e-3, 4e-3)
 BATCHES, SEEDS, FLICKR_SEEDS = (32, 64, 128), (0, 1, 2), (0, 1)
 ARMS = ("clip", "superclip")
 ATTRIBUTES = ("overall", "colour", "shape", "size", "count", "relation")
+FLICKR_METRICS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 SHAPES = TrainConfig(
     model="timm:test_resnet", text_width=64, text_layers=2, embed_dim=64, context_length=24, eval_every=0,
     tensorboard=False,
@@ -195,31 +198,27 @@ def show(record: Mapping[str, float]) -> None:
         print(f"  step {record['step']:.0f}, loss {record['loss']:.3f}", flush=True)
 
 
-def shapes_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
-    def measure(model: SuperCLIP, *, split: str) -> dict[str, float]:
-        return evaluate_shapes(*encoders_of(model), split=split)
+def shapes_evaluators() -> dict[str, Evaluator]:
+    return {
+        split: Evaluator(SHAPE_METRICS, partial(measure_shapes, split=split)) for split in ("test", "val")
+    }
 
-    return {split: partial(measure, split=split) for split in ("test", "val")}
 
-
-def flickr_evaluators() -> dict[str, Callable[[SuperCLIP], dict[str, float]]]:
+def flickr_evaluators() -> dict[str, Evaluator]:
     held = Scaled(
         open_training_set(str(data_root() / "data" / "flickr8k" / "captions.jsonl"), split="test"), 112
     )
 
     def retrieval(model: SuperCLIP) -> dict[str, float]:
-        images, texts = encoders_of(model)
+        dual = dual_encoder(model)
         samples = [held[index] for index in range(len(held))]
         captions = [caption for sample in samples for caption in sample.captions]
         owner = torch.tensor([row for row, sample in enumerate(samples) for _ in sample.captions])
-        pictures = [sample.image for sample in samples]
-        x = torch.cat([images(pictures[i : i + 100]) for i in range(0, len(pictures), 100)]).float().cpu()
-        t = torch.cat([texts(captions[i : i + 250]) for i in range(0, len(captions), 250)]).float().cpu()
-        unit = torch.nn.functional.normalize
-        found = retrieval_metrics(retrieval_places(unit(x, dim=1), unit(t, dim=1), owner))
-        return {name: value for name, value in found.items() if "_r" in name}
+        pictures = dual.encode_image(sample.image for sample in samples)
+        found = retrieval_metrics(retrieval_places(pictures, dual.encode_text(captions), owner))
+        return {name: found[name] for name in FLICKR_METRICS}
 
-    return {"test": retrieval}
+    return {"test": Evaluator(FLICKR_METRICS, retrieval)}
 
 
 def best_lr() -> float:
@@ -268,7 +267,7 @@ def table(cells: Mapping[str, Any]) -> str:
             *(f"test/{name}" for name in (*ATTRIBUTES, "i2t_r1", "t2i_r1")),
             "val/overall", "val/shape", "val/t2i_r1",
         ),
-        "flickr8k": tuple(f"test/{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)),
+        "flickr8k": tuple(f"test/{name}" for name in FLICKR_METRICS),
     }  # fmt: skip
     lines: list[str] = []
     for kind, columns in names.items():

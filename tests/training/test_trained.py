@@ -24,7 +24,7 @@ from headword.evaluation import Protocol, evaluate
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.training.build import build
 from headword.training.config import TrainConfig
-from headword.training.export import encoders_of, save_trained
+from headword.training.export import dual_encoder, save_trained
 from headword.training.prototypes import init_token_head, prototype_rows, token_texts
 
 TINY = {
@@ -73,10 +73,10 @@ def test_embeddings_are_the_towers_own(towers, trained, images):
     model, _ = towers
     assert model.training, "saving leaves the model as it is"
     assert all(p.requires_grad for p in model.parameters())
-    encode_images, encode_texts = encoders_of(model)
+    now = dual_encoder(model)
     texts = ["a red circle", "two blue stars"]
-    assert torch.allclose(unit(encode_images(images)), trained.encode_image(images), atol=1e-6)
-    assert torch.allclose(unit(encode_texts(texts)), trained.encode_text(texts), atol=1e-6)
+    assert torch.allclose(now.encode_image(images), trained.encode_image(images), atol=1e-6)
+    assert torch.allclose(now.encode_text(texts), trained.encode_text(texts), atol=1e-6)
     assert model.training
     scale = model.clip.logit_scale.detach().exp()
     want = (scale * trained.encode_image(images) @ trained.encode_text(texts).T).softmax(dim=1)
@@ -119,7 +119,8 @@ def test_its_folder_is_open_clips(towers, folder, images):
     )
     with torch.no_grad():
         batch = torch.stack([transform(image) for image in images])
-        assert torch.allclose(clip.eval().encode_image(batch), encoders_of(model)[0](images), atol=1e-6)
+        own = dual_encoder(model).encode_image(images)
+        assert torch.allclose(unit(clip.eval().encode_image(batch)), own, atol=1e-6)
 
 
 def test_edits_and_missing_files_are_found(folder, tmp_path):
@@ -246,7 +247,8 @@ def test_it_is_measured_as_any_other(folder, tmp_path, images):
 
 
 def test_shapes_protocol_takes_its_encoders(towers):
-    found = evaluate_shapes(*encoders_of(towers[0]), images=20, size=32)
+    dual = dual_encoder(towers[0])
+    found = evaluate_shapes(dual.encode_image, dual.encode_text, images=20, size=32)
     assert 0 <= found["overall"] <= 100
 
 

@@ -3,8 +3,7 @@
 A dense version keeps logits, log-softmax, targets and their gradients alive, each `[B, V]`. Here one chunk
 of logits `[rows, V]` is all that ever exists, as in Liger's and Apple's fused cross-entropies: the gradient
 of the logits is known as soon as the chunk's softmax is, so it is multiplied into the gradients of input,
-weight and bias at once and overwritten by the next chunk. The backward pass only scales what the forward
-pass found.
+weight and bias at once. The backward pass only scales what the forward pass found.
 """
 
 # No `from __future__ import annotations`: torch 2.4 reads the operator's schema off the real types.

@@ -1,9 +1,13 @@
 """Token classification: the image must name the words of its caption. SuperCLIP's second loss, SuperClass's
-only one."""
+only one.
+
+The words are a caption's distinct token ids, without padding and special tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +17,78 @@ from typing_extensions import Self
 
 from headword.errors import HeadwordError
 from headword.losses._fused import fused_token_loss
-from headword.losses.token_sets import TokenRules, TokenSets, find_words, token_sets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRules:
+    """A tokenizer's vocabulary, and which of its ids are not words."""
+
+    vocab_size: int
+    """V: ids lie in [0, V)."""
+    excluded_ids: frozenset[int] = frozenset()
+    """Ids that never count: start, end, padding and unknown tokens."""
+    end_id: int | None = None
+    """Where this id first stands, the caption ends: neither it nor anything after it counts. It tells
+    open_clip's padding, which is id 0, from the "!" of CLIP's BPE, which is id 0 too."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, vocab_size: int | None = None) -> Self:
+        """Read them off a tokenizer.
+
+        Args:
+            tokenizer: open_clip's `SimpleTokenizer`, `HFTokenizer` or `SigLipTokenizer`, or a transformers
+                tokenizer.
+            vocab_size: size of the head, when it is larger than the tokenizer's (padded embeddings).
+
+        Raises:
+            HeadwordError: when it is none of these, or when the tokenizer knows more ids than the head has.
+        """
+        if hasattr(tokenizer, "eot_token_id") and hasattr(tokenizer, "all_special_ids"):
+            size, special, end = tokenizer.vocab_size, set(tokenizer.all_special_ids), tokenizer.eot_token_id
+        else:
+            # transformers: padding has an id of its own, or the end token's, and is among the special ids.
+            inner = getattr(tokenizer, "tokenizer", tokenizer)
+            if not (hasattr(inner, "all_special_ids") and hasattr(inner, "vocab_size")):
+                raise HeadwordError(
+                    f"cannot read special tokens off a {type(tokenizer).__name__}; give vocab_size, "
+                    "excluded_ids and end_id yourself"
+                )
+            size, special, end = inner.vocab_size, set(inner.all_special_ids), None
+            if inner.pad_token_id is not None:
+                special.add(inner.pad_token_id)
+            if getattr(tokenizer, "strip_sep_token", False):
+                special.add(0)  # open_clip writes 0 over the separator
+        if vocab_size is None:  # special tokens added to a transformers tokenizer lie beyond its own size
+            vocab_size = max(size, 1 + max(special, default=0))
+        if size > vocab_size:
+            raise HeadwordError(
+                f"the tokenizer has {size:,} ids but the head has {vocab_size:,} outputs; "
+                "take the tokenizer that belongs to the model"
+            )
+        # Added tokens beyond the head (T5's extra ids) are never written by a caption.
+        excluded = frozenset(int(i) for i in special if 0 <= i < vocab_size)
+        return cls(vocab_size=vocab_size, excluded_ids=excluded, end_id=end)
+
+    def mask(self) -> Tensor:
+        """`[V]` bool, True for the excluded ids."""
+        ids = sorted(self.excluded_ids)
+        if ids and not 0 <= ids[0] <= ids[-1] < self.vocab_size:
+            raise HeadwordError(
+                f"excluded ids {ids[0]}…{ids[-1]} do not all lie in a vocabulary of {self.vocab_size:,}"
+            )
+        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
+        mask[ids] = True
+        return mask
+
+
+class TokenSets(NamedTuple):
+    """The distinct words of B captions, in tensors of the captions' own shape, so that no size depends on
+    the data."""
+
+    ids: Tensor
+    """`[B, L]` int64, the words of each caption; 0 at positions that do not count."""
+    keep: Tensor
+    """`[B, L]` bool, True where `ids` holds a word, and at one position only for each word."""
 
 
 class TokenTargets(NamedTuple):
@@ -92,9 +167,8 @@ class TokenClassificationLoss(nn.Module):
         if vocab_size < 1 or not 0 <= weight < float("inf"):
             raise HeadwordError(f"need vocab_size ≥ 1 and a finite weight ≥ 0, got {vocab_size} and {weight}")
         if uniform and reference_counting:
-            raise HeadwordError(
-                "uniform weights count nothing; leave out one of uniform and reference_counting"
-            )
+            line = "uniform weights count nothing; leave out one of uniform and reference_counting"
+            raise HeadwordError(line)
         if chunk_rows is not None and chunk_rows < 1:
             raise HeadwordError(f"chunk_rows must be at least 1, got {chunk_rows}")
         self.vocab_size, self.end_id, self.weight = vocab_size, end_id, weight
@@ -137,7 +211,16 @@ class TokenClassificationLoss(nn.Module):
             HeadwordError: for shapes that do not fit, an empty batch, ids outside the vocabulary, and, with
                 `check_finite`, a loss that is not finite.
         """
-        self._check(features, weight, bias, token_ids)
+        if weight.shape[0] != self.vocab_size or bias.shape != weight.shape[:1]:
+            raise HeadwordError(
+                f"the head has {weight.shape[0]:,} outputs and {bias.numel():,} biases, but the loss was "
+                f"built for a vocabulary of {self.vocab_size:,}"
+            )
+        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+            raise HeadwordError(f"features must be [B, {weight.shape[1]}], got {list(features.shape)}")
+        if not 0 < len(features) == len(token_ids):
+            counts = f"{len(token_ids)} and {len(features)}"
+            raise HeadwordError(f"need as many captions as images and at least one, got {counts}")
         sets = self.token_sets(token_ids)
         if self.training if update is None else update:
             self._count(sets)
@@ -152,11 +235,15 @@ class TokenClassificationLoss(nn.Module):
 
     def token_sets(self, token_ids: Tensor) -> TokenSets:
         """The distinct words of captions `[B, L]`."""
-        return token_sets(token_ids, self.excluded, self.end_id)
+        ids, is_word = _find_words(token_ids, self.excluded, self.end_id)
+        ordered = ids.masked_fill(~is_word, self.vocab_size).sort(dim=1).values
+        keep = ordered < self.vocab_size
+        keep[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+        return TokenSets(ordered.masked_fill(~keep, 0), keep)
 
     def count_empty(self, token_ids: Tensor) -> Tensor:
         """How many of the captions `[B, L]` have no word: a scalar int64 on their device."""
-        _, is_word = find_words(token_ids, self.excluded, self.end_id)
+        _, is_word = _find_words(token_ids, self.excluded, self.end_id)
         return (~is_word.any(dim=1)).sum()
 
     def update(self, token_ids: Tensor) -> None:
@@ -207,15 +294,23 @@ class TokenClassificationLoss(nn.Module):
         # They sum to 0 without words, or in reference counting if all words are in every caption.
         return TokenTargets(ids, weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12))
 
-    def _check(self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor) -> None:
-        if weight.shape[0] != self.vocab_size or bias.shape != weight.shape[:1]:
+
+def _find_words(token_ids: Tensor, excluded: Tensor, end_id: int | None) -> tuple[Tensor, Tensor]:
+    """Int64 ids `[B, L]` of B captions, and which positions hold words, repeats too: a mask `[B, L]`."""
+    vocab_size = len(excluded)
+    if token_ids.ndim != 2 or token_ids.is_floating_point():
+        shape = f"{token_ids.dtype} {list(token_ids.shape)}"
+        raise HeadwordError(f"token ids must be a [captions, length] matrix of integers, got {shape}")
+    ids = token_ids.long()
+    # On the CPU only, where looking costs no synchronisation; elsewhere the text tower's embedding stops it.
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel():
+        low, high = (int(v) for v in ids.aminmax())
+        if low < 0 or high >= vocab_size:
             raise HeadwordError(
-                f"the head has {weight.shape[0]:,} outputs and {bias.numel():,} biases, "
-                f"but the loss was built for a vocabulary of {self.vocab_size:,}"
+                f"token id {low if low < 0 else high} is outside the head's {vocab_size:,} outputs; "
+                "the captions were tokenized for another model"
             )
-        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
-            raise HeadwordError(f"features must be [B, {weight.shape[1]}], got {list(features.shape)}")
-        if not 0 < len(features) == len(token_ids):
-            raise HeadwordError(
-                f"need as many captions as images and at least one, got {len(token_ids)} and {len(features)}"
-            )
+    dropped = excluded[ids]
+    if end_id is not None:
+        dropped = dropped | ((ids == end_id).cumsum(dim=1) > 0)
+    return ids, ~dropped

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from headword.encoders.clip_config import check_clip_config
-from headword.encoders.clip_folder import tokenizer_of
+from headword.encoders.clip_folder import CONFIG, tokenizer_of
 from headword.errors import HeadwordError, near
 from headword.files import MARKER, expand
 from headword.training.config import TrainConfig
 from headword.training.objective import freeze_unreached, make_task
 from headword.training.superclip import SuperCLIP
-
-CONFIG = "open_clip_config.json"
-"""The file by which open_clip knows a model's folder."""
 
 OWN = "model."
 """How names of the model's tensors begin in a task's state."""
@@ -52,10 +50,7 @@ class Blueprint:
 
     def as_json(self) -> dict[str, Any]:
         """The content of `open_clip_config.json`."""
-        return {
-            "model_cfg": copy.deepcopy(self.model_cfg),
-            "preprocess_cfg": copy.deepcopy(self.preprocess_cfg),
-        }
+        return copy.deepcopy({"model_cfg": self.model_cfg, "preprocess_cfg": self.preprocess_cfg})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -71,23 +66,16 @@ class Blueprint:
         import open_clip
 
         check_clip_config(self.as_json(), "the model's configuration")  # it may be another's checkpoint
-        with tempfile.TemporaryDirectory(prefix="headword-") as folder:
+        with tempfile.TemporaryDirectory(prefix="headword-") as folder, _quiet_open_clip():
             (Path(folder) / CONFIG).write_text(json.dumps(self.as_json()), encoding="utf-8")
-            with _quiet_open_clip():
-                try:
-                    clip = open_clip.create_model(
-                        f"local-dir:{folder}",
-                        load_weights=False,
-                        pretrained_text=False,
-                        force_image_size=self.image_size,
-                    )
-                    if isinstance(clip, open_clip.CoCa):  # which leaves this as the memory was
-                        nn.init.normal_(clip.text_decoder.text_projection, std=clip.text_decoder.width**-0.5)
-                    return SuperCLIP(clip, tokenizer_of(f"local-dir:{folder}", self.model_cfg))
-                except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-                    raise HeadwordError(
-                        f"this model cannot be built: {' '.join(str(error).split())}"
-                    ) from error
+            own = {"load_weights": False, "pretrained_text": False, "force_image_size": self.image_size}
+            try:
+                clip = open_clip.create_model(f"local-dir:{folder}", **own)
+                if isinstance(clip, open_clip.CoCa):  # which leaves this as the memory was
+                    nn.init.normal_(clip.text_decoder.text_projection, std=clip.text_decoder.width**-0.5)
+                return SuperCLIP(clip, tokenizer_of(f"local-dir:{folder}", self.model_cfg))
+            except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+                raise HeadwordError(f"this model cannot be built: {' '.join(str(error).split())}") from error
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
         """The model of a task's state, gathered from shards or not, in evaluation mode.
@@ -129,46 +117,42 @@ def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
         try:
             model.set_grad_checkpointing()
         except (AttributeError, NotImplementedError, AssertionError) as error:
-            raise HeadwordError(
-                "this image tower cannot recompute activations; leave out grad_checkpointing"
-            ) from error
+            line = "this image tower cannot recompute activations; leave out grad_checkpointing"
+            raise HeadwordError(line) from error
     return model.train(), blueprint
 
 
 def _own_towers(config: TrainConfig, timm_name: str | None = None) -> Blueprint:
     size = config.image_size or SMALL_SIZE
-    kind, _, name = config.model.partition(":")
-    if kind == "timm":
-        _check_timm(name)
-        timm_name = name
-    if timm_name is None:
+    if config.model.startswith("timm:"):
+        import timm
+
+        timm_name = config.model.removeprefix("timm:")
+        if not timm.is_model(timm_name.partition(".")[0]):
+            raise HeadwordError(f"timm has no model {timm_name!r}{near(timm_name, timm.list_models())}")
+    if timm_name is not None:
+        vision: dict[str, Any] = {"timm_model_name": timm_name, "timm_pool": "", "timm_proj": "linear"}
+    else:
         if size % config.patch_size:
             raise HeadwordError(f"image_size {size} is no multiple of patch_size {config.patch_size}")
-        vision: dict[str, Any] = {
-            "layers": config.vision_layers,
-            "width": config.vision_width,
-            "head_width": SMALL_HEAD,
-            "patch_size": config.patch_size,
-        }
-    else:
-        vision = {"timm_model_name": timm_name, "timm_pool": "", "timm_proj": "linear"}
-    vision |= {"image_size": size, "patch_dropout": config.patch_dropout}
-    model: dict[str, Any] = {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": vision,
-        "text_cfg": {
-            "context_length": config.context_length or SMALL_CONTEXT,
-            "vocab_size": 49408,
-            "width": config.text_width,
-            "heads": config.text_width // SMALL_HEAD,
-            "layers": config.text_layers,
-        },
+        width, layers = config.vision_width, config.vision_layers
+        vision = {"layers": layers, "width": width, "head_width": SMALL_HEAD, "patch_size": config.patch_size}
+    text = {
+        "context_length": config.context_length or SMALL_CONTEXT,
+        "vocab_size": 49408,
+        "width": config.text_width,
+        "heads": config.text_width // SMALL_HEAD,
+        "layers": config.text_layers,
     }
-    return Blueprint(_with_sigmoid(model, config), _preprocessing(size))
+    vision |= {"image_size": size, "patch_dropout": config.patch_dropout}
+    model = {"embed_dim": config.embed_dim, "vision_cfg": vision, "text_cfg": text}
+    return _blueprint(model, size, config)
 
 
 def _from_open_clip(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
     import open_clip
+
+    from headword.encoders.hub import loading
 
     known = open_clip.get_model_config(config.model)
     if known is None:
@@ -176,48 +160,51 @@ def _from_open_clip(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
             f"open_clip has no architecture {config.model!r}{near(config.model, open_clip.list_models())}; "
             "model is small, timm:NAME, or one of open_clip's"
         )
-    overrides = {
-        "force_image_size": config.image_size,
-        "force_context_length": config.context_length,
-        "force_patch_dropout": config.patch_dropout or None,
-    }
     cfg = copy.deepcopy(known)
     cfg["vision_cfg"]["timm_model_pretrained"] = False
-    if config.image_size is not None:
-        cfg["vision_cfg"]["image_size"] = config.image_size
-    if config.context_length is not None:
-        cfg["text_cfg"]["context_length"] = config.context_length
-    if config.patch_dropout:
-        cfg["vision_cfg"]["patch_dropout"] = config.patch_dropout
-    size = cfg["vision_cfg"].get("image_size", 224)
-    blueprint = Blueprint(_with_sigmoid(cfg, config), _preprocessing(size))
+    for tower, name, value in (
+        ("vision_cfg", "image_size", config.image_size),
+        ("text_cfg", "context_length", config.context_length),
+        ("vision_cfg", "patch_dropout", config.patch_dropout or None),
+    ):
+        if value is not None:
+            cfg[tower][name] = value
+    blueprint = _blueprint(cfg, cfg["vision_cfg"].get("image_size", 224), config)
     if config.pretrained is None:
         return blueprint.assemble(), blueprint
-    from headword.encoders.hub import loading
-
-    local = expand(config.pretrained).is_file()
-    weights = str(expand(config.pretrained)) if local else config.pretrained
-    with loading(f"{config.model} {config.pretrained}", local=local):
-        trained = open_clip.create_model(config.model, pretrained=weights, **overrides)
-    preprocess = {**trained.visual.preprocess_cfg, "size": size}
+    what, local = f"{config.model} {config.pretrained}", expand(config.pretrained).is_file()
+    with loading(what, local=local):
+        trained = open_clip.create_model(
+            config.model,
+            pretrained=str(expand(config.pretrained)) if local else config.pretrained,
+            force_image_size=config.image_size,
+            force_context_length=config.context_length,
+            force_patch_dropout=config.patch_dropout or None,
+        )
+    preprocess = {**trained.visual.preprocess_cfg, "size": blueprint.preprocess_cfg["size"]}
     blueprint = Blueprint(blueprint.model_cfg, preprocess)
     model = blueprint.assemble()
     state = trained.state_dict()
     if config.sigmoid and trained.logit_bias is None:
         for name in ("logit_scale", "logit_bias"):  # another loss's scale: start as SigLIP does
             state[name] = model.clip.state_dict()[name]
-    _load(model.clip, state, f"{config.model} {config.pretrained}")
+    _load(model.clip, state, what)
     return model, blueprint
 
 
 def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
-    source = _classifier(str(config.backbone))
-    trunk: Any = source.model
+    from headword.encoders import load_vision
+    from headword.model import load
+
+    spec = str(config.backbone)
+    encoder = load(spec, device="cpu").vision if is_saved_model(spec) else load_vision(spec, device="cpu")
+    source = encoder.source
+    trunk: Any = copy.deepcopy(source.model)
     pretrained = getattr(trunk, "pretrained_cfg", None)
     if not pretrained or "architecture" not in pretrained or not hasattr(trunk, "forward_features"):
         raise HeadwordError(
-            f"{source.kind}:{source.id} is no timm model, which backbone needs; give a timm id, "
-            "a timm folder, or embedded"
+            f"{source.name} is no timm model, which backbone needs; give a timm id, a timm folder, or "
+            "embedded"
         )
     size = config.image_size or int(source.input_size[0])
     drawn = _own_towers(config.replace(image_size=size), str(pretrained["architecture"]))
@@ -231,22 +218,11 @@ def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
     blueprint = Blueprint(drawn.model_cfg, preprocess)
     model = blueprint.assemble()
     if hasattr(trunk, "set_input_size"):
-        trunk = copy.deepcopy(trunk)
         trunk.set_input_size(img_size=(size, size))
     wanted = model.clip.visual.trunk.state_dict()
     state = {name: tensor for name, tensor in trunk.state_dict().items() if name in wanted}
-    _load(model.clip.visual.trunk, state, f"{source.kind}:{source.id}")
+    _load(model.clip.visual.trunk, state, source.name)
     return model, blueprint
-
-
-def _classifier(spec: str) -> Any:
-    """The vision source that a classifier's name or a saved model's folder means."""
-    from headword.encoders import load_vision
-    from headword.model import load
-
-    if is_saved_model(spec):
-        return load(spec, device="cpu").vision.source
-    return load_vision(spec, device="cpu").source
 
 
 def is_saved_model(spec: str) -> bool:
@@ -262,16 +238,13 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
         raise HeadwordError(f"the weights of {what} do not fit the image tower: {reason[:300]}") from error
 
 
-def _with_sigmoid(model_cfg: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    if not config.sigmoid:
-        return {name: value for name, value in model_cfg.items() if name != "init_logit_bias"}
-    return {"init_logit_scale": SIGMOID_SCALE, "init_logit_bias": SIGMOID_BIAS, **model_cfg}
-
-
-def _preprocessing(size: int) -> dict[str, Any]:
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    return {
+def _blueprint(model_cfg: dict[str, Any], size: Any, config: TrainConfig) -> Blueprint:
+    """An architecture with the logit bias that its loss has, and CLIP's own preprocessing."""
+    if config.sigmoid:
+        model_cfg = {"init_logit_scale": SIGMOID_SCALE, "init_logit_bias": SIGMOID_BIAS, **model_cfg}
+    else:
+        model_cfg = {name: value for name, value in model_cfg.items() if name != "init_logit_bias"}
+    preprocess = {
         "size": size,
         "mode": "RGB",
         "mean": list(OPENAI_DATASET_MEAN),
@@ -279,13 +252,7 @@ def _preprocessing(size: int) -> dict[str, Any]:
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-
-
-def _check_timm(name: str) -> None:
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        raise HeadwordError(f"timm has no model {name!r}{near(name, timm.list_models())}")
+    return Blueprint(model_cfg, preprocess)
 
 
 @contextmanager

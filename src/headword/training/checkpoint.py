@@ -95,11 +95,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def restore(folder: Path, task: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint's tensors into a task and its optimiser, sharded as they are.
-
-    Raises:
-        HeadwordError: if a file is missing or damaged, or is of another model.
-    """
+    """Put a checkpoint's tensors into a task and its optimiser, sharded as they are."""
     tensors, moments = load_tensors(folder / MODEL), load_tensors(folder / OPTIMIZER)
     sizes = {name: tensor.shape for name, tensor in task.state_dict().items()}
     for name in tensors.keys() - sizes.keys():
@@ -125,22 +121,14 @@ def _sharded(value: Tensor, like: Tensor) -> Tensor:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """`state.json` of a checkpoint.
-
-    Raises:
-        HeadwordError: if there is none, or a newer headword wrote it.
-    """
+    """`state.json` of a checkpoint."""
     if not (folder / STATE).is_file():
         raise HeadwordError(f"{folder} is no checkpoint: it has no {STATE}")
     return _read(folder / STATE)
 
 
-def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fingerprint: str) -> None:
-    """Refuse to go on from a checkpoint with other options or other data.
-
-    Raises:
-        HeadwordError: with the names of the options that differ.
-    """
+def _check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, fingerprint: str) -> None:
+    """Refuse to go on from a checkpoint with other options or other data, by what differs."""
     before = TrainConfig(**state["config"])
     names = before.differences(config)
     if names:
@@ -161,8 +149,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of a run's checkpoints, ascending."""
-    found = (re.fullmatch(r"step-(\d+)", entry.name) for entry in (run / "checkpoints").glob("step-*"))
-    return sorted(int(match[1]) for match in found if match)
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(int(match[1]) for entry in folders if (match := re.fullmatch(r"step-(\d+)", entry.name)))
 
 
 def prune(run: Path, keep_last: int, best: Best | None) -> None:
@@ -189,30 +177,23 @@ def find_place(
     out: str | os.PathLike[str],
     config: TrainConfig,
     fingerprint: str,
-    *,
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> RunPlace:
-    """Settle where a run is written and what it goes on from; nothing is changed on disk yet.
-
-    Raises:
-        HeadwordError: if `out` holds something and is neither resumed nor overwritten; if the checkpoint is
-            not there, or of other options or data; if later checkpoints of its own run stand in the way.
-    """
+    """Settle where a run is written and what it goes on from, or say why it cannot be; nothing is changed on
+    disk yet."""
     folder = expand(out).absolute()
     here = (folder / RUN).is_file()
     if resume is not None and overwrite:
         raise HeadwordError("a run is resumed or overwritten, not both; leave out --resume or --overwrite")
     if resume is None or (os.fspath(resume) == "auto" and not here):
         if here and not overwrite:
-            raise HeadwordError(
-                f"{folder} holds a run; go on with it (--resume auto), replace it (--overwrite), or give "
-                "another --out"
-            )
+            ways = "go on with it (--resume auto), replace it (--overwrite), or give another --out"
+            raise HeadwordError(f"{folder} holds a run; {ways}")
         check_new_folder(folder, overwrite=overwrite, marker=RUN, known=KNOWN)
         return RunPlace(folder, None, fresh=True)
     if os.fspath(resume) == "auto":
-        check_resumable(_read(folder / RUN), folder, config, fingerprint)
+        _check_resumable(_read(folder / RUN), folder, config, fingerprint)
         steps = steps_of(folder)
         source = folder_of(folder, steps[-1]) if steps else None
     else:
@@ -220,7 +201,7 @@ def find_place(
     if source is None:  # stopped before its first checkpoint
         return RunPlace(folder, None, fresh=True)
     state = read_state(source)
-    check_resumable(state, source, config, fingerprint)
+    _check_resumable(state, source, config, fingerprint)
     inside = source.parent.parent == folder
     if inside and steps_of(folder)[-1] > state["step"]:
         raise HeadwordError(
@@ -236,11 +217,7 @@ def find_place(
 
 @contextmanager
 def writing(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a run's folder, by a file beside it that is there for as long.
-
-    Raises:
-        HeadwordError: if another process trains into it.
-    """
+    """Hold a run's folder, which one process may at a time, by a file beside it that is there for as long."""
     folder = expand(out).resolve()
     file = folder.with_name(f".{folder.name}.lock")
     refusal = f"another process is training into {folder}; wait for it, or give another --out"
@@ -259,11 +236,7 @@ def options_of(out: str | os.PathLike[str], resume: str) -> Path | None:
 
 
 def checkpoint_at(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that a path means: itself, or the last of a run.
-
-    Raises:
-        HeadwordError: if it is neither, or the run has none yet.
-    """
+    """The checkpoint that a path means: itself, or the last of a run."""
     folder = expand(path).absolute()
     if (folder / STATE).is_file():
         return folder
@@ -278,11 +251,7 @@ def checkpoint_at(path: str | os.PathLike[str]) -> Path:
 
 
 def blueprint_of(source: Path) -> Blueprint:
-    """How to build the model of a checkpoint, which its run says.
-
-    Raises:
-        HeadwordError: if the checkpoint lies outside its run, or that is of another format or damaged.
-    """
+    """How to build the model of a checkpoint, which its run says."""
     run = source.parent.parent
     if not (run / RUN).is_file():
         raise HeadwordError(f"{source} lies outside its run: there is no {run / RUN}; put it back")

@@ -5,30 +5,25 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from headword.aligners import Identity
-from headword.data.images import name_of, transformed
-from headword.encoders import load_text, load_vision
+from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
+from headword.evaluation.subjects import THRESHOLD
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
 from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
 from headword.training import checkpoint
 from headword.training.build import Blueprint
-from headword.training.superclip import SuperCLIP
-from headword.training.towers import evaluating
-
-THRESHOLD = 0.2
-"""The cosine at which a single label is taken for right, where training has not taught one."""
+from headword.training.superclip import SuperCLIP, evaluating
 
 
 def save_trained(
@@ -60,22 +55,15 @@ def save_trained(
     check_new_folder(target, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="headword-") as temporary:
         clip = Path(temporary) / COPY
-        write_open_clip(model, blueprint, clip)
+        write_text_atomic(clip / CONFIG, json.dumps(blueprint.as_json(), indent=2) + "\n")
+        save_tensors(clip / WEIGHTS, model.export())
+        if hasattr(model.tokenizer, "save_pretrained"):  # all but CLIP's own, which is part of open_clip
+            model.tokenizer.save_pretrained(str(clip))
         vision = load_vision(f"trained:{clip}", device="cpu")
         text = load_text(f"trained:{clip}", device="cpu")
-        name = architecture(blueprint)
-        vision.source.id, text.source.id = name, name  # its place is the saved model itself
-        encoder = DualEncoder(
-            vision=vision,
-            text=text,
-            aligner=Identity.of(vision.dim),
-            pairs=None,
-            templates=templates,
-            scores=scores_of(model),
-            centre=Centre("default"),
-            timings={},
-            training=json.loads(json.dumps(dict(provenance))),
-        )
+        vision.source.id = text.source.id = _architecture(blueprint)  # its place is the saved model itself
+        training = json.loads(json.dumps(dict(provenance)))
+        encoder = _one_space(vision, text, scores_of(model), templates, training)
         return encoder.save(target, overwrite=overwrite)
 
 
@@ -104,15 +92,69 @@ def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = Fal
     return provenance
 
 
-def write_open_clip(model: SuperCLIP, blueprint: Blueprint, folder: Path) -> None:
-    """The wrapped model as open_clip's "local-dir" folder: configuration, weights, tokenizer."""
-    write_text_atomic(folder / CONFIG, json.dumps(blueprint.as_json(), indent=2) + "\n")
-    save_tensors(folder / WEIGHTS, model.export())
-    if hasattr(model.tokenizer, "save_pretrained"):  # all but CLIP's own, which is part of open_clip
-        model.tokenizer.save_pretrained(str(folder))
+def dual_encoder(model: SuperCLIP) -> DualEncoder:
+    """A model under training as a dual encoder, for evaluation in the loop: nothing is copied or kept.
+
+    It runs in evaluation mode, without gradients; each module is in its own mode again after a call.
+    """
+    device = next(model.parameters()).device
+
+    def embed_images(batch: Tensor) -> tuple[Tensor, Tensor]:
+        with evaluating(model), torch.no_grad():
+            embedded = model.encode_image(batch)
+        return embedded, embedded
+
+    def embed_texts(texts: list[str]) -> Tensor:
+        with evaluating(model), torch.no_grad():
+            return model.encode_text(model.tokenize(texts).ids.to(device))
+
+    dim = embed_texts([""]).shape[1]
+    visual = model.clip.visual
+    image = VisionSource(
+        kind="module", id="the model", model=model, transform=evaluation_transform(visual.preprocess_cfg),
+        transform_settings={}, input_size=visual.image_size, tower=True,
+    )  # fmt: skip
+    vision = VisionEncoder(source=image, head=None, labels=None, device=device, dtype=torch.float32, dim=dim)
+    vision.reader = embed_images
+    words = TextSource(kind="module", id="the model", model=model, embed=embed_texts)
+    return _one_space(vision, _PassingText(words, device, dim), scores_of(model), (DEFAULT_TEMPLATE,), {})
 
 
-def architecture(blueprint: Blueprint) -> str:
+class _PassingText(TextEncoder):
+    """A text encoder whose embeddings are not kept, since the next step has others."""
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
+        return TextEncoder.encode(self, texts, **{**options, "cache": False})
+
+
+def _one_space(
+    vision: VisionEncoder,
+    text: TextEncoder,
+    scores: Scores,
+    templates: tuple[str, ...],
+    training: dict[str, Any],
+) -> DualEncoder:
+    return DualEncoder(
+        vision=vision,
+        text=text,
+        aligner=Identity.of(vision.dim),
+        pairs=None,
+        templates=templates,
+        scores=scores,
+        centre=Centre("default"),
+        training=training,
+    )
+
+
+def scores_of(model: SuperCLIP) -> Scores:
+    """Probabilities as in training: softmax of exp(logit scale) · cosine; with a logit bias (SigLIP), also
+    sigmoid of scale · cosine + bias. Without one, the threshold is `THRESHOLD`."""
+    scale = float(model.clip.logit_scale.detach().exp())
+    bias = model.clip.logit_bias
+    return Scores(scale, scale, THRESHOLD if bias is None else -float(bias.detach()) / scale)
+
+
+def _architecture(blueprint: Blueprint) -> str:
     """A short name for both towers: "vit-128x4-patch8", "tf_efficientnet_lite0"."""
     vision = blueprint.model_cfg["vision_cfg"]
     if vision.get("timm_model_name"):
@@ -121,40 +163,3 @@ def architecture(blueprint: Blueprint) -> str:
     if isinstance(layers, int):
         return f"vit-{vision.get('width', 768)}x{layers}-patch{vision.get('patch_size', 16)}"
     return f"resnet-{vision.get('width', 64)}x{sum(layers)}"
-
-
-def scores_of(model: SuperCLIP) -> Scores:
-    """Probabilities as in training: softmax of exp(logit scale) · cosine; with a logit bias (SigLIP), also
-    sigmoid of scale · cosine + bias. Without one, the threshold is `THRESHOLD`.
-    """
-    scale = float(model.clip.logit_scale.detach().exp())
-    if model.clip.logit_bias is None:
-        return Scores(scale, scale, THRESHOLD)
-    return Scores(scale, scale, -float(model.clip.logit_bias.detach()) / scale)
-
-
-def encoders_of(
-    model: SuperCLIP,
-) -> tuple[Callable[[list[Image.Image]], Tensor], Callable[[list[str]], Tensor]]:
-    """Functions from N RGB images, and from N texts, to embeddings `[N, D]`, for evaluation in the loop.
-
-    The images go through the evaluation transform. The model runs in evaluation mode, without gradients, and
-    each module is in its own mode again after a call.
-    """
-    transform = evaluation_transform(model.clip.visual.preprocess_cfg)
-
-    def images(pictures: list[Image.Image]) -> Tensor:
-        batch = torch.stack([transformed(transform, picture, name_of(picture)) for picture in pictures])
-        with evaluating(model), torch.no_grad():
-            return model.encode_image(batch.to(_device(model)))
-
-    def texts(captions: list[str]) -> Tensor:
-        ids = model.tokenize(captions).ids.to(_device(model))
-        with evaluating(model), torch.no_grad():
-            return model.encode_text(ids)
-
-    return images, texts
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

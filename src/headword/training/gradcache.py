@@ -80,8 +80,7 @@ def _losses(
     task: TrainingTask, features: Tensors, texts: Tensor
 ) -> tuple[dict[str, Tensor], Gradients, Gradients]:
     """Pass 2: the losses of the whole batch, which is counted, and their gradients for the features and for
-    the task's direct parameters.
-    """
+    the task's direct parameters."""
     with torch.enable_grad():
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in features.items()}
         losses = task.losses(leaves, texts)
@@ -96,11 +95,8 @@ def _losses(
 def _replay(task: TrainingTask, batch: Tensors, gradients: Gradients, direct: Gradients) -> Tensor:
     """Pass 3: a scalar whose gradient is the loss's, by way of these rows of the batch."""
     tensors = [*task.features(batch).values(), *task.direct[: len(direct)]]
-    pairs = [
-        (tensor, gradient)
-        for tensor, gradient in zip(tensors, [*gradients, *direct], strict=True)
-        if gradient is not None
-    ]
+    both = zip(tensors, [*gradients, *direct], strict=True)
+    pairs = [(tensor, gradient) for tensor, gradient in both if gradient is not None]
     surrogate: Tensor = _Surrogate.apply(*(t for t, _ in pairs), *(g for _, g in pairs))
     return surrogate
 

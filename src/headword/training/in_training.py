@@ -6,37 +6,27 @@ The first metric of the first evaluator says which checkpoint is the best, where
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from headword.data.captions import Captioned, read_captions
 from headword.data.images import load_image
-from headword.data.items import Item, LabelledImages
-from headword.data.labelled import open_images
+from headword.data.items import Item
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
-from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource
-from headword.encoders.clip_folder import evaluation_transform
-from headword.encoders.prompts import DEFAULT_TEMPLATE
 from headword.errors import HeadwordError
+from headword.evaluation import Protocol
 from headword.evaluation.shape_questions import evaluate_shapes
-from headword.evaluation.tasks import MEAN_PER_CLASS as METRIC
-from headword.evaluation.tasks import check_spoken
-from headword.extract import Extracted, extract
+from headword.evaluation.tasks import MEAN_PER_CLASS, Retrieval, ZeroShot
 from headword.extract.features import none_read
 from headword.files import expand
-from headword.metrics import Places, classification_metrics, retrieval_metrics, retrieval_places
+from headword.metrics import Places, retrieval_metrics
 from headword.training.config import TrainConfig
-from headword.training.export import encoders_of
+from headword.training.export import dual_encoder
 from headword.training.superclip import SuperCLIP
 from headword.training.trainer import Evaluator
-
-KS = (10, 5, 1)
 
 SHAPES = ("overall", *ATTRIBUTES, "i2t_r1", "t2i_r1")
 """What `measure_shapes` measures."""
@@ -58,20 +48,22 @@ def training_evaluators(
         HeadwordError: if `eval_data` is not there, is of no kind that can be measured on, or none of its
             pictures can be read.
     """
-    found: dict[str, Evaluator] = {}
+    evaluators: dict[str, Evaluator] = {}
     if is_shapes(config.data):
-        found["shapes"] = Evaluator(SHAPES, partial(measure_shapes, split="val"))
+        evaluators["shapes"] = Evaluator(SHAPES, partial(measure_shapes, split="val"))
     if config.eval_data is None:
-        return found
-    path = expand(config.eval_data)
-    if path.is_file():
-        entries = read_captions(path, split=config.eval_split, default=WATCHED)
-        found["retrieval"] = _retrieval(entries, _Pictures([entry.image for entry in entries], path, say))
+        return evaluators
+    retrieval = expand(config.eval_data).is_file()
+    task: Literal["retrieval", "classification"] = "retrieval" if retrieval else "classification"
+    protocol = Protocol(task=task, data=config.eval_data, split=config.eval_split)
+    options: dict[str, Any] = {"default": WATCHED, "engine": "torch"}  # none is converted for one evaluation
+    if retrieval:
+        evaluators["retrieval"] = _retrieval(Retrieval(protocol, **options), say)
     else:
-        data = open_images(config.eval_data, split=config.eval_split, default=WATCHED)
-        check_spoken(data)
-        found["zero_shot"] = _zero_shot(data, _Pictures(data.images, data.source, say))
-    return found
+        zero_shot = ZeroShot(protocol, **options)
+        names = (MEAN_PER_CLASS, *(f"top{k}" for k in zero_shot.k))
+        evaluators["zero_shot"] = _evaluator(zero_shot, names, say)
+    return evaluators
 
 
 def is_shapes(data: str) -> bool:
@@ -81,110 +73,42 @@ def is_shapes(data: str) -> bool:
 
 def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
     """Fine-grained questions, see `headword.evaluation.shape_questions`; without what guessing gives."""
-    images, texts = encoders_of(model)
-    metrics = evaluate_shapes(images, texts, split=split, size=model.clip.visual.image_size[0])
-    told = {name: value for name, value in metrics.items() if not name.startswith(("chance", "retrieval"))}
-    return {"overall": told.pop("overall"), **told}
+    dual, size = dual_encoder(model), model.clip.visual.image_size[0]
+    metrics = evaluate_shapes(dual.encode_image, dual.encode_text, split=split, size=size)
+    return {name: metrics[name] for name in SHAPES}
 
 
-@dataclass
-class _Pictures:
-    """What a model under training is measured on, less what cannot be read."""
-
-    images: Sequence[Path | Item]
-    source: object
-    say: Callable[[str], None]
-    left_out: int = 0
-    """How many the last evaluation did without."""
-
-    def __post_init__(self) -> None:
-        skipped: dict[int, str] = {}
-        for place, image in enumerate(self.images):
-            try:
-                load_image(image) if isinstance(image, Path) else image.read(None)
-                return
-            except HeadwordError as error:
-                skipped[place] = str(error)
-        raise HeadwordError(none_read(skipped, len(self.images)))
-
-    def features(self, vision: VisionEncoder) -> Extracted:
-        """Their features; how many are left out is said when it changes."""
-        found = extract(vision, self.images, engine="torch", cache=False)
-        if len(found.errors) != self.left_out:
-            self.left_out = len(found.errors)
-            first = f"; the first: {next(iter(found.errors.values()))}" if found.errors else ""
-            self.say(
-                f"{self.left_out:,} of {len(self.images):,} pictures of {self.source} cannot be read and are "
-                f"left out of the evaluation{first}"
-            )
-        return found
-
-
-def _encoders(model: SuperCLIP) -> tuple[VisionEncoder, TextEncoder]:
-    """The two sides of a model that is trained, in evaluation mode; nothing of it is copied or changed."""
-    device = model.clip.logit_scale.device
-
-    def read(batch: Tensor) -> tuple[Tensor, Tensor]:
-        embedded = model.encode_image(batch)
-        return embedded, embedded
-
-    def embed(texts: list[str]) -> Tensor:
-        return model.encode_text(model.tokenize(texts).ids.to(device))
-
-    with torch.inference_mode():
-        dim = embed(["a photo"]).shape[1]
-    source = VisionSource(
-        kind="module",
-        id="the model",
-        model=model,
-        transform=evaluation_transform(model.clip.visual.preprocess_cfg),
-        transform_settings={},
-        input_size=model.clip.visual.image_size,
-        tower=True,
-    )
-    vision = VisionEncoder(source=source, head=None, labels=None, device=device, dtype=torch.float32, dim=dim)
-    vision.reader = read
-    words = TextSource(kind="module", id="the model", model=model, embed=embed)
-    return vision, TextEncoder(words, device, dim)
-
-
-def _retrieval(entries: Sequence[Captioned], pictures: _Pictures) -> Evaluator:
-    """Recall@k both ways and what else `retrieval_metrics` gives."""
-    ks = [k for k in KS if k < len(entries) or k == 1]
-
-    def score(places: Places) -> dict[str, float]:
-        metrics = retrieval_metrics(places, [k for k in ks if k <= places.n_images])
-        return dict(sorted(metrics.items(), key=lambda metric: metric[0] != f"t2i_r{max(ks)}"))
-
-    def measure(model: SuperCLIP) -> dict[str, float]:
-        vision, text = _encoders(model)
-        found = pictures.features(vision)
-        kept = [entries[place] for place in found.kept]
-        captions = [caption for entry in kept for caption in entry.captions]
-        owner = torch.tensor([row for row, entry in enumerate(kept) for _ in entry.captions])
-        words = F.normalize(text.encode(captions, cache=False), dim=1)
-        return score(retrieval_places(F.normalize(found.features, dim=1), words, owner))
-
+def _retrieval(task: Retrieval, say: Callable[[str], None]) -> Evaluator:
+    ks = task.top(len(task.images))
     ones, rows = torch.ones(max(ks), dtype=torch.int64), torch.arange(max(ks))
-    return Evaluator(tuple(score(Places(caption=ones, image=ones, owner=rows, n_images=max(ks)))), measure)
+    metrics = retrieval_metrics(Places(caption=ones, image=ones, owner=rows, n_images=max(ks)), ks)
+    first = f"t2i_r{max(ks)}"
+    return _evaluator(task, (first, *(name for name in metrics if name != first)), say)
 
 
-def _zero_shot(data: LabelledImages, pictures: _Pictures) -> Evaluator:
-    """Mean per-class and top-k accuracy, each class being the mean of its prompts."""
-    templates = data.templates or (DEFAULT_TEMPLATE,)
-    prompts = [template.replace("{}", name) for template in templates for name in data.names]
-    ks = [k for k in (1, 5) if k < len(data.names) or k == 1]
-
-    def score(cosines: Tensor, labels: Tensor) -> dict[str, float]:
-        metrics = classification_metrics(cosines, labels, ks)
-        return {METRIC: metrics.pop(METRIC), **metrics}
+def _evaluator(task: Retrieval | ZeroShot, names: tuple[str, ...], say: Callable[[str], None]) -> Evaluator:
+    """A task as an evaluator; how many pictures it leaves out is said when that changes."""
+    errors: dict[int, str] = {}
+    images: Sequence[Path | Item] = task.images
+    for place, image in enumerate(images):
+        try:
+            load_image(image) if isinstance(image, Path) else image.read(None)
+            break
+        except HeadwordError as error:
+            errors[place] = str(error)
+    else:
+        raise HeadwordError(none_read(errors, len(images)))
+    left_out = 0
 
     def measure(model: SuperCLIP) -> dict[str, float]:
-        vision, text = _encoders(model)
-        found = pictures.features(vision)
-        said = F.normalize(text.encode(prompts, cache=False), dim=1)
-        words = F.normalize(said.view(len(templates), len(data.names), -1).mean(dim=0), dim=1)
-        labels = torch.tensor(data.labels)[list(found.kept)]
-        return score(F.normalize(found.features, dim=1) @ words.T, labels)
+        nonlocal left_out
+        outcome = task.measure(dual_encoder(model))
+        skipped = outcome.data["skipped"]
+        if len(skipped) != left_out:
+            left_out = len(skipped)
+            first = f"; the first: {skipped[0]}" if skipped else ""
+            which = f"{left_out:,} of {len(images):,} pictures of {outcome.data['source']}"
+            say(f"{which} cannot be read and are left out of the evaluation{first}")
+        return {name: outcome.metrics[name] for name in names if name in outcome.metrics}
 
-    return Evaluator(tuple(score(torch.zeros(1, len(data.names)), torch.tensor([0]))), measure)
+    return Evaluator(names, measure)

@@ -23,17 +23,8 @@ METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 
 
 class Logs:
-    """Where records go. Lines of an earlier attempt past `step` are dropped, so that there is one of each.
-
-    Args:
-        run: the run's folder.
-        config: says which there are.
-        step: the run goes on after this one.
-        watch: called with each record, too.
-
-    Raises:
-        MissingExtraError: if TensorBoard or W&B is asked for and not installed.
-    """
+    """Where records go. Lines of an earlier attempt past `step`, after which the run goes on, are dropped, so
+    that there is one of each. `watch` is called with each record, too."""
 
     def __init__(
         self, run: Path, config: TrainConfig, step: int, watch: Callable[[Record], None] | None = None
@@ -44,8 +35,7 @@ class Logs:
         path = run / METRICS
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= step]
-            write_text_atomic(path, "".join(f"{line}\n" for line in kept))
+            write_text_atomic(path, "".join(f"{line}\n" for line in lines if _step(line) <= step))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
@@ -100,9 +90,6 @@ class Interval:
 
         All processes end with the same step: one of them alone when `stop` says so, several a step after one
         of them was told to.
-
-        Raises:
-            HeadwordError: as `check`, for the step before.
         """
         self.check()
         total = losses["loss"]
@@ -121,11 +108,7 @@ class Interval:
         return stop if self._processes.world_size == 1 else self._stopping
 
     def check(self) -> None:
-        """Look at the last step.
-
-        Raises:
-            HeadwordError: if its loss or its gradient's norm is not finite.
-        """
+        """Refuse a last step whose loss or gradient's norm is not finite."""
         if self._pending is None:
             return
         step, batch, values, event = self._pending

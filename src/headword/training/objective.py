@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from headword.errors import HeadwordError
 from headword.losses import TokenClassificationLoss
-from headword.training.superclip import SuperCLIP
-from headword.training.towers import evaluating
+from headword.training.superclip import SuperCLIP, evaluating
 
 if TYPE_CHECKING:
     from headword.training.config import TrainConfig
@@ -50,8 +49,13 @@ class TrainingTask(nn.Module):
 
     @property
     def direct(self) -> list[nn.Parameter]:
-        """Parameters that the losses take besides the features."""
-        raise NotImplementedError
+        """Parameters that the losses take besides the features: logit scale and bias, the token layer."""
+        clip, parameters = self.model.clip, list[nn.Parameter]()
+        if "contrastive_loss" in self.loss:
+            parameters += [p for p in (clip.logit_scale, clip.logit_bias) if p is not None]
+        if "token_loss" in self.loss:
+            parameters += self.model.token_head.linear.parameters()
+        return parameters
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
         """The losses of a batch's features and its captions' token ids `[B, L]`."""
@@ -72,12 +76,12 @@ class TrainingTask(nn.Module):
         return step(*inputs)
 
     def _contrastive(self, features: Tensors) -> Tensor:
-        rank_and_world, clip, loss = _rank_and_world_size(), self.model.clip, self.loss["contrastive_loss"]
-        built_for = getattr(loss, "world_size", rank_and_world[1])
-        if built_for != rank_and_world[1]:
+        world_size, clip, loss = _rank_and_world_size()[1], self.model.clip, self.loss["contrastive_loss"]
+        built_for = getattr(loss, "world_size", world_size)
+        if built_for != world_size:
             raise HeadwordError(
-                f"the contrastive loss was built for {built_for} process(es) but {rank_and_world[1]} are "
-                "running; build the task after init_process_group"
+                f"the contrastive loss was built for {built_for} process(es) but {world_size} are running; "
+                "build the task after init_process_group"
             )
         bias = {} if clip.logit_bias is None else {"logit_bias": clip.logit_bias}
         sides = features["image_features"], features["text_features"]
@@ -106,11 +110,6 @@ class CLIPTask(TrainingTask):
     def __init__(self, model: SuperCLIP, *, contrastive_loss: nn.Module | None = None) -> None:
         super().__init__(model, contrastive_loss=contrastive_loss or _contrastive_loss(model))
 
-    @property
-    def direct(self) -> list[nn.Parameter]:
-        """Logit scale, and bias where there is one."""
-        return _logit_parameters(self.model)
-
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """As `TrainingTask`."""
         contrastive = self._contrastive(features)
@@ -130,11 +129,6 @@ class SuperClassTask(TrainingTask):
 
     def __init__(self, model: SuperCLIP, **settings: Any) -> None:
         super().__init__(model, token_loss=_token_loss(model, settings))
-
-    @property
-    def direct(self) -> list[nn.Parameter]:
-        """The token head's linear layer."""
-        return list(self.model.token_head.linear.parameters())
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
         """As `TrainingTask`."""
@@ -168,24 +162,14 @@ class SuperCLIPTask(TrainingTask):
                 f"contrastive_weight must be finite and above 0, not {contrastive_weight}; SuperClassTask "
                 "has no contrastive part"
             )
-        super().__init__(
-            model,
-            contrastive_loss=contrastive_loss or _contrastive_loss(model),
-            token_loss=_token_loss(model, settings),
-        )
+        contrastive_loss = contrastive_loss or _contrastive_loss(model)
+        super().__init__(model, contrastive_loss=contrastive_loss, token_loss=_token_loss(model, settings))
         self.contrastive_weight = contrastive_weight
-
-    @property
-    def direct(self) -> list[nn.Parameter]:
-        """Logit scale, bias, and the token head's linear layer."""
-        return [*_logit_parameters(self.model), *self.model.token_head.linear.parameters()]
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
         """As `TrainingTask`."""
-        contrastive, token = (
-            self.contrastive_weight * self._contrastive(features),
-            self._token(features, texts),
-        )
+        contrastive = self.contrastive_weight * self._contrastive(features)
+        token = self._token(features, texts)
         return {"loss": contrastive + token["token"], "contrastive": contrastive, **token}
 
 
@@ -204,8 +188,7 @@ def make_task(model: SuperCLIP, config: TrainConfig) -> TrainingTask:
 
 def freeze_unreached(task: TrainingTask) -> None:
     """Freeze what no loss of a task depends on, such as the decoder of a captioner (CoCa): several processes
-    would wait for its gradients for ever. One black image and an empty caption tell.
-    """
+    would wait for its gradients for ever. One black image and an empty caption tell."""
     model, parameters = task.model, list(task.model.parameters())
     device = parameters[0].device
     image = torch.zeros(1, 3, *model.clip.visual.image_size, device=device)
@@ -229,10 +212,6 @@ def frozen_parts(model: nn.Module) -> tuple[str, ...]:
             parts.append(prefix)
             names -= own
     return tuple(name.removeprefix("clip.") for name in [*parts, *sorted(names)])
-
-
-def _logit_parameters(model: SuperCLIP) -> list[nn.Parameter]:
-    return [p for p in (model.clip.logit_scale, model.clip.logit_bias) if p is not None]
 
 
 def _token_loss(model: SuperCLIP, settings: Mapping[str, Any]) -> TokenClassificationLoss:

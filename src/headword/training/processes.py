@@ -43,15 +43,7 @@ class Processes:
 
     @classmethod
     def join(cls, config: TrainConfig) -> Processes:
-        """Meet the other processes, if `torchrun` started this one.
-
-        Args:
-            config: device, dtype and strategy count here, and what the batch is divided by.
-
-        Raises:
-            HeadwordError: if the batch cannot be divided evenly, a device is not there, or the strategy does
-                not go with the number of processes.
-        """
+        """Meet the other processes, if `torchrun` started this one."""
         world = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         if config.batch_size % (world * config.accumulate):
             raise HeadwordError(
@@ -63,10 +55,8 @@ class Processes:
             raise HeadwordError("several processes cannot share MPS; use one, or device=cpu")
         sharded = config.strategy == "fsdp"
         if sharded and world == 1:
-            raise HeadwordError(
-                "fsdp shards over several processes; start them with: torchrun --nproc-per-node N -m "
-                "headword train"
-            )
+            start = "torchrun --nproc-per-node N -m headword train"
+            raise HeadwordError(f"fsdp shards over several processes; start them with: {start}")
         automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
         dtype = automatic if config.dtype == "auto" else getattr(torch, config.dtype)
         if device.type == "cuda":
@@ -87,8 +77,7 @@ class Processes:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """A module on its device → what is called in its place; sharded in place where that is the strategy.
-        Collective.
-        """
+        Collective."""
         if self.world_size == 1:
             return module
         if not self.sharded:  # no parameter is without a gradient: `freeze_unreached`
@@ -117,15 +106,15 @@ class Processes:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Over all processes. Collective."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor := tensor.clone())
-            tensor /= self.world_size
-        return tensor
+        return self._reduced(tensor, dist.ReduceOp.SUM) / self.world_size
 
     def maximum(self, tensor: Tensor) -> Tensor:
         """Over all processes. Collective."""
+        return self._reduced(tensor, dist.ReduceOp.MAX)
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
         if self.world_size > 1:
-            dist.all_reduce(tensor := tensor.clone(), op=dist.ReduceOp.MAX)
+            dist.all_reduce(tensor := tensor.clone(), op=operation)
         return tensor
 
     def wait(self) -> None:
@@ -158,9 +147,8 @@ def stoppable(*, alone: bool) -> Iterator[Stop]:
     """Remember the first of `SIGNALS` (a Ctrl-C lets the step under way end and be kept) in place of what it
     did before; in the main thread alone.
 
-    Args:
-        alone: the second does what it did before. Otherwise another process, torchrun, sends them, perhaps
-            twice, and kills where nothing ends.
+    Where the process is `alone`, the second does what it did before. Otherwise another process, torchrun,
+    sends them, perhaps twice, and kills where nothing ends.
     """
     stop = Stop()
     before: dict[signal.Signals, Any] = {}
@@ -199,6 +187,4 @@ def _unsharded_gradients(module: Any) -> Iterator[None]:
 def _is_stack(part: nn.Module) -> bool:
     """Whether all children are of one class and have parts of their own: a tower's blocks."""
     children = list(part.children())
-    return (
-        len(children) > 1 and len({*map(type, children)}) == 1 and any(True for _ in children[0].children())
-    )
+    return len(children) > 1 and len({*map(type, children)}) == 1 and bool([*children[0].children()])

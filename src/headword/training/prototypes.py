@@ -38,9 +38,6 @@ def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | N
         features: `[N, width]`, the layer's input for some images (`model(images)["token_features"]`): the
             bias is set so that their mean gives each set row the logit 0. Image features have a large mean in
             common, which would else favour the same tokens in every picture.
-
-    Raises:
-        HeadwordError: if the spaces are of different widths, or the model has no tokenizer.
     """
     layer = model.token_head.linear
     width = layer.in_features
@@ -75,19 +72,14 @@ def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
 
     Those are special tokens, punctuation, digits by themselves, bytes, and pieces of words (no word boundary)
     under `SHORTEST_PIECE` letters.
-
-    Raises:
-        HeadwordError: if there is no tokenizer, or it cannot decode.
     """
     decoder = getattr(tokenizer, "tokenizer", tokenizer)  # Hugging Face's within open_clip's
     if not hasattr(decoder, "decode"):
         raise HeadwordError("token texts need the model's tokenizer, one that decodes ids")
     special = set(getattr(tokenizer, "all_special_ids", ()) or getattr(decoder, "all_special_ids", ()))
-    size = int(getattr(tokenizer, "vocab_size", vocab_size))
+    size = min(int(getattr(tokenizer, "vocab_size", vocab_size)), vocab_size)
     texts = [""] * vocab_size
-    for token in range(min(size, vocab_size)):
-        if token in special:
-            continue
+    for token in set(range(size)) - special:
         text = decoder.decode([token])
         word = text.strip()
         bounded = text != word

@@ -49,7 +49,6 @@ class TrainResult:
     blueprint: Blueprint
     """How to build it again."""
     data_fingerprint: str
-    """Of what it was trained on."""
 
 
 def train(
@@ -61,7 +60,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     watch: Callable[[Record], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainResult:
     """Train a model as a configuration says, into a folder.
 
@@ -94,10 +93,10 @@ def train(
     with ExitStack() as stack:
         place = None
         if processes.first:
-            find = partial(checkpoint.find_place, out, config, data.fingerprint)
-            find(resume=resume, overwrite=overwrite)  # refuses before anything is made
+            find = partial(checkpoint.find_place, out, config, data.fingerprint, resume, overwrite)
+            find()  # refuses before anything is made
             stack.enter_context(checkpoint.writing(out))
-            place = find(resume=resume, overwrite=overwrite)
+            place = find()
         place = processes.from_first(place)
         assert place is not None
         stack.enter_context(_computing(config, processes.device))
@@ -121,7 +120,11 @@ def train(
             logs = Logs(place.folder, config, start, watch) if processes.first else None
             if logs is not None:
                 stack.enter_context(logs)
-                _announce(say or (lambda _: None), trainer)
+                if trainer.frozen:
+                    say(f"not trained, since no loss here reaches it: {', '.join(trainer.frozen)}")
+                if start < trainer.steps:
+                    after = f" after step {start:,}" if start else ""
+                    say(f"{trainer.steps - start:,} steps{after}; Ctrl-C keeps what is done")
             stop = stack.enter_context(stoppable(alone=processes.world_size == 1))
             try:
                 trainer.run(logs, stop)
@@ -155,11 +158,7 @@ def make_batches(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Batches:
-    """The loader that a configuration means.
-
-    Raises:
-        HeadwordError: as `Batches`.
-    """
+    """The loader that a configuration means."""
     preprocess = blueprint.preprocess_cfg
     transform = TrainTransform(
         size=blueprint.image_size,
@@ -193,18 +192,9 @@ def _best_metric(config: TrainConfig, evaluators: Mapping[str, Evaluator]) -> st
     if not names:
         raise HeadwordError(f"best_metric {best!r} is not measured, nor is anything; give eval_data")
     if best not in names:
-        raise HeadwordError(
-            f"best_metric {best!r} is none of those measured: {', '.join(names)}{near(best, names, n=1)}"
-        )
+        known = f"{', '.join(names)}{near(best, names, n=1)}"
+        raise HeadwordError(f"best_metric {best!r} is none of those measured: {known}")
     return best
-
-
-def _announce(say: Callable[[str], None], trainer: Trainer) -> None:
-    if trainer.frozen:
-        say(f"not trained, since no loss here reaches it: {', '.join(trainer.frozen)}")
-    if trainer.step < trainer.steps:
-        after = f" after step {trainer.step:,}" if trainer.step else ""
-        say(f"{trainer.steps - trainer.step:,} steps{after}; Ctrl-C keeps what is done")
 
 
 def _initialise_token_head(
@@ -217,8 +207,8 @@ def _initialise_token_head(
 
     backbone = str(config.backbone)
     dual = load(backbone, device="cpu") if is_saved_model(backbone) else recycle(backbone, device="cpu")
-    here = config.replace(workers=0)
-    batches = make_batches(here, data, blueprint, model.tokenizer, world_size=world_size)
+    options = config.replace(workers=0)
+    batches = make_batches(options, data, blueprint, model.tokenizer, world_size=world_size)
     model.eval()
     with torch.no_grad():
         features = model(next(batches.epoch(0)).images)["token_features"]

@@ -1,18 +1,28 @@
-"""SuperCLIP (Zhao et al., NeurIPS 2025): an open_clip model with a head that names the words of the
-caption."""
+"""SuperCLIP (Zhao et al., NeurIPS 2025): an open_clip model with a head that names the words of the caption.
+
+The head reads patch tokens, which are taken while the embedding is computed: the tower runs once. They are
+what the tower hands to its own pooling, without class or register tokens: after the final norm where that
+stands before the pooling (ViT, SigLIP), before it where it follows (ConvNeXt, "gap" ViTs). The head's own
+LayerNorm comes after the mean in either case.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer
 from torch import Tensor, nn
 
 from headword.errors import HeadwordError
 from headword.losses import TokenRules
-from headword.training.towers import patch_reader
+
+Reader = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""(tower, images `[B, 3, H, W]`) → embedding `[B, D]`, not normalised, and mean patch token `[B, width]`."""
 
 
 class Tokens(NamedTuple):
@@ -129,26 +139,17 @@ class SuperCLIP(nn.Module):
         self.clip.logit_scale.clamp_(0, torch.tensor(largest).log().item())
 
     def needed_tokenizer(self) -> Any:
-        """The tokenizer.
-
-        Raises:
-            HeadwordError: if the model has none.
-        """
+        """The tokenizer, which the model must have."""
         if self.tokenizer is None:
-            raise HeadwordError(
-                "this model has no tokenizer; build SuperCLIP(clip_model, tokenizer) with its own"
-            )
+            line = "this model has no tokenizer; build SuperCLIP(clip_model, tokenizer) with its own"
+            raise HeadwordError(line)
         return self.tokenizer
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
-    """Tokenize as the model's own tokenizer does, and count the captions it had to cut.
+    """Tokenize captions as an open_clip model's own tokenizer does, and count those it had to cut.
 
     An empty caption is allowed: its row holds special tokens only, and the token loss leaves it out.
-
-    Args:
-        tokenizer: one of open_clip's.
-        captions: B texts.
 
     Raises:
         HeadwordError: for a single string, no captions, or a caption that is no string.
@@ -156,35 +157,93 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
     if isinstance(captions, str) or not captions or not all(isinstance(c, str) for c in captions):
         raise HeadwordError("captions must be a list of at least one string")
     ids = tokenizer(list(captions))
-    length = ids.shape[1]
-    # Only rows filled to the end (or to the one place that padding with the end token hides) can have lost
-    # something.
-    pad = _padding_id(tokenizer)
-    full = (ids[:, -2:] == pad).sum(dim=1) < 2 if length > 1 else ids[:, 0] != pad
-    long = [i for i in full.nonzero().flatten().tolist() if _full_length(tokenizer, captions[i]) > length]
-    return Tokens(ids, len(long))
+    # With one place more, a caption that was cut has another word where its end token stands here.
+    longer = tokenizer(list(captions), context_length=ids.shape[1] + 1)
+    return Tokens(ids, int((longer[:, :-1] != ids).any(dim=1).sum()))
 
 
-def _padding_id(tokenizer: Any) -> int:
-    if hasattr(tokenizer, "eot_token_id"):
-        return 0
-    pad = tokenizer.tokenizer.pad_token_id
-    return -1 if pad is None else int(pad)
+def patch_reader(visual: nn.Module) -> tuple[Reader, int]:
+    """How to get at a tower's patch tokens, and their width.
+
+    A timm tower is tried on one black image, since only its output says how it lays tokens out; its weights,
+    batch-norm statistics and training mode stay as they are.
+    """
+    if isinstance(visual, VisionTransformer):
+        width = int(visual.transformer.width)
+        if visual.attn_pool is not None:
+            return _read_before_attention_pool, width
+        if visual.pool_type == "none":
+            raise HeadwordError(
+                "the image tower pools nothing (pool_type 'none'); use one that pools: 'tok' or 'avg'"
+            )
+        return _read_vit, width
+    if isinstance(visual, ModifiedResNet):
+        return _read_resnet, int(visual.attnpool.c_proj.in_features)
+    if isinstance(visual, TimmModel):
+        return _timm_reader(visual)
+    raise HeadwordError(
+        f"cannot find patch tokens in a {type(visual).__name__}; use an image tower from open_clip's factory "
+        "(VisionTransformer, ModifiedResNet or a timm model)"
+    )
 
 
-def _full_length(tokenizer: Any, caption: str) -> int:
-    """How many positions a caption would take if there were no limit, special tokens included."""
-    if hasattr(tokenizer, "eot_token_id"):
-        return len(tokenizer.encode(caption)) + 2
-    if getattr(tokenizer, "tokenizer_mode", ""):  # "clips": start, words, end, class
-        return len(tokenizer.tokenizer(tokenizer.clean_fn(caption), add_special_tokens=False).input_ids) + 3
-    return len(tokenizer.tokenizer(_cleaned(tokenizer, caption)).input_ids)
+def _read_vit(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    before = visual.output_tokens
+    visual.output_tokens = True
+    try:
+        embedding, tokens = visual(images)  # [B, D], [B, patches kept by patch dropout, width]
+    finally:
+        visual.output_tokens = before
+    return embedding, tokens.mean(dim=1)
 
 
-def _cleaned(tokenizer: Any, caption: str) -> str:
-    """The caption as the tokenizer's own call cleans it first."""
-    if hasattr(tokenizer, "clean_fn"):
-        return str(tokenizer.clean_fn(caption))
-    from open_clip.tokenizer import basic_clean, canonicalize_text  # SigLipTokenizer
+def _read_before_attention_pool(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    # `output_tokens` gives the pooler's queries here (CoCa), not the patches.
+    out = visual.forward_intermediates(images, indices=1, output_fmt="NLC")  # last block: [B, patches, width]
+    return out["image_features"], out["image_intermediates"][0].mean(dim=1)
 
-    return str(canonicalize_text(basic_clean(caption)))
+
+def _read_resnet(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    out = visual.forward_intermediates(images, indices=1)  # the last stage, [B, width, H/32, W/32]
+    return out["image_features"], out["image_intermediates"][0].mean(dim=(2, 3))
+
+
+def _read_timm(
+    visual: Any, images: Tensor, *, dims: tuple[int, ...], prefix: int = 0
+) -> tuple[Tensor, Tensor]:
+    # What the tower's own forward does, with a look in between.
+    features = visual.trunk.forward_features(images)
+    patches = features[:, prefix:] if prefix else features
+    return visual.head(visual.trunk.forward_head(features)), patches.mean(dim=dims)
+
+
+def _timm_reader(visual: Any) -> tuple[Reader, int]:
+    trunk = visual.trunk
+    # A convolution's type is the images' type; norms and embeddings may be kept in a wider one.
+    parameter = next((p for p in trunk.parameters() if p.ndim == 4), next(trunk.parameters()))
+    with evaluating(trunk), torch.no_grad():
+        image = torch.zeros((1, 3, *visual.image_size), dtype=parameter.dtype, device=parameter.device)
+        features = trunk.forward_features(image)
+    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+    width, prefix = int(trunk.num_features), int(getattr(trunk, "num_prefix_tokens", 0))
+    if len(shape) == 3 and shape[2] == width and shape[1] > prefix:
+        return partial(_read_timm, dims=(1,), prefix=prefix), width
+    if len(shape) == 4 and width in (shape[1], shape[3]):
+        return partial(_read_timm, dims=(2, 3) if shape[1] == width else (1, 2)), width
+    got = list(shape) if shape else type(features).__name__
+    raise HeadwordError(
+        f"timm's {type(trunk).__name__} gives no patch tokens: its features are {got}, "
+        f"not a sequence or a grid of width {width}; use another image tower"
+    )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, each submodule's own mode kept (a frozen batch norm stays frozen)."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training

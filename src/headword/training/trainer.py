@@ -57,9 +57,6 @@ class Trainer:
         fingerprint: of the data.
         evaluators: as for `train`.
         best_metric: which of their metrics says what checkpoint is the best.
-
-    Raises:
-        HeadwordError: if the model's batch norms do not go with cached gradients.
     """
 
     def __init__(
@@ -89,7 +86,9 @@ class Trainer:
         self.best: Best | None = None
         self.seconds = 0.0
         """Spent on steps, waiting for batches included."""
-        self._frozen_norms = _freezes_batch_norm(config, processes.world_size)
+        divided = config.accumulate > 1 or processes.world_size > 1
+        freeze = config.freeze_batch_norm
+        self._frozen_norms = config.backbone is not None and divided if freeze is None else freeze
         if config.accumulate > 1 and not self._frozen_norms and has_batch_norm(model):
             raise HeadwordError(
                 "batch normalisation looks at a whole batch, which cached gradients never hold; say "
@@ -120,8 +119,7 @@ class Trainer:
 
     def advance(self, images: Tensor, texts: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """One optimiser step on this process's share of a batch; returns its losses and the gradient's norm
-        before clipping, where it is clipped.
-        """
+        before clipping, where it is clipped."""
         config, device = self.config, self.processes.device
         warmup = min(config.warmup, self.steps // 5)  # a fifth of the run at most
         factor = rate(self.step, self.steps, warmup)
@@ -147,11 +145,7 @@ class Trainer:
         return losses, norm
 
     def run(self, logs: Logs | None, stop: Stop) -> None:
-        """All steps that are left.
-
-        Raises:
-            KeyboardInterrupt: when asked to stop, after a checkpoint.
-        """
+        """All steps that are left; KeyboardInterrupt when asked to stop, after a checkpoint."""
         config = self.config
         if self.evaluation_is_due:  # stopped in the middle of one
             self._evaluate(logs)
@@ -199,11 +193,7 @@ class Trainer:
         self.processes.wait()
 
     def restore(self, source: Path) -> None:
-        """Go on where a checkpoint was written.
-
-        Raises:
-            HeadwordError: if it has taken more steps than the run shall have.
-        """
+        """Go on where a checkpoint was written."""
         state = checkpoint.read_state(source)
         checkpoint.restore(source, self.task, self.optimizer)
         self.step = int(state["step"])
@@ -235,8 +225,7 @@ class Trainer:
 
     def _seed(self, piece: int) -> None:
         """Dropout's random numbers: a function of (seed, step, process, piece), so that a checkpoint need not
-        keep any, and both passes of a piece draw the same.
-        """
+        keep any, and both passes of a piece draw the same."""
         key = f"{self.config.seed} {self.step} {self.processes.rank} {piece}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
 
@@ -293,13 +282,6 @@ class Trainer:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a model normalises over its batch."""
     return any(isinstance(part, BatchNorm) for part in model.modules())
-
-
-def _freezes_batch_norm(config: TrainConfig, world_size: int) -> bool:
-    """Whether statistics of batch norms stay as they are."""
-    if config.freeze_batch_norm is not None:
-        return config.freeze_batch_norm
-    return config.backbone is not None and (config.accumulate > 1 or world_size > 1)
 
 
 def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
 
 from headword.errors import HeadwordError
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_FILTERS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 _TRIES = 10  # torchvision's
 
 
@@ -41,9 +42,7 @@ class TrainTransform:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise HeadwordError(
-                f"scale must be two shares of the area, 0 < least ≤ largest ≤ 1, got {self.scale}"
-            )
+            raise HeadwordError(f"scale must be two shares of the area, least first, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise HeadwordError(f"ratio must be two positive numbers, the narrower first, got {self.ratio}")
         if self.interpolation not in _FILTERS:
@@ -57,37 +56,34 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         """Crop, scale, perhaps mirror, normalise."""
-        height, width = self._shape
-        picture = image.crop(self.crop(image.width, image.height, generator))
-        picture = picture.resize((width, height), _FILTERS[self.interpolation])
+        left, top, right, bottom = self.crop(image.width, image.height, generator)
+        box = (top, left, bottom - top, right - left)
+        picture = tvf.resized_crop(image, *box, list(self._shape), _FILTERS[self.interpolation])
         if self.flip and torch.rand((), generator=generator) < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        floats = pixels.view(height, width, 3).permute(2, 0, 1).float().div_(255)
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return floats.sub_(mean[:, None, None]).div_(std[:, None, None]).contiguous()
+            picture = tvf.hflip(picture)
+        pixels: Tensor = tvf.normalize(tvf.to_tensor(picture), self.mean, self.std, inplace=True)
+        return pixels
 
     def crop(self, width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """The box (left, top, right, bottom) that is kept of a picture."""
-        area = width * height
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+
+        def uniform(low: float, high: float) -> float:
+            return low + (high - low) * float(torch.rand((), generator=generator))
+
+        narrow, wide = self.ratio
         for _ in range(_TRIES):
-            wanted = area * _uniform(*self.scale, generator)
-            aspect = math.exp(_uniform(low, high, generator))
-            w, h = round(math.sqrt(wanted * aspect)), round(math.sqrt(wanted / aspect))
+            area = width * height * uniform(*self.scale)
+            aspect = math.exp(uniform(math.log(narrow), math.log(wide)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 left = int(torch.randint(0, width - w + 1, (), generator=generator))
                 top = int(torch.randint(0, height - h + 1, (), generator=generator))
                 return left, top, left + w, top + h
         # As torchvision: the largest crop in the middle whose shape is allowed.
         w, h = width, height
-        if width / height < self.ratio[0]:
-            h = round(width / self.ratio[0])
-        elif width / height > self.ratio[1]:
-            w = round(height * self.ratio[1])
+        if width / height < narrow:
+            h = round(width / narrow)
+        elif width / height > wide:
+            w = round(height * wide)
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * cast("float", torch.rand((), generator=generator).item())

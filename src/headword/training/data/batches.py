@@ -12,7 +12,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -69,11 +68,7 @@ class TrainingSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode one sample.
-
-        Raises:
-            HeadwordError: if its image cannot be read or it has no caption, in one line with its name.
-        """
+        """Decode one sample; an error is one line with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +133,8 @@ class Batches:
                 f"{batch_size}, {workers}, {rank} of {world_size}"
             )
         if not (0 <= rewritten_share <= 1 and 0 <= max_corrupt <= 1):
-            raise HeadwordError(
-                f"rewritten_share and max_corrupt are shares from 0 to 1, got {rewritten_share} and "
-                f"{max_corrupt}"
-            )
+            shares = f"{rewritten_share} and {max_corrupt}"
+            raise HeadwordError(f"rewritten_share and max_corrupt are shares from 0 to 1, got {shares}")
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = len(dataset) // (batch_size * world_size)
         """Global batches in an epoch."""
@@ -175,16 +168,9 @@ class Batches:
         return tuple(message for _, message in sorted(self._corrupt.items()))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of one epoch.
+        """This process's batches of an epoch from step `start` on; what comes before is not read.
 
         Take one iterator to its end, or leave it, before asking for the next: workers are shared.
-
-        Args:
-            number: of the epoch, from 0.
-            start: step to begin with; what comes before is not read.
-
-        Raises:
-            HeadwordError: if there is no such step, or more samples are unreadable than may be.
         """
         if number < 0 or not 0 <= start <= self.steps_per_epoch:
             raise HeadwordError(
@@ -193,9 +179,15 @@ class Batches:
         order = epoch_order(self._dataset, seed=self._seed, epoch=number)
         steps = order[: self.steps_per_epoch * self.world_size * self.batch_size]
         own = steps.view(self.steps_per_epoch, self.world_size, self.batch_size)[start:, self.rank]
-        self._plan.set(number, own)
+        self._plan.epoch, self._plan.batches = number, own
         for loaded in self._loader:
-            self._count(loaded.failed)
+            self._corrupt.update(loaded.failed)
+            if self.corrupt > self._max_corrupt * len(self._dataset):
+                raise HeadwordError(
+                    f"{self.corrupt} of {len(self._dataset)} training samples are unreadable, more than the "
+                    f"{self._max_corrupt:.2%} that may be (max_corrupt); the last: "
+                    f"{list(self._corrupt.values())[-1]}"
+                )
             if loaded.batch is None:
                 raise HeadwordError(
                     f"no readable sample was found in {_REPLACEMENTS} draws: {self.corrupt_names[-1]}"
@@ -219,15 +211,6 @@ class Batches:
         """Go on with the count of unreadable samples of an earlier run."""
         self._corrupt = {int(index): str(message) for index, message in state["corrupt"].items()}
 
-    def _count(self, failed: Mapping[int, str]) -> None:
-        self._corrupt.update(failed)
-        if self.corrupt > self._max_corrupt * len(self._dataset):
-            raise HeadwordError(
-                f"{self.corrupt} of {len(self._dataset)} training samples are unreadable, more than the "
-                f"{self._max_corrupt:.2%} that may be (max_corrupt); the last: "
-                f"{list(self._corrupt.values())[-1]}"
-            )
-
 
 def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
     """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
@@ -235,24 +218,19 @@ def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
     Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread, which is waited
     for a second at most: it may be reading from a disk that does not answer.
     """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
-    left = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not left.is_set():
-            with suppress(queue.Full):
-                ready.put((item, error), timeout=0.1)
-                break
+    ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    room, left = threading.Semaphore(depth - 1), threading.Event()
 
     def work() -> None:
         try:
             for item in make():
-                put(item, None)
+                ready.put((item, None))
+                room.acquire()
                 if left.is_set():
                     return
-            put(None, None)
+            ready.put((None, None))
         except BaseException as error:  # raised again where the items are taken
-            put(None, error)
+            ready.put((None, error))
 
     thread = threading.Thread(target=work, name="headword-batches", daemon=True)
     thread.start()
@@ -263,9 +241,11 @@ def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
                 raise error
             if item is None:
                 return
+            room.release()
             yield item
     finally:
         left.set()
+        room.release()
         thread.join(timeout=1)
 
 
@@ -307,18 +287,15 @@ class _Loaded:
 class _Plan(Sampler[tuple[int, list[int]]]):
     """(epoch, indices) of the batches to come; workers stay while it changes."""
 
-    def __init__(self) -> None:
-        self._epoch, self._batches = 0, torch.empty(0, 0, dtype=torch.int64)
-
-    def set(self, epoch: int, batches: Tensor) -> None:
-        self._epoch, self._batches = epoch, batches
+    epoch = 0
+    batches = torch.empty(0, 0, dtype=torch.int64)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        epoch = self._epoch
-        for batch in self._batches:
+        epoch = self.epoch
+        for batch in self.batches:
             yield epoch, batch.tolist()
 
 
@@ -349,15 +326,12 @@ class _Reading(Dataset["_Loaded"]):
 
     def _readable(self, epoch: int, index: int, failed: dict[int, str]) -> Sample | None:
         """The sample, or the first readable one of those drawn to replace it."""
-        generator = None
+        generator = torch.Generator().manual_seed(_seed_of("replacement", self.seed, epoch, index))
         for _ in range(_REPLACEMENTS):
             try:
                 return self.dataset[index]
             except HeadwordError as error:
                 failed[index] = str(error)
-            if generator is None:
-                seed = _seed_of("replacement", self.seed, epoch, index)
-                generator = torch.Generator().manual_seed(seed)
             index = int(torch.randint(len(self.dataset), (), generator=generator))
         return None
 
