@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -111,13 +112,17 @@ def test_model_mistakes(saved, tmp_path):
 
 
 @pytest.mark.data
-def test_flowers(headword_data):
-    root = headword_data / "data" / "tf_flowers"
+def test_flowers(headword_data, tmp_path):
+    root = tmp_path / "flowers"
+    for folder in (headword_data / "data" / "tf_flowers").iterdir():
+        (root / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[::4]:
+            shutil.copy(path, root / folder.name)
     said = json.loads(
         run(
             *("evaluate", "embedded", "--task", "classification", "--data", root),
             *("--centre-on", "collection", "--json", "-"),
         )
     )
-    assert said["data"]["images"] == 600
-    assert said["metrics"]["mean_per_class"] == pytest.approx(46.8, abs=1.5)
+    assert said["data"]["images"] == 150
+    assert said["metrics"]["mean_per_class"] == pytest.approx(47.3, abs=1.5)

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,20 @@ from typer.testing import CliRunner
 import headword
 from headword.cli.app import app
 from headword.files import load_tensors
+from headword.training import in_training
 from headword.training.config import TrainConfig
 from headword.training.run import train
 from support.training import TINY
 
 TINY_WORDS = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_questions() -> Iterator[None]:
+    """Enough for a number of each name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_training, "evaluate_shapes", partial(in_training.evaluate_shapes, images=40))
+        yield
 
 
 def run(*words: Any) -> Any:

@@ -97,7 +97,7 @@ def dual_encoder(model: SuperCLIP) -> DualEncoder:
 
     It runs in evaluation mode, without gradients; each module is in its own mode again after a call.
     """
-    device = next(model.parameters()).device
+    device, tokenizer = next(model.parameters()).device, model.needed_tokenizer()
 
     def embed_images(batch: Tensor) -> tuple[Tensor, Tensor]:
         with evaluating(model), torch.no_grad():
@@ -106,7 +106,7 @@ def dual_encoder(model: SuperCLIP) -> DualEncoder:
 
     def embed_texts(texts: list[str]) -> Tensor:
         with evaluating(model), torch.no_grad():
-            return model.encode_text(model.tokenize(texts).ids.to(device))
+            return model.encode_text(tokenizer(texts).to(device))
 
     dim = embed_texts([""]).shape[1]
     visual = model.clip.visual

@@ -75,7 +75,7 @@ def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
     """Fine-grained questions, see `headword.evaluation.shape_questions`; without what guessing gives."""
     dual, size = dual_encoder(model), model.clip.visual.image_size[0]
     metrics = evaluate_shapes(dual.encode_image, dual.encode_text, split=split, size=size)
-    return {name: metrics[name] for name in SHAPES}
+    return {name: metrics[name] for name in SHAPES if name in metrics}
 
 
 def _retrieval(task: Retrieval, say: Callable[[str], None]) -> Evaluator:
