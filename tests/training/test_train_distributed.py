@@ -1,4 +1,5 @@
-"""Two gloo processes, as torchrun starts them, end where one does: DDP and FSDP2, cached gradients."""
+"""Two gloo processes, as torchrun starts them, end where one does: DDP and FSDP2, cached gradients. A task's
+losses, gradients and word counts are those of one process with the joint batch."""
 
 from __future__ import annotations
 
@@ -12,10 +13,16 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from headword.files import load_tensors
-from headword.training import SuperCLIP, checkpoint
+from headword.training import SuperClassTask, SuperCLIP, SuperCLIPTask, checkpoint
+from headword.training.objective import freeze_unreached
 from headword.training.run import train
 from headword.training.trainer import Evaluator
 from support.training import tiny
@@ -66,6 +73,55 @@ def logit_scale(model: SuperCLIP) -> dict[str, float]:
     return {"scale": model.clip.logit_scale.item()}
 
 
+TASKS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "siglip": {"bias": -10.0},
+    "reference counting": {"loss": {"reference_counting": True}},
+    "superclass": {"task": SuperClassTask},
+}
+PAIRS = 6
+WORDS = ("a", "red", "blue", "boat", "dog", "on", "the", "lake", "and", "two", "rain", "!")
+
+
+def build_small(case: str) -> SuperCLIP:
+    torch.manual_seed(0)
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    clip = CLIP(embed_dim=8, vision_cfg=vision, text_cfg=text, init_logit_bias=TASKS[case].get("bias"))
+    return SuperCLIP(clip, SimpleTokenizer(context_length=12))
+
+
+def joint_batch(step: int) -> tuple[Tensor, list[str]]:
+    g = torch.Generator().manual_seed(10 + step)
+    images = torch.randn(PAIRS, 3, 16, 16, generator=g)
+    picks = torch.randint(0, len(WORDS), (PAIRS, 6), generator=g)
+    captions = [" ".join(WORDS[i] for i in row[: 1 + n]) for n, row in enumerate(picks.tolist())]
+    captions[1] = ""
+    return images, captions
+
+
+def descend(case: str, rank: int, world: int) -> dict[str, Any]:
+    """A few steps of gradient descent on this rank's share of the joint batches."""
+    model = build_small(case)
+    task = TASKS[case].get("task", SuperCLIPTask)(model, **TASKS[case].get("loss", {}))
+    freeze_unreached(task)
+    wrapped = DistributedDataParallel(task) if world > 1 else task
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    values, gradients = [], []
+    for step in range(2):
+        images, captions = joint_batch(step)
+        mine = slice(rank * len(images) // world, (rank + 1) * len(images) // world)
+        texts = model.tokenize(captions[mine]).ids
+        losses = wrapped(task.training_forward, {"images": images[mine], "texts": texts})
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        zero = torch.zeros(())
+        values.append([losses.get(name, zero).item() for name in ("contrastive", "token", "n_empty")])
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    return {"losses": torch.tensor(values), "gradients": gradients, "counts": task.loss.state_dict()}
+
+
 def worker(rank: int, folder: str, port: int) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(WORLD),
@@ -73,6 +129,8 @@ def worker(rank: int, folder: str, port: int) -> None:
         GLOO_SOCKET_IFNAME="lo", TORCHELASTIC_RUN_ID="test",
     )  # fmt: skip
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.save({case: descend(case, rank, WORLD) for case in TASKS}, f"{folder}/tasks{rank}.pt")
     (own := Path(folder) / f"rank{rank}").mkdir()
     know_coca(own)
     for case in CASES:
@@ -150,3 +208,21 @@ def assert_same(folder: Path, other: Path) -> None:
                 assert (value - tensor).norm() <= tolerance * tensor.norm() + 1e-7, name
             else:
                 assert torch.equal(value, tensor), name
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_two_ranks_equal_one_process_with_the_joint_batch(case: str, two: Path) -> None:
+    joint = descend(case, 0, 1)
+    each = [torch.load(two / f"tasks{rank}.pt")[case] for rank in range(WORLD)]
+    losses = torch.stack([r["losses"] for r in each])
+    assert torch.allclose(losses.mean(dim=0)[:, :2], joint["losses"][:, :2], atol=1e-5)
+    assert torch.equal(losses.sum(dim=0)[:, 2], joint["losses"][:, 2])
+    for rank in each:
+        for name, count in joint["counts"].items():
+            assert torch.allclose(rank["counts"][name], count, atol=1e-6), name
+            assert count.any()
+        for mine, want in zip(rank["gradients"], joint["gradients"], strict=True):
+            assert mine.keys() == want.keys()
+            for name, gradient in want.items():
+                difference = (mine[name] - gradient).norm()
+                assert difference <= 1e-4 * gradient.norm() + 1e-7, (name, difference, gradient.norm())
