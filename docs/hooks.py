@@ -37,7 +37,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if target == "README.md":
             target = "index.md"
         elif target == source:
-            if not (ROOT / source).is_file():
+            if source.startswith("docs/") or not (ROOT / source).is_file():
                 return f"]({match[1]}{match[2]}{match[3] or ''})"
             if files.get_file_from_path(source) is None:
                 files.append(File.generated(config, source, abs_src_path=str(ROOT / source)))
