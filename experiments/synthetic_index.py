@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headword.model import DualEncoder
+from headword.search.building import commit
 from headword.search.catalogue import OK, Entry
-from headword.search.commit import commit
 from headword.search.draft import begin
-from headword.search.encoder_identity import describe, encoder_identity
+from headword.search.manifest import describe, encoder_identity
 from headword.search.rows import append_rows
 
 NOISE = 0.5
@@ -76,11 +76,11 @@ def make_index(
         for n in range(count)
     ]
     draft.slots = count
-    how = {"engine": "torch", "precision": "float32", "exact": False, "draft": True}
+    space = {"engine": "torch", "precision": "float32", "exact": False, "draft": True}
     commit(
         draft,
         entries,
         model=describe(model, saved),
-        how={**encoder_identity(model.vision), **how},
+        space={**encoder_identity(model.vision), **space},
         centre="collection",
     )

@@ -191,14 +191,14 @@ def test_a_damaged_state_is_made_from_the_rows(tiny, photos, tagged, tmp_path, e
 def test_a_journal_with_a_flipped_bit_is_followed_up_to_it(
     tiny, photos, tmp_path, monkeypatch, embedded_files
 ):
-    from headword.search import commit, embedding
+    from headword.search import building, embedding
 
     monkeypatch.setattr(embedding, "BLOCK_FILES", 10)
     rng = random.Random(1)
     build_index(tiny, photos, tmp_path / "once")
     right = found(Index.open(tmp_path / "once", model=tiny))
     with monkeypatch.context() as patch:
-        patch.setattr(commit, "write_catalogue", lambda *_: 1 / 0)
+        patch.setattr(building, "write_catalogue", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_index(tiny, photos, tmp_path / "ix")
     for n in range(8):

@@ -22,13 +22,13 @@ from headword.search import (
     Changes,
     Index,
     build_index,
+    building,
     catalogue,
-    commit,
+    draft,
     embedding,
     read_version,
     tagging,
 )
-from headword.search import journal as journal_module
 from headword.search.manifest import Manifest, writing
 from support.extraction import draw, draw_many
 from support.indexing import QUERIES, found, tiny_model, tree
@@ -114,7 +114,7 @@ def test_only_what_is_new_is_embedded(tiny, photos, tmp_path, embedded_files):
 
 def test_what_it_finds_does_not_depend_on_how_it_grew(tiny, photos, tmp_path, monkeypatch):
     """Also after most of its rows went, and the files of rows were written anew."""
-    monkeypatch.setattr(commit, "_SPARE", 4)
+    monkeypatch.setattr(building, "_SPARE", 4)
     draw_many(photos / "old", 30)
     build_index(tiny, photos, tmp_path / "ix")
     open_index(tmp_path / "ix", tiny).tag(["ant", "bee"])
@@ -363,15 +363,15 @@ def kill_at(patch, where: str, owner, name: str, *, times: int = 1, late: bool =
 
 STAGES = {
     "before the first block": (embedding, "append_rows", {}),
-    "rows without a journal": (journal_module.Journal, "write", {"times": 2}),
-    "after a block": (journal_module.Journal, "write", {"late": True}),
-    "before the rounded rows": (commit, "write_halves", {}),
-    "before the catalogue": (commit, "write_catalogue", {}),
+    "rows without a journal": (draft.Journal, "write", {"times": 2}),
+    "after a block": (draft.Journal, "write", {"late": True}),
+    "before the rounded rows": (building, "write_halves", {}),
+    "before the catalogue": (building, "write_catalogue", {}),
     "in the catalogue": (catalogue, "_set_tags", {}),
-    "after the catalogue": (commit, "write_catalogue", {"late": True}),
+    "after the catalogue": (building, "write_catalogue", {"late": True}),
     "before the manifest": (Manifest, "write", {}),
     "after the manifest": (Manifest, "write", {"late": True}),
-    "before the journal went": (journal_module.Journal, "remove", {}),
+    "before the journal went": (draft.Journal, "remove", {}),
 }
 
 
@@ -402,7 +402,7 @@ def test_killed_anywhere_and_run_again(tiny, photos, tmp_path, monkeypatch, stag
 def test_what_was_done_is_not_done_again(tiny, photos, tmp_path, monkeypatch, embedded_files):
     monkeypatch.setattr(embedding, "BLOCK_FILES", 6)
     with monkeypatch.context() as patch:
-        kill_at(patch, "after three blocks", journal_module.Journal, "write", times=3, late=True)
+        kill_at(patch, "after three blocks", draft.Journal, "write", times=3, late=True)
         with pytest.raises(Killed):
             build_index(tiny, photos, tmp_path / "ix")
     assert len(embedded_files) == 18

@@ -230,7 +230,7 @@ def test_model_thread_batches():
     thread = ModelThread(answer, batch=4)
     futures = [thread.ask(0)]
     assert begun.wait(10)
-    futures += [thread.ask(n) for n in range(1, 8)]
+    futures += [thread.ask(n) for n in range(1, 12)]
     order: list[int] = []
     work = [thread.run(lambda n=n: order.append(len(batches)) or n) for n in range(2)]
     go.set()
@@ -241,8 +241,8 @@ def test_model_thread_batches():
         else:
             assert future.result(10) == n * n
     assert [one.result(10) for one in work] == [0, 1]
-    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
-    assert order == [2, 3]
+    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
+    assert order == [3, 4]
     failed = thread.run(lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         failed.result(10)

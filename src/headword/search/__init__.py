@@ -1,22 +1,17 @@
 """A folder of images, searched by words, by pictures, or both: an index on disk that grows with the folder.
 
-    query.py        what is asked, and what is found
-    index.py        an index, to read
-    version.py      one version of it, opened
-    manifest.py     what an index says of itself: the version there is; one writer at a time
-    catalogue.py    a version's images, tags and state: a SQLite file
-    filter.py       the language of filters
-    rows.py         features on disk
-    space.py        features → cosines to words: one affine map a query
-    exact.py        the exact nearest rows
-    build.py        making and refreshing an index
-    draft.py        the next version while it is made
-    stored.py       a feature store as its source
-    embedding.py    new files → rows
-    journal.py      what an unfinished run has done
-    commit.py       the last step of a run
-    tagging.py      zero-shot labels for all images
-    identity.py     which model an index was made with
+    query.py      what is asked, and what is found
+    index.py      an index, to read; version.py is one version of it, opened
+    building.py   making and refreshing an index
+    draft.py      the next version while it is made, and the journal of an unfinished run
+    embedding.py  new files → rows
+    tagging.py    zero-shot labels for all images
+    manifest.py   what an index says of itself: its version, its model; one writer at a time
+    catalogue.py  a version's images, tags and state: a SQLite file
+    filter.py     the language of filters
+    rows.py       features on disk
+    space.py      features → cosines to words: one affine map a query
+    exact.py      the exact nearest rows
 
 Importing this package does not load torch.
 """

@@ -1,12 +1,15 @@
-"""Making an index, and bringing it up to date with its folder."""
+"""Making an index, and bringing it up to date with its folder: the run, and its last step."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headword.data.folders import Found, Scan, scan
 from headword.encoders.vision import Vision
@@ -18,14 +21,20 @@ from headword.extract.store import HEADER, read_status
 from headword.extract.vectors import StoredFeatures
 from headword.files import expand, printable
 from headword.model import DualEncoder
-from headword.search.catalogue import Entry
-from headword.search.commit import commit
+from headword.search.catalogue import Entry, Tag, write_catalogue
 from headword.search.draft import Draft, begin
-from headword.search.embedding import Embedder, how_of
-from headword.search.encoder_identity import describe, encoder_identity
-from headword.search.manifest import NAME, Manifest, is_ours, writing
+from headword.search.embedding import Embedder
+from headword.search.manifest import NAME, Manifest, describe, encoder_identity, is_ours, publish, writing
+from headword.search.rows import BLOCK, Rows, append_rows, next_rows, present_rows, write_halves
+from headword.search.space import Floats, Indices, Space, exact_sum, mean_of
+from headword.search.tagging import label_all
 
 CENTRES = ("collection", "none")
+
+_SPARE = 1024
+"""Rows of removed images that may stay however few the others are."""
+
+_COPIED = 4096  # rows at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +122,10 @@ def build_index(
         if before is not None and saved is None and before.model["fingerprint"] == described["fingerprint"]:
             described = before.model  # which may know its folder
         draft = begin(target, root, model, before, len(files.files), engine, dtype)
-        how = draft.how
+        space = draft.space
         if stored is not None:
-            how = _how_of_stored(stored, encoder_identity(model.vision), how)
-        like = Choice(how["engine"], how["precision"]) if how else None
+            space = _space_of_stored(stored, encoder_identity(model.vision), space)
+        like = Choice(space["engine"], space["precision"]) if space else None
         if like is not None:
             choose(model.vision, None, engine=like.engine, dtype=like.dtype)  # it may not be installed here
         job = Job(
@@ -127,7 +136,7 @@ def build_index(
             batch_size=batch_size,
             workers=workers,
             like=like,
-            exact=how.get("exact"),
+            exact=space.get("exact"),
         )
         entries, fresh = _known(files, draft)
         embedder = Embedder(draft, job, stored, progress)
@@ -144,8 +153,7 @@ def build_index(
             and not (fresh or draft.journal.entries or draft.previous.keys() - entries.keys())
         )
         if not same:
-            how = {**encoder_identity(model.vision), **how_of(job)}
-            commit(draft, list(entries.values()), model=described, how=how, centre=centre)
+            commit(draft, entries.values(), model=described, space=job.key, centre=centre)
         draft.journal.remove()
         return changes
 
@@ -161,10 +169,10 @@ def _stored_root(store: Path) -> Path:
     return root.resolve()
 
 
-def _how_of_stored(
-    features: StoredFeatures, identity: Mapping[str, Any], how: Mapping[str, Any]
+def _space_of_stored(
+    features: StoredFeatures, identity: Mapping[str, Any], space: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """On what a store was computed; refused where that differs from `how` the index was, if it was yet."""
+    """On what a store was computed; refused where that differs from what the index was, if it was yet."""
     key = features.key
     other = next((part for part in ("weights", "head", "transform") if key[part] != identity[part]), None)
     if other is not None:
@@ -173,7 +181,7 @@ def _how_of_stored(
             f"{identity['encoder']}, with another {other}; give that model"
         )
     own = {name: key[name] for name in ("engine", "precision", "exact", "draft")}
-    expected = {name: how[name] for name in own} if how else {**own, "draft": not own["exact"]}
+    expected = {name: space[name] for name in own} if space else {**own, "draft": not own["exact"]}
     if own != expected:
         raise HeadwordError(
             f"{features.folder} was computed in another way ({own}) than the index ({expected}); leave the "
@@ -225,3 +233,87 @@ def _changes(files: Scan, entries: dict[str, Entry], draft: Draft) -> Changes:
         mended=len(draft.damaged & now.keys()),
         notes=tuple(printable(note) for note in files.notes),
     )
+
+
+# ---- the last step: what belongs to all rows, the catalogue, and the manifest that names them
+
+
+def commit(
+    draft: Draft, entries: Iterable[Entry], *, model: dict[str, Any], space: dict[str, Any], centre: str
+) -> None:
+    """Make a draft, whose rows are on the disk, the version of its index; facts are as in its manifest."""
+    before, folder, aligner, dim = draft.before, draft.folder, draft.model.aligner, draft.model.vision.dim
+    entries = _compacted(draft, list(entries))
+    read = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.path)
+    unreadable = [entry for entry in entries if entry.slot < 0]
+    slots = np.array([entry.slot for entry in read], np.int64)
+    block_sums, rounding = _round(draft)
+    rows = Rows.open(folder, draft.rows, draft.slots, dim, rounding)
+    total = _total(draft, rows.values, slots)
+    shared = Space.of(aligner, mean_of(total, len(slots)) if centre == "collection" else None)
+    state: dict[str, NDArray[Any]] = {
+        "slots": slots,
+        "sums": np.array([entry.sum for entry in read], np.int64),
+        "block_sums": block_sums,
+        "inverse_norms": shared.inverse_norms(rows.values),
+        "centre": shared.centre,
+        "total": total,
+    }
+    tags = None if before is None else before.tags
+    labelled: Iterable[Tag] = ()
+    if tags is not None:
+        classifier = draft.model.classifier(
+            tags["labels"], templates=tags["template"], none_of_these=tags["none_of_these"]
+        )
+        labelled = label_all(classifier, slots, rows, state["inverse_norms"], shared)
+    facts = {
+        "root": str(draft.root),
+        "model": model,
+        "space": space,
+        "dim": dim,
+        "rows": draft.rows,
+        "slots": draft.slots,
+        "rounding": rounding,
+        "images": len(read),
+        "unreadable": len(unreadable),
+        "centre": {"kind": centre, "images": len(read)},
+        "tags": tags,
+    }
+    publish(folder, before, lambda path: write_catalogue(path, [*read, *unreadable], state, labelled), facts)
+
+
+def _round(draft: Draft) -> tuple[Indices, float]:
+    """Write rounded rows for those that have none yet: checksums of all blocks, and the greatest rounding."""
+    sums, slots, rounding = np.empty(0, np.int64), 0, 0.0
+    if draft.before is not None and draft.state is not None:
+        sums, slots, rounding = draft.state["block_sums"], draft.before.slots, draft.before.rounding
+        if slots == draft.slots:
+            return sums, rounding
+    values = present_rows(draft.folder, draft.rows, draft.model.vision.dim)[: draft.slots]
+    first = slots // BLOCK  # the last one, if it was not full
+    fresh, greatest = write_halves(draft.folder, draft.rows, values, first)
+    return np.concatenate([sums[:first], np.array(fresh, np.int64)]), max(rounding, greatest)
+
+
+def _total(draft: Draft, values: Floats, slots: Indices) -> Indices:
+    """Σ of the features of all images: the old version's, with what came and without what went."""
+    if draft.state is None:
+        return exact_sum(values, slots)
+    before = draft.state["slots"]
+    came, went = np.setdiff1d(slots, before), np.setdiff1d(before, slots)
+    total: Indices = draft.state["total"] + exact_sum(values, came) - exact_sum(values, went)
+    return total
+
+
+def _compacted(draft: Draft, entries: list[Entry]) -> list[Entry]:
+    """The entries; where most rows belong to images that are gone, the rows are written anew."""
+    alive = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.slot)
+    if draft.slots - len(alive) <= max(_SPARE, len(alive)):
+        return entries
+    values = present_rows(draft.folder, draft.rows, draft.model.vision.dim)
+    draft.rows, draft.slots, draft.state = next_rows(draft.rows), len(alive), None
+    for start in range(0, len(alive), _COPIED):
+        part = [entry.slot for entry in alive[start : start + _COPIED]]
+        append_rows(draft.folder, draft.rows, start, values[part])
+    moved = [replace(entry, slot=slot) for slot, entry in enumerate(alive)]
+    return moved + [entry for entry in entries if entry.slot < 0]

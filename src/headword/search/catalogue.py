@@ -35,6 +35,7 @@ from headword.errors import HeadwordError
 from headword.files import memory, open_file, sha256
 from headword.search.filter import Condition
 from headword.search.manifest import not_written
+from headword.search.space import Indices
 
 OK = "ok"
 SECONDS = 60.0
@@ -58,8 +59,6 @@ _SCHEMA = {
     "state": "CREATE TABLE state (name CHECK (typeof(name) = 'text'), value CHECK (typeof(value) = 'blob'))",
 }
 
-Indices = NDArray[np.int64]
-
 Tag = tuple[str | None, float | None]
 """A label and its probability, or neither."""
 
@@ -82,11 +81,7 @@ class Entry:
 def write_catalogue(
     path: Path, entries: Iterable[Entry], state: Mapping[str, NDArray[Any]], tags: Iterable[Tag]
 ) -> None:
-    """Write the images of one version, in the order of their places, with the tags of the first of them.
-
-    Raises:
-        HeadwordError: if the disk is full or fails.
-    """
+    """Write the images of one version, in the order of their places, with the tags of the first of them."""
     with _new(path) as database:
         for statement in _SCHEMA.values():
             database.execute(statement)
@@ -115,11 +110,7 @@ def salvaged(path: Path) -> list[Entry]:
 
 
 class Catalogue:
-    """A version's images, in memory; `count` of them can be read, the file's sha256 is `digest`. Thread-safe.
-
-    Raises:
-        HeadwordError: if it is missing, damaged, or none that headword wrote.
-    """
+    """A version's images, in memory: `count` that can be read, of a file with this sha256. Thread-safe."""
 
     def __init__(self, path: Path, count: int, digest: str | None = None) -> None:
         self._path = path
@@ -152,10 +143,13 @@ class Catalogue:
         (row,) = self._ask("SELECT path, tag, tag_score FROM images WHERE place = ?", place)
         return row
 
-    def raw(self, place: int) -> bytes | None:
-        """See `Entry`."""
+    def file_name(self, path: str) -> str | None:
+        """What the system calls the file of a path; None where there is no such path."""
+        place = self.place_of(path)
+        if place is None:
+            return None
         raw: bytes | None = self._ask("SELECT raw FROM images WHERE place = ?", place)[0][0]
-        return raw
+        return path if raw is None else os.fsdecode(raw)
 
     def place_of(self, path: str) -> int | None:
         """Where a path stands."""

@@ -52,7 +52,7 @@ class Embedder:
     def run(self, files: Sequence[Found]) -> Iterator[Entry]:
         """Their entries; files that vanished have none."""
         draft, done = self.draft, len(self.draft.journal.entries)
-        by_content: dict[bytes | None, int] = {
+        by_content = {
             entry.content: entry.slot for entry in draft.kept.values() if entry.content and entry.slot >= 0
         }
         for start in range(0, len(files), BLOCK_FILES):
@@ -73,21 +73,23 @@ class Embedder:
             tell(len(block))
 
     def _block(
-        self, files: Sequence[Found], by_content: dict[bytes | None, int], tell: Callable[[int], None]
+        self, files: Sequence[Found], by_content: dict[bytes, int], tell: Callable[[int], None]
     ) -> list[Entry]:
-        draft = self.draft
+        draft, root = self.draft, self.draft.root
         with ThreadPoolExecutor(available_cpus()) as threads:
-            contents = list(threads.map(lambda file: _content(draft.root / file.path, draft.root), files))
+            contents = list(threads.map(lambda file: _content(root / file.path, root), files))
         entries: dict[int, Entry] = {}  # by place in the block, as are the next two
         units: dict[int, Floats] = {}
         fresh = []
         for n, (file, content) in enumerate(zip(files, contents, strict=True)):
             before = draft.kept.get(printable(file.path))
-            if before is not None and content is not None and before.content == content:
+            if content is None:
+                continue
+            if before is not None and before.content == content:
                 entries[n] = replace(before, bytes=file.bytes, modified=file.modified)
             elif content in by_content:
                 units[n] = np.asarray(draft.values[by_content[content]])
-            elif content is not None:
+            else:
                 fresh.append(n)
         failed = self._embed(files, fresh, units, tell)
         placed = sorted(units)
@@ -95,15 +97,13 @@ class Embedder:
             rows = np.stack([units[n] for n in placed])
             sums = append_rows(draft.folder, draft.rows, draft.slots, rows)
             for slot, (n, checksum) in enumerate(zip(placed, sums, strict=True), start=draft.slots):
-                entries[n] = _entry(draft.root, files[n], contents[n], slot=slot, status=OK, sum=checksum)
+                entries[n] = _entry(root, files[n], contents[n], slot, checksum)
             draft.slots += len(placed)
         for n, why in failed.items():
-            if (draft.root / files[n].path).exists():
-                entries[n] = _entry(
-                    draft.root, files[n], contents[n], slot=-1, status=printable(why), sum=UNKNOWN
-                )
+            if (root / files[n].path).exists():
+                entries[n] = _entry(root, files[n], contents[n], -1, UNKNOWN, printable(why))
         done = [entries[n] for n in sorted(entries)]
-        draft.journal.write(done, how_of(self.job))
+        draft.journal.write(done, self.job.key)
         return done
 
     def _embed(
@@ -134,17 +134,9 @@ class Embedder:
         return failed
 
 
-def how_of(job: Job) -> dict[str, object]:
-    """What features depend on besides the encoder and the picture."""
-    return {
-        "engine": job.choice.engine,
-        "precision": job.choice.dtype,
-        "exact": job.plan is None,
-        "draft": job.draft,
-    }
-
-
-def _entry(root: Path, file: Found, content: bytes | None, *, slot: int, status: str, sum: int) -> Entry:
+def _entry(
+    root: Path, file: Found, content: bytes | None, slot: int, checksum: int, status: str = OK
+) -> Entry:
     name = printable(file.path)
     try:
         after = (root / file.path).stat()
@@ -160,7 +152,7 @@ def _entry(root: Path, file: Found, content: bytes | None, *, slot: int, status:
         content=content if steady else None,
         slot=slot,
         status=status,
-        sum=sum,
+        sum=checksum,
     )
 
 

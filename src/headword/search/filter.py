@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
@@ -47,7 +46,7 @@ COLUMNS: dict[str, Kind] = {
 """What a filter may name. A time is its nanoseconds since 1970, UTC."""
 
 _KINDS = {"text": ("text", "'a name'"), "number": ("a number", "1000"), "time": ("a time", "'2019-12-31'")}
-_INTEGERS = (-(2**63), 2**63 - 1)
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +58,8 @@ class Condition:
     values: tuple[Value, ...] = ()
     """What stands for the question marks."""
 
-
-def compare(column: str, operator: str, value: Value) -> Condition:
-    """A column and a value, by "=", "<>", "<", "<=", ">" or ">="; neither true nor false where it is null."""
-    return Condition(f"{column} {operator} ?", (value,))
-
-
-def every(*parts: Condition) -> Condition:
-    """All of some conditions hold."""
-    return _joined("AND", parts)
-
-
-def _joined(word: str, parts: Sequence[Condition]) -> Condition:
-    values = [value for part in parts for value in part.values]
-    return Condition(f"({f' {word} '.join(part.sql for part in parts)})", tuple(values))
-
-
-def _negated(condition: Condition) -> Condition:
-    return Condition(f"(NOT {condition.sql})", condition.values)
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(f"({self.sql}) AND ({other.sql})", self.values + other.values)
 
 
 def parse(text: str) -> Condition:
@@ -90,7 +73,7 @@ def parse(text: str) -> Condition:
         raise HeadwordError(f"the filter has {len(text):,} characters; {MAX_CHARACTERS:,} are read at most")
     if not text.strip():
         raise HeadwordError("the filter is empty; write it like: tag = 'dog' and tag_score > 0.5")
-    return _Parser(text).whole()
+    return _Parser(text).condition()
 
 
 class _Token(NamedTuple):
@@ -105,29 +88,48 @@ _TOKEN = re.compile(
     r"|(?P<end>\Z)|(?P<odd>.))",
     re.ASCII | re.DOTALL | re.IGNORECASE,
 )
-_TESTS = ("=", "<>", "!=", "<", "<=", ">", ">=")
+_TESTS = ("=", "<>", "!=", "<", "<=", ">", ">=", "is", "in", "like", "between")  # NOT before the last three
 _GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 """Characters of a LIKE pattern that another stands for in GLOB."""
 _RESERVED = ("and", "or", "not", "in", "like", "between", "is", "null")
 
 
 class _Parser:
-    """Recursive descent, `MAX_DEPTH` deep at most."""
+    """Reads a text once; which of AND, OR and NOT binds closest is SQLite's affair, and the same."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.depth = self.terms = self.likes = 0
-        self.token = self._next(0)
+        self.values: list[Value] = []
+        self.terms = self.likes = 0
+        self.token = self._token(0)
 
-    def whole(self) -> Condition:
-        condition = self._condition()
-        if self.token.kind != "end":
-            self._fail("and, or, or its end was expected")
-        return condition
+    def condition(self) -> Condition:
+        sql: list[str] = []
+        opened: list[str] = []  # NOTs and parentheses that are not complete
+        while True:
+            while self._is("not", "("):
+                opened.append(self._take().upper())
+                sql.append(opened[-1])
+                if len(opened) > MAX_DEPTH:
+                    self._fail(f"it is more than {MAX_DEPTH} deep")
+            sql.append(f"({self._comparison()})")
+            _drop_nots(opened)
+            while opened and self._took(")"):
+                sql.append(")")
+                opened.pop()
+                _drop_nots(opened)
+            if self._is("and", "or"):
+                sql.append(self._take().upper())
+            elif opened:
+                self._fail(") was expected")
+            elif self.token.kind == "end":
+                return Condition(" ".join(sql), tuple(self.values))
+            else:
+                self._fail("and, or, or its end was expected")
 
     # ---- tokens
 
-    def _next(self, at: int) -> _Token:
+    def _token(self, at: int) -> _Token:
         match = _TOKEN.match(self.text, at)
         assert match is not None  # "odd" takes any character
         kind = str(match.lastgroup)
@@ -138,7 +140,7 @@ class _Parser:
 
     def _take(self) -> str:
         token = self.token
-        self.token = self._next(token.at + len(token.text))
+        self.token = self._token(token.at + len(token.text))
         return token.text
 
     def _took(self, *words: str) -> bool:
@@ -161,91 +163,37 @@ class _Parser:
             f"{', '.join(COLUMNS)}, and a condition reads like: tag = 'dog' and bytes > 1000"
         )
 
-    # ---- and, or, not
-
-    def _condition(self) -> Condition:
-        return self._chain("or", lambda: self._chain("and", self._factor))
-
-    def _chain(self, word: str, part: Callable[[], Condition]) -> Condition:
-        parts = [part()]
-        while self._took(word):
-            parts.append(part())
-        return parts[0] if len(parts) == 1 else _joined(word.upper(), parts)
-
-    def _factor(self) -> Condition:
-        if not self._is("not", "("):
-            return self._comparison()
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            self._fail(f"it is more than {MAX_DEPTH} deep")
-        if self._took("not"):
-            condition = _negated(self._factor())
-        else:
-            self._take()
-            condition = self._condition()
-            self._expect(")")
-        self.depth -= 1
-        return condition
-
     # ---- a column and what it is compared with
 
-    def _comparison(self) -> Condition:
+    def _comparison(self) -> str:
         self._count()
         column = self._column()
-        if self._took("is"):
+        negated = "NOT " if self._took("not") else ""
+        test = self._expect(*(_TESTS[-3:] if negated else _TESTS))
+        if test == "is":
             negated = "NOT " if self._took("not") else ""
             self._expect("null")
-            return Condition(f"{column} IS {negated}NULL")
-        if self._took("not"):
-            return _negated(self._test(column, "in", "like", "between"))
-        return self._test(column, *_TESTS, "in", "like", "between", "is")
+            return f"{column} IS {negated}NULL"
+        if test == "in":
+            self._expect("(")
+            marks = [self._value(column)]
+            while self._took(","):
+                self._count()
+                marks.append(self._value(column))
+            self._expect(")")
+            return f"{column} {negated}IN ({', '.join(marks)})"
+        if test == "between":
+            low = self._value(column)
+            self._expect("and")
+            return f"{column} {negated}BETWEEN {low} AND {self._value(column)}"
+        if test == "like":
+            return f"{column} {negated}GLOB {self._pattern(column)}"
+        return f"{column} {test} {self._value(column)}"
 
     def _count(self) -> None:
         self.terms += 1
         if self.terms > MAX_TERMS:
             self._fail(f"it has more than {MAX_TERMS} comparisons")
-
-    def _test(self, column: str, *known: str) -> Condition:
-        test = self._expect(*known)
-        if test == "in":
-            self._expect("(")
-            values = [self._value(column)]
-            while self._took(","):
-                self._count()
-                values.append(self._value(column))
-            self._expect(")")
-            return Condition(f"{column} IN ({', '.join('?' * len(values))})", tuple(values))
-        if test == "between":
-            low = self._value(column)
-            self._expect("and")
-            return Condition(f"({column} BETWEEN ? AND ?)", (low, self._value(column)))
-        if test == "like":
-            return self._like(column)
-        return compare(column, "<>" if test == "!=" else test, self._value(column))
-
-    def _like(self, column: str) -> Condition:
-        self.likes += 1
-        if COLUMNS[column] != "text":
-            self._fail(f"{column} is {_KINDS[COLUMNS[column]][0]}, which is not like a pattern")
-        if self.likes > MAX_LIKES:
-            self._fail(f"it has more than {MAX_LIKES} LIKEs")
-        pattern = str(self._value(column))
-        escape = ""
-        if self._took("escape"):
-            escape = str(self._value(column))
-            if len(escape) != 1:
-                self._fail("escape takes one character")
-        if sum(map(pattern.count, "%_")) > MAX_WILDCARDS or pattern.partition("%")[2].count("_") > MAX_LATER:
-            self._fail(
-                f"the pattern before it has more than {MAX_WILDCARDS} wildcards, or {MAX_LATER} _ after a %"
-            )
-        mark = re.escape(escape)
-        if escape and not re.fullmatch(f"(?:[^{mark}]|{mark}[%_{mark}])*", pattern, re.DOTALL):
-            self._fail("the escape character stands before %, _ or itself")
-        characters = re.findall(f"{mark}.|." if escape else ".", pattern, re.DOTALL)
-        # GLOB, since SQLite's LIKE takes capitals for small letters.
-        glob = "".join(c[1] if c[1:] in ("%", "_") else _GLOB.get(c[-1], c[-1]) for c in characters)
-        return Condition(f"{column} GLOB ?", (glob,))
 
     def _column(self) -> str:
         name = self.token.text.lower()
@@ -256,9 +204,38 @@ class _Parser:
         self._take()
         return name
 
+    def _pattern(self, column: str) -> str:
+        """A LIKE's, as a GLOB, since SQLite's LIKE takes capitals for small letters."""
+        self.likes += 1
+        if COLUMNS[column] != "text":
+            self._fail(f"{column} is {_KINDS[COLUMNS[column]][0]}, which is not like a pattern")
+        if self.likes > MAX_LIKES:
+            self._fail(f"it has more than {MAX_LIKES} LIKEs")
+        pattern, escape = str(self._literal(column)), ""
+        if self._took("escape"):
+            escape = str(self._literal(column))
+            if len(escape) != 1:
+                self._fail("escape takes one character")
+        if sum(map(pattern.count, "%_")) > MAX_WILDCARDS or pattern.partition("%")[2].count("_") > MAX_LATER:
+            self._fail(
+                f"the pattern before it has more than {MAX_WILDCARDS} wildcards, or {MAX_LATER} _ after a %"
+            )
+        mark = re.escape(escape)
+        if escape and not re.fullmatch(f"(?:[^{mark}]|{mark}[%_{mark}])*", pattern, re.DOTALL):
+            self._fail("the escape character stands before %, _ or itself")
+        characters = re.findall(f"{mark}.|." if escape else ".", pattern, re.DOTALL)
+        glob = "".join(c[1] if c[1:] in ("%", "_") else _GLOB.get(c[-1], c[-1]) for c in characters)
+        self.values.append(glob)
+        return "?"
+
     # ---- values
 
-    def _value(self, column: str) -> Value:
+    def _value(self, column: str) -> str:
+        """Take one; what stands for it in SQL."""
+        self.values.append(self._literal(column))
+        return "?"
+
+    def _literal(self, column: str) -> Value:
         kind = COLUMNS[column]
         if self._is("null"):
             self._fail(f"nothing equals null: write {column} is null")
@@ -269,32 +246,38 @@ class _Parser:
             if kind == "text" and self.token.kind in ("number", "word"):
                 example = f"'{self.token.text[:40]}'"
             self._fail(f"{column} is {what}: write {column} = {example}")
+        text = self.token.text
+        value: Value
         if kind == "number":
-            return self._number()
-        text = self.token.text[1:-1].replace("''", "'")
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-            self._fail("it has a character that no path or tag has")
-        value = text if kind == "text" else self._time(text)
+            value = self._number(text)
+        else:
+            value = text[1:-1].replace("''", "'")
+            if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+                self._fail("it has a character that no path or tag has")
+            if kind == "time":
+                value = self._time(value)
         self._take()
         return value
 
-    def _number(self) -> int | float:
-        text = self.token.text
+    def _number(self, text: str) -> int | float:
         value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if abs(value) == float("inf") or not _INTEGERS[0] <= value <= _INTEGERS[1]:
+        if abs(value) == float("inf") or not _LEAST <= value <= _MOST:
             self._fail("this number is too large")
-        self._take()
         return value
 
     def _time(self, text: str) -> int:
         utc = datetime.timezone.utc
         try:
             moment = datetime.datetime.fromisoformat(text)
-            moment = moment.replace(tzinfo=moment.tzinfo or utc)
-            since = moment - datetime.datetime(1970, 1, 1, tzinfo=utc)
+            since = moment.replace(tzinfo=moment.tzinfo or utc) - datetime.datetime(1970, 1, 1, tzinfo=utc)
         except (ValueError, OverflowError):
             self._fail("a time reads like '2024-05-01' or '2024-05-01 18:30:00' (UTC)")
-        nanoseconds = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
-        return min(max(nanoseconds, _INTEGERS[0]), _INTEGERS[1])  # no file is older or newer
+        nanoseconds = since // datetime.timedelta(microseconds=1) * 1000
+        return min(max(nanoseconds, _LEAST), _MOST)  # no file is older or newer
+
+
+def _drop_nots(opened: list[str]) -> None:
+    while opened and opened[-1] == "NOT":
+        opened.pop()

@@ -17,8 +17,7 @@ from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder
-from headword.search.encoder_identity import check_model
-from headword.search.manifest import NAME, Manifest
+from headword.search.manifest import NAME, Manifest, check_model
 from headword.search.query import Hit, Query
 from headword.search.tagging import tag_index
 from headword.search.version import Version, Where, newest
@@ -244,12 +243,10 @@ class Index:
         Raises:
             HeadwordError: if it is not in the index, or lies (links resolved) outside the indexed folder.
         """
-        catalogue = self._version.catalogue
-        place = catalogue.place_of(path)
-        if place is None:
+        name = self._version.catalogue.file_name(path)
+        if name is None:
             raise HeadwordError(f"{path!r} is not in the index {self.path}")
-        raw = catalogue.raw(place)
-        file = (self.root / (path if raw is None else os.fsdecode(raw))).resolve()
+        file = (self.root / name).resolve()
         if self.root not in file.parents:
             raise HeadwordError(f"{path!r} lies outside {self.root} by now; index the folder again")
         return file

@@ -1,4 +1,4 @@
-"""What an index says of itself: `index.json`, which names the files of one whole version.
+"""What an index says of itself: `index.json`, which names its model and the files of one whole version.
 
 Replaced in one step when a change is complete. A reader opens what it names, so it sees one version, old or
 new; whatever else lies in the folder is a version that was, or one that was never finished. It is sealed with
@@ -16,21 +16,26 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
 from headword import __version__
 from headword.errors import HeadwordError
-from headword.files import expand, locked, read_json, sealed, sha256, write_text_atomic
+from headword.files import expand, format_of, locked, read_json, sealed, sha256, write_text_atomic
+from headword.files.tensors import sha256_of
+
+if TYPE_CHECKING:
+    from headword.encoders import VisionEncoder
+    from headword.model import DualEncoder
 
 FORMAT = 3
 """1 had no checksums, 2 had Arrow files."""
 NAME = "index.json"
 
-_LOCK = ".lock"
 _KINDS = ("rows-", "images-", "state-")  # of files of versions; the last in format 2
 _LANCE = "lance"  # a folder of format 1
+_TYPES: dict[str, type] = {"int": int, "str": str, "float": float, "dict[str, Any]": dict}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +57,7 @@ class Manifest:
     images: int  # images that can be found
     unreadable: int  # files that could not be read
     catalogue_sha256: str  # of the file of images
-    centre: dict[str, Any]
-    """`kind`: "collection" (the mean of all images of the index) or "none" (what the model brings), and
-    `images`."""
+    centre: dict[str, Any]  # `kind`: "collection" (the mean of the images) or "none"; and `images`
     tags: dict[str, Any] | None  # what `headword tag` was asked for
     format: int = FORMAT
 
@@ -64,54 +67,41 @@ class Manifest:
         return f"images-{self.generation:06d}.sqlite"
 
     def write(self, folder: Path) -> None:
-        """Make this the version of the index.
-
-        Raises:
-            HeadwordError: if it cannot be written; the index is then what it was.
-        """
+        """Make this the version of the index."""
         text = json.dumps(sealed(asdict(self)), indent=2, ensure_ascii=False)
         write_text_atomic(folder / NAME, text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The version an index has now.
-
-        Raises:
-            HeadwordError: if the folder is no index, one of another format, or a damaged one.
-        """
-        content, written = _content(folder)
-        if written is None:
+        """The version an index has now."""
+        path = folder / NAME
+        if not path.is_file():
             raise HeadwordError(
                 f"{folder} is no index: it has no {NAME}; make one with: headword index MODEL FOLDER --out "
                 f"{folder}"
             )
+        content = read_json(path)
+        written = format_of(content, path, FORMAT)
         if written < FORMAT:
             model = (content.get("model") or {}).get("folder") or "MODEL"
             raise HeadwordError(
-                f"{folder} has format {written}, which this headword does not read; build it again: "
-                f"headword index {model} {content.get('root')} --out {folder}"
+                f"{folder} has format {written}, which this headword does not read; build it "
+                f"again: headword index {model} {content.get('root')} --out {folder}"
             )
-        sound = content == sealed(content)
-        content.pop("sha256", None)
-        kinds: dict[str, Any] = {"int": int, "str": str, "float": float, "dict[str, Any]": dict}
-        expected = {entry.name: kinds.get(str(entry.type), (dict, type(None))) for entry in fields(cls)}
-        sound = sound and content.keys() == expected.keys()
+        expected = {entry.name: _TYPES.get(str(entry.type), (dict, type(None))) for entry in fields(cls)}
+        sound = content == sealed(content) and content.keys() == {*expected, "sha256"}
         sound = sound and all(isinstance(content[name], kind) for name, kind in expected.items())
         if not sound or not re.fullmatch(r"rows-\d{6,}", content["rows"]):  # a run adds to this file
-            raise HeadwordError(
-                f"{folder / NAME} was edited or is damaged; remove it and index the folder again"
-            )
-        return cls(**content)
+            raise HeadwordError(f"{path} was edited or is damaged; remove it and index the folder again")
+        return cls(**{name: content[name] for name in expected})
 
     @classmethod
     def read_previous(cls, folder: Path) -> Self | None:
-        """The version that a new one will follow; None where there is none, or one of an older format.
-
-        Raises:
-            HeadwordError: as `read`.
-        """
-        written = _content(folder)[1]
-        return None if written is None or written < FORMAT else cls.read(folder)
+        """The version that a new one will follow; None where there is none, or one of an older format."""
+        path = folder / NAME
+        if not path.is_file() or format_of(read_json(path), path, FORMAT) < FORMAT:
+            return None
+        return cls.read(folder)
 
 
 def publish(
@@ -120,9 +110,6 @@ def publish(
     """Put a version in the place of another, whose files stay until the next one for those who read them.
 
     `facts` are the fields of its manifest that are other than before.
-
-    Raises:
-        HeadwordError: if it cannot be written; the index is then what it was.
     """
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     generation = 1 if before is None else before.generation + 1
@@ -149,35 +136,14 @@ def publish(
     shutil.rmtree(folder / _LANCE, ignore_errors=True)
 
 
-def _content(folder: Path) -> tuple[dict[str, Any], int | None]:
-    """What the manifest says, and its format; None where there is no manifest."""
-    path = folder / NAME
-    if not path.is_file():
-        return {}, None
-    content = read_json(path)
-    written = content.get("format") if isinstance(content, dict) else None
-    if type(written) is not int or written < 1:
-        raise HeadwordError(f"{path} does not say its format; it was edited, or is not headword's")
-    if written > FORMAT:
-        raise HeadwordError(
-            f"{folder} has format {written}, newer than this headword reads; upgrade headword"
-        )
-    return content, written
-
-
 def is_ours(name: str) -> bool:
     """Whether a file or folder of this name may lie in an index that was never finished."""
     return name in (NAME, _LANCE) or name.startswith((*_KINDS, "journal.", "."))
 
 
 def writing(folder: Path) -> AbstractContextManager[None]:
-    """Hold an index for writing; readers go on.
-
-    Raises:
-        HeadwordError: if another process, or another thread of this one, is writing, or the folder cannot be
-            written.
-    """
-    return locked(folder / _LOCK, f"another process is changing {folder}; wait for it and run this again")
+    """Hold an index for writing; readers go on."""
+    return locked(folder / ".lock", f"another process is changing {folder}; wait for it and run this again")
 
 
 def not_written(path: Path, error: Exception) -> HeadwordError:
@@ -195,3 +161,61 @@ def read_version(folder: str | Path) -> str:
         HeadwordError: as `Manifest.read`.
     """
     return Manifest.read(expand(folder)).version
+
+
+# ---- its model
+
+
+def encoder_identity(vision: VisionEncoder) -> dict[str, Any]:
+    """All that decides what the features of a picture are, besides engine and precision."""
+    record = vision.provenance()
+    return {
+        "encoder": vision.name,
+        "weights": record["weights_sha256"],
+        "head": [] if record["head"] is None else list(record["head"]["modules"]),
+        "transform": _plain(record["transform"]),
+    }
+
+
+def describe(model: DualEncoder, folder: Path | None) -> dict[str, Any]:
+    """A model, as a manifest names it."""
+    return {
+        "folder": None if folder is None else str(folder),
+        "fingerprint": _fingerprint(model),
+        "provenance": _plain(model.provenance()),
+    }
+
+
+def check_model(model: DualEncoder, described: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model that an index was not made with."""
+    if _fingerprint(model) == described["fingerprint"]:
+        return
+    before, now = _name(described["provenance"]), _name(model.provenance())
+    where = f" at {described['folder']}" if described["folder"] else ""
+    other = "another model of the same encoders" if before == now else now
+    raise HeadwordError(
+        f"{folder} was made with the model {before}{where}, and this is {other}; give that model, or "
+        "index the folder again with this one"
+    )
+
+
+def _fingerprint(model: DualEncoder) -> str:
+    """sha256 over all that images, words and tags depend on: encoders, templates, aligner, scores."""
+    provenance = model.provenance()
+    text = provenance["text"]
+    kept = {
+        "vision": encoder_identity(model.vision),
+        "text": [text["weights_sha256"], text["tokenizer_sha256"]],
+        **{name: provenance[name] for name in ("templates", "hypernym_weight", "aligner", "scores")},
+    }
+    return sha256_of(kept, model.aligner.tensors)
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, where a tuple is a list."""
+    return dict(json.loads(json.dumps(content)))
+
+
+def _name(provenance: Mapping[str, Any]) -> str:
+    vision, text = provenance["vision"], provenance["text"]
+    return f"{vision['kind']}:{vision['id']} + {text['kind']}:{text['id']} ({provenance['aligner']['name']})"

@@ -116,11 +116,7 @@ class Rows:
         return len(self.values)
 
     def __getitem__(self, places: slice | NDArray[np.int64]) -> Floats:
-        """Some rows, checked.
-
-        Raises:
-            HeadwordError: if one is damaged.
-        """
+        """Some rows, checked."""
         file = self._files[0]
         file.check_size()
         rows, to_check = self.values[places], self._rows_to_check[places]
@@ -133,11 +129,7 @@ class Rows:
         return rows
 
     def half(self, blocks: slice | Tensor) -> Tensor:
-        """Some blocks of rounded rows, checked.
-
-        Raises:
-            HeadwordError: if one is damaged.
-        """
+        """Some blocks of rounded rows, checked."""
         file = self._files[1]
         file.check_size()
         part = blocks if isinstance(blocks, slice) else blocks.numpy()
@@ -153,11 +145,7 @@ class Rows:
         return self._blocks[blocks]
 
     def check(self, start: int, stop: int) -> None:
-        """Check rows from a multiple of 128 on, in both files.
-
-        Raises:
-            HeadwordError: if one is damaged.
-        """
+        """Check rows from a multiple of 128 on, in both files."""
         self[start:stop]
         self.half(slice(start // BLOCK, -(-stop // BLOCK)))
 
@@ -178,11 +166,7 @@ class Rows:
         row_sums: tuple[NDArray[np.int64], Sums] | None = None,
         block_sums: Sums | None = None,
     ) -> Rows:
-        """The first `slots` rows of the files, with the checksums of some of them, and of all blocks.
-
-        Raises:
-            HeadwordError: if one is missing or too short.
-        """
+        """The first `slots` rows of the files, with the checksums of some of them, and of all blocks."""
         values = _File.open(folder / f"{name}.f32", np.float32, slots, dim)
         bits = _File.open(folder / f"{name}.bf16", np.int16, -(-slots // BLOCK), dim, BLOCK)
         sums = np.full(slots, UNKNOWN)
@@ -209,9 +193,6 @@ def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]
 
     Returns:
         Their checksums.
-
-    Raises:
-        HeadwordError: if the disk is full or fails; the first `slots` rows are as they were.
     """
     units = np.ascontiguousarray(units, np.float32)
     with _written(folder / f"{name}.f32", slots * units.shape[1] * 4) as file:
@@ -221,11 +202,7 @@ def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]
 
 
 def blank_rows(folder: Path, name: str, slots: Iterable[int], dim: int) -> None:
-    """Zeros in place of damaged rows, which no image has any more: they count where rows are rounded.
-
-    Raises:
-        HeadwordError: if the file cannot be written.
-    """
+    """Zeros in place of damaged rows, which no image has any more: they count where rows are rounded."""
     with _written(folder / f"{name}.f32", 0) as file:
         for slot in slots:
             file.seek(slot * dim * 4)
@@ -237,9 +214,6 @@ def write_halves(folder: Path, name: str, values: Floats, first: int) -> tuple[l
 
     Returns:
         Checksums of these blocks, and the greatest rounding.
-
-    Raises:
-        HeadwordError: if the disk is full or fails.
     """
     sums: list[int] = []
     greatest = 0.0

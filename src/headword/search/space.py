@@ -23,6 +23,7 @@ from headword.errors import HeadwordError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 _ROWS = 2048
 """Rows at a time in passes over all features."""
@@ -43,14 +44,9 @@ class Space:
 
     @classmethod
     def of(cls, aligner: Aligner, centre: Floats | None = None) -> Space:
-        """The image side of a fitted aligner, with a centre in place of its own if one is given.
-
-        Raises:
-            HeadwordError: if the image side is not linear.
-        """
-        own = aligner.centre_.detach().cpu().float()
-        at = own.numpy() if centre is None else centre
-        return cls(image_matrix(aligner), at.astype(np.float32))
+        """The image side of a fitted aligner, with a centre in place of its own if one is given."""
+        own: Floats = aligner.centre_.detach().cpu().float().numpy()
+        return cls(image_matrix(aligner), own if centre is None else centre)
 
     def affine(self, queries: Tensor) -> tuple[Floats, Doubles]:
         """Unit vectors of the shared space `[Q, D]` → a `[Q, d]` and b `[Q]`."""
@@ -80,11 +76,7 @@ class Space:
 
 
 def image_matrix(aligner: Aligner) -> Floats | None:
-    """M of an aligner's image side; None for the identity.
-
-    Raises:
-        HeadwordError: if the image side is not linear.
-    """
+    """M of an aligner's image side; None for the identity."""
     if type(aligner)._map_image is Aligner._map_image:
         return None
     d = aligner.image_dim
@@ -97,7 +89,7 @@ def image_matrix(aligner: Aligner) -> Floats | None:
     return np.ascontiguousarray(matrix.T.float().cpu().numpy())
 
 
-def exact_sum(units: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+def exact_sum(units: Floats, slots: Indices) -> Indices:
     """Σ of the unit-norm features `[N, d]` in some slots, in `UNIT`s, `[d]`."""
     total = np.zeros(units.shape[1], np.int64)
     for start in range(0, len(slots), _ROWS):
@@ -106,6 +98,6 @@ def exact_sum(units: Floats, slots: NDArray[np.int64]) -> NDArray[np.int64]:
     return total
 
 
-def mean_of(total: NDArray[np.int64], count: int) -> Floats:
+def mean_of(total: Indices, count: int) -> Floats:
     """The mean of `count` features with this sum, `[d]`."""
     return (total.astype(np.float64) * UNIT / count).astype(np.float32)

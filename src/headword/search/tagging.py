@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,26 +11,16 @@ import torch
 from headword.classifier import Classifier
 from headword.encoders.prompts import check_templates
 from headword.model import DualEncoder
-from headword.search.catalogue import Indices, Tag
-from headword.search.encoder_identity import check_model
-from headword.search.manifest import Manifest, publish, writing
+from headword.search.catalogue import Tag
+from headword.search.manifest import Manifest, check_model, publish, writing
 from headword.search.rows import Rows
-from headword.search.space import Floats, Space
+from headword.search.space import Floats, Indices, Space
 from headword.search.version import Version
 
 if TYPE_CHECKING:
     from headword.extract import Progress
 
 _ROWS = 4096  # rows at a time
-
-
-@dataclass(frozen=True, slots=True)
-class TagLabels:
-    """What an index was tagged with; new images get the same labels when it is refreshed."""
-
-    labels: list[str]
-    template: list[str]
-    none_of_these: bool
 
 
 def tag_index(
@@ -50,15 +39,18 @@ def tag_index(
             with another model, or that cannot be written; it is then what it was.
     """
     templates = check_templates(classifier.templates or model.templates)
-    labels = TagLabels(list(classifier.encoded().labels), list(templates), classifier.none_of_these)
+    tags = {
+        "labels": list(classifier.encoded().labels),
+        "template": list(templates),
+        "none_of_these": classifier.none_of_these,
+    }
     with writing(folder):
         before = Manifest.read(folder)
         check_model(model, before.model, folder)
         version = Version.open(folder, before)
         space, r = version.space(model.aligner), version.inverse_norms
-        tags = label_all(classifier, version.slots, version.rows, r, space, progress)
-        facts = {"tags": asdict(labels)}
-        publish(folder, before, lambda path: version.catalogue.write_retagged(path, tags), facts)
+        given = label_all(classifier, version.slots, version.rows, r, space, progress)
+        publish(folder, before, lambda path: version.catalogue.write_retagged(path, given), {"tags": tags})
 
 
 def label_all(

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from headword.aligners import Aligner
 from headword.errors import HeadwordError
-from headword.search.catalogue import Catalogue, Indices
+from headword.search.catalogue import Catalogue
 from headword.search.exact import ExactSearch
 from headword.search.filter import Condition, parse
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit
 from headword.search.rows import Rows
-from headword.search.space import Floats, Space
+from headword.search.space import Floats, Indices, Space
 
 Where = str | Condition
 """A filter, as it is written or parsed."""
@@ -41,11 +41,7 @@ class Version:
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest) -> Version:
-        """The version of a manifest.
-
-        Raises:
-            HeadwordError: if a file of it is missing or damaged.
-        """
+        """The version of a manifest."""
         try:
             return cls(folder, manifest)
         except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:

@@ -33,7 +33,7 @@ from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.files import open_regular
 from headword.model import DualEncoder
-from headword.search.filter import Condition, compare, every, parse
+from headword.search.filter import Condition, parse
 from headword.search.index import Index
 from headword.search.query import Query
 from headword.search.tagging import tag_index
@@ -164,10 +164,11 @@ async def pictures(
 
 
 def _condition(tag: str | None, where: str | None) -> Condition | None:
-    conditions = [] if where is None else [parse(where)]
-    if tag is not None:
-        conditions.append(compare("tag", "=", tag))
-    return every(*conditions) if conditions else None
+    condition = None if where is None else parse(where)
+    if tag is None:
+        return condition
+    tagged = Condition("tag = ?", (tag,))
+    return tagged if condition is None else condition & tagged
 
 
 # ---- labelling

@@ -69,9 +69,7 @@ class Guard:
     def __init__(
         self, app: ASGIApp, *, hosts: frozenset[str] = frozenset(), any_address: bool = False, max_body: int
     ) -> None:
-        self._app = app
-        self._hosts = hosts | {"localhost"}
-        self._any_address = any_address
+        self._app, self._hosts, self._any_address = app, hosts | {"localhost"}, any_address
         self._max_body = max_body
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._under_way = 0
@@ -107,15 +105,16 @@ class Guard:
         host = headers.get("host", "")
         if not self._known(host):
             return _refusal(421, "this server is not called that; use the address it printed when it started")
-        origin = headers.get("origin")
-        foreign = origin is not None and scope["method"] not in _SAFE and _asking_host(origin) != host.lower()
+        origin, safe = headers.get("origin"), scope["method"] in _SAFE
         visit = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == "/"
-        if foreign or (headers.get("sec-fetch-site") in {"cross-site", "same-site"} and not visit):
+        elsewhere = headers.get("sec-fetch-site") in {"cross-site", "same-site"} and not visit
+        if elsewhere or (origin is not None and not safe and _asking_host(origin) != host.lower()):
             return _refusal(403, "a page of another site may not ask this server")
         return None
 
     def _known(self, host: str) -> bool:
-        name = host_name(host)
+        parts = _HOST.fullmatch(host)
+        name = "" if parts is None else (parts["address"] or parts["name"]).lower()
         if name in self._hosts:
             return True
         try:
@@ -193,12 +192,6 @@ class Guard:
             body.clear()  # or it would wait for the garbage collector
             raise
         return body
-
-
-def host_name(host: str) -> str:
-    """The name or address in a `Host` header, without its port and brackets, in lower case."""
-    parts = _HOST.fullmatch(host)
-    return "" if parts is None else (parts["address"] or parts["name"]).lower()
 
 
 def _asking_host(origin: str) -> str:

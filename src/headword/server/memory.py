@@ -31,12 +31,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Values by key; those not asked for longest go first. Thread-safe.
-
-    Args:
-        limit: the sum of sizes that is kept.
-        size: of a value; each counts as one where not given.
-    """
+    """Values by key, up to a sum of sizes; those not asked for longest go first. Thread-safe."""
 
     def __init__(self, limit: int, size: Callable[[Value], int] = lambda _: 1) -> None:
         self.limit = limit
@@ -63,12 +58,7 @@ class Recent(Generic[Key, Value]):
 
 
 class TextVectors:
-    """Texts → embeddings, each computed once: while someone types, and for label lists used again.
-
-    Args:
-        embed: computes those that are not known: `TextSource.embed`.
-        limit: how many are kept.
-    """
+    """Texts → embeddings by `embed`, each computed once: while someone types, and for labels used again."""
 
     def __init__(self, embed: Callable[[list[str]], Tensor], limit: int = MAX_TEXTS) -> None:
         self._embed = embed
@@ -94,11 +84,7 @@ def remembering(model: DualEncoder) -> DualEncoder:
 
 
 class Thumbnails:
-    """Small JPEGs of pictures; a file that changed gives a new one. Thread-safe.
-
-    Args:
-        limit: bytes of them that are kept.
-    """
+    """Small JPEGs of pictures, up to `limit` bytes; a file that changed gives a new one. Thread-safe."""
 
     def __init__(self, limit: int = MAX_BYTES) -> None:
         self.recent: Recent[tuple[str, int, int, int], bytes] = Recent(limit, len)
@@ -110,24 +96,20 @@ class Thumbnails:
             file: the picture.
             side: in pixels.
             inside: a folder, resolved, that the file must lie in when links are followed.
-
-        Raises:
-            HeadwordError: if the file is gone or cannot be read.
         """
         try:
             status = file.stat()
         except OSError:
-            return thumbnail(file, side, inside)  # which says what is wrong with it
+            return _thumbnail(file, side, inside)  # which says what is wrong with it
         key = (str(file), side, status.st_mtime_ns, status.st_size)
         jpeg = self.recent.get(key)
         if jpeg is None:
-            jpeg = thumbnail(file, side, inside)
+            jpeg = _thumbnail(file, side, inside)
             self.recent.put(key, jpeg)
         return jpeg
 
 
-def thumbnail(file: Path, side: int, inside: Path | None = None) -> bytes:
-    """A picture as a JPEG of at most `side` pixels a side; errors as `Thumbnails.get`."""
+def _thumbnail(file: Path, side: int, inside: Path | None) -> bytes:
     image = load_image(file, shrink_to=side, inside=inside)
     if max(image.size) > side:
         image = image.copy()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -27,84 +26,66 @@ class Overloaded(Exception):  # noqa: N818 - a state, not a mistake
 
 
 class ModelThread(Generic[Job, Answer]):
-    """One thread with two queues.
+    """One thread for searches and other work.
 
     Args:
         answer: gives each of a batch its answer, or the exception that became of it.
-        batch: how many are answered together.
-        most: how many may wait in each queue.
+        batch: how many searches are answered together.
+        most: how many searches, and how many pieces of work, may wait.
     """
 
     def __init__(
         self, answer: Callable[[list[Job]], list[Answer | Exception]], *, batch: int = 64, most: int = 2_000
     ) -> None:
-        self._answer = answer
-        self._batch = batch
-        self._most = most
+        self._answer, self._batch, self._most = answer, batch, most
         self._searches: deque[tuple[Job, Future[Answer]]] = deque()
-        self._work: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._changed = threading.Condition()
+        self._work_left = threading.Semaphore(most)
+        self._thread = ThreadPoolExecutor(1, "headword-model")
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="headword-model", daemon=True)
-        self._thread.start()
 
     def ask(self, search: Job) -> Future[Answer]:
-        """Put a search into the next batch.
-
-        Raises:
-            Overloaded: if too many wait, or the thread was closed.
-        """
-        return self._put(self._searches, search)
+        """Put a search into the next batch."""
+        if self._closed or len(self._searches) >= self._most:
+            raise Overloaded
+        future: Future[Answer] = Future()
+        self._searches.append((search, future))
+        if len(self._searches) == 1:
+            self._thread.submit(self._answer_batch)
+        return future
 
     def run(self, work: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
-        """Do a piece of work between two batches; it should take well under a second.
+        """Do a piece of work between two batches; it should take well under a second."""
+        if self._closed or not self._work_left.acquire(blocking=False):
+            raise Overloaded
 
-        Raises:
-            Overloaded: as `ask`.
-        """
-        return self._put(self._work, partial(work, *args, **options))
+        def between() -> T:
+            self._answer_batch()
+            return work(*args, **options)
+
+        future = self._thread.submit(between)
+        future.add_done_callback(lambda _: self._work_left.release())
+        return future
 
     def close(self) -> None:
         """End the thread after what it is at; what still waits is cancelled."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        self._closed = True
+        self._thread.shutdown(cancel_futures=True)
+        for _, future in self._searches:
+            future.cancel()
 
-    def _put(self, queue: deque[tuple[Any, Future[Any]]], entry: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._changed:
-            if self._closed or len(queue) >= self._most:
-                raise Overloaded
-            queue.append((entry, future))
-            self._changed.notify()
-        return future
-
-    def _loop(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._searches or self._work or self._closed)
-                if self._closed:
-                    for _, future in (*self._searches, *self._work):
-                        future.cancel()
-                    return
-                searches = [self._searches.popleft() for _ in range(min(len(self._searches), self._batch))]
-                work = [self._work.popleft()] if self._work else []
-            _settle(searches, self._answer)
-            _settle(work, lambda pieces: [piece() for piece in pieces])
-
-
-def _settle(entries: list[tuple[Job, Future[Any]]], answer: Callable[[list[Job]], list[Any]]) -> None:
-    """Give each future its answer, or the exception that became of it; none where nobody waits any more."""
-    waiting = [(entry, future) for entry, future in entries if future.set_running_or_notify_cancel()]
-    if not waiting:
-        return
-    try:
-        answers = answer([entry for entry, _ in waiting])
-    except Exception as error:  # each of those who wait gets it
-        answers = [error] * len(waiting)
-    for (_, future), result in zip(waiting, answers, strict=True):
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+    def _answer_batch(self) -> None:
+        """Give each of those who wait longest its answer, or the exception that became of it."""
+        batch = [self._searches.popleft() for _ in range(min(len(self._searches), self._batch))]
+        batch = [(search, future) for search, future in batch if future.set_running_or_notify_cancel()]
+        if batch:
+            try:
+                answers = self._answer([search for search, _ in batch])
+            except Exception as error:  # each of them gets it
+                answers = [error] * len(batch)
+            for (_, future), result in zip(batch, answers, strict=True):
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+        if self._searches and not self._closed:
+            self._thread.submit(self._answer_batch)

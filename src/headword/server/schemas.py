@@ -90,11 +90,7 @@ class SearchRequest(_Closed):
     where: Filter | None = Field(default=None, description="Only pictures that meet this condition.")
 
     def query(self) -> Query:
-        """What is searched for, without a picture that was sent.
-
-        Raises:
-            HeadwordError: if words are given in both ways.
-        """
+        """What is searched for, without a picture that was sent."""
         text, negative = self.text, tuple(self.negative)
         if self.words is not None:
             if text is not None or negative:

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from headword import __version__
 from headword.classifier import Classifier
-from headword.data.images import load_image_bytes
-from headword.data.images import transformed as shaped
-from headword.encoders import VisionEncoder
+from headword.data.images import load_image_bytes, transformed
 from headword.errors import HeadwordError
+from headword.files import printable
 from headword.model import DualEncoder
 from headword.results import environment
 from headword.search.filter import Condition
@@ -36,8 +35,6 @@ from headword.server.schemas import MAX_PIXELS
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
-
-SENT = "the picture that was sent"
 
 _TEXTS_AT_ONCE = 32
 _DECODED_AT_ONCE = 2  # pictures that are in memory whole: with transparency, 0.6 GB each
@@ -93,7 +90,7 @@ class Service:
         self.path = index.path
         self._serving = Serving(index, remembering(index.model))
         self._manifest: tuple[int, int] | None = None  # the file, when it was last read
-        self._about: tuple[str, dict[str, Any]] = ("", {})  # of a version
+        self._about: dict[str, Any] = {}  # of a version
         self._thumbnails = Thumbnails()
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._shrinking = asyncio.Semaphore(_SHRUNK_AT_ONCE)
@@ -163,42 +160,29 @@ class Service:
     async def pixels(
         self, model: DualEncoder, data: bytes, name: str = "the picture that was sent"
     ) -> Tensor:
-        """A picture that was sent, decoded and transformed beside the model thread: `[1, 3, H, W]`.
-
-        Raises:
-            HeadwordError: if it cannot be read.
-            Overloaded: if too many are being decoded for long.
-        """
+        """A picture that was sent, as the model reads it: float32 `[1, 3, H, W]`, made beside its thread."""
         try:
             await asyncio.wait_for(self._decoding.acquire(), _TURN_SECONDS)
         except asyncio.TimeoutError:
             raise Overloaded from None
         try:
-            return await run_in_threadpool(transformed, model.vision, data, name)
+            return await run_in_threadpool(_pixels, model, data, name)
         finally:
             self._decoding.release()
 
     async def each_pixels(self, model: DualEncoder, images: Sequence[bytes]) -> AsyncIterator[Tensor]:
         """`pixels` of pictures that were sent together."""
-        name = SENT if len(images) == 1 else "picture {} of those that were sent"
         for place, data in enumerate(images, start=1):
-            yield await self.pixels(model, data, name.format(place))
+            named = {} if len(images) == 1 else {"name": f"picture {place} of those that were sent"}
+            yield await self.pixels(model, data, **named)
 
     async def file(self, path: str) -> Path:
-        """The file of a picture of the index.
-
-        Raises:
-            NotInIndexError: if there is none of this path, or its file lies outside the indexed folder.
-        """
+        """The file of a picture of the index."""
         with _not_in_index():
             return await run_in_threadpool(self._serving.index.file, path)
 
     async def thumbnail(self, path: str, side: int) -> bytes:
-        """A picture of the index as a JPEG of at most `side` pixels a side.
-
-        Raises:
-            NotInIndexError: as `file`, or if it cannot be read.
-        """
+        """A picture of the index as a JPEG of at most `side` pixels a side."""
         file = await self.file(path)
         with _not_in_index():
             async with self._shrinking:
@@ -207,10 +191,9 @@ class Service:
     async def about(self) -> dict[str, Any]:
         """The index, the model, and the versions at work."""
         serving = await self.newest()
-        version = serving.index.version
-        if self._about[0] != version:
-            self._about = version, outward(await run_in_threadpool(_about, serving), self.folders)
-        return self._about[1]
+        if self._about.get("index_version") != serving.index.version:
+            self._about = outward(await run_in_threadpool(_about, serving), self.folders)
+        return self._about
 
     # ---- on the model thread
 
@@ -269,28 +252,24 @@ def _not_in_index() -> Iterator[None]:
         raise NotInIndexError(str(error)) from error
 
 
-def transformed(vision: VisionEncoder, data: bytes, name: str) -> Tensor:
-    """A picture that was sent as the model reads it: float32 `[1, 3, H, W]`.
-
-    Raises:
-        HeadwordError: if it is none, has too many pixels, or the model's transform fails on it.
-    """
-    shape = (3, *vision.source.input_size)
+def _pixels(model: DualEncoder, data: bytes, name: str) -> Tensor:
+    source = model.vision.source
+    shape = (3, *source.input_size)
 
     def transform(image: Image.Image) -> Tensor:
-        pixels = vision.source.transform(image)
+        pixels = source.transform(image)
         if isinstance(pixels, Tensor) and (pixels.shape != shape or not bool(pixels.isfinite().all())):
             raise ValueError(f"it made {pixels.dtype} of the shape {list(pixels.shape)}, or not finite")
         return pixels
 
-    return shaped(transform, load_image_bytes(data, name, max_pixels=MAX_PIXELS), name)[None]
+    return transformed(transform, load_image_bytes(data, name, max_pixels=MAX_PIXELS), name)[None]
 
 
 def _about(serving: Serving) -> dict[str, Any]:
     index = serving.index
     return {
         "headword": __version__,
-        "folder": index.root.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "folder": printable(index.root.name),
         "images": len(index),
         "index_version": index.version,
         "index": index.about(),

@@ -136,9 +136,6 @@ def prepared(
         port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
         ready: called when requests are answered: with the address, and whether the command line of this user
             finds the server.
-
-    Raises:
-        HeadwordError: if the port is taken, or the host none of this machine's.
     """
     with listening(host, port) as listener, contextlib.closing(Service(index)) as service:
         service.warm()
@@ -154,11 +151,7 @@ def prepared(
 
 @contextlib.contextmanager
 def listening(host: str, port: int | None) -> Iterator[socket.socket]:
-    """A socket that listens.
-
-    Raises:
-        HeadwordError: as `prepared`.
-    """
+    """A socket that listens."""
     try:
         listener = _listener(host, DEFAULT_PORT if port is None else port)
     except HeadwordError:
