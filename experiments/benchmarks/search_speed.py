@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import faiss
@@ -54,7 +55,7 @@ def run(rows: int = 1_000_000, threads: int = 2, turns: int = 8) -> dict[str, An
     }
     return {
         "rows": rows, "dim": DIM, "k": K, "seed": SEED, "data": what, "threads": threads,
-        "first_pass": None if ours.few is not None else "bfloat16" if ours.half else "float32",
+        "first_pass": None if ours.few is not None else "int8" if find_spec("numkong") else "int8 in float32",
         "one_query_ms": one,
         "agreement_with_faiss": sum(agree) / (100 * K),
         "batch_of_200_ms_a_query": {name: 1000 * took / HELD_OUT for name, took in batch.items()},

@@ -54,7 +54,6 @@ def tagged(tiny, photos) -> Path:
 def first_pass(monkeypatch):
     """Searches read rows as those of large collections do."""
     monkeypatch.setattr(exact_module, "DIRECT", 8)
-    monkeypatch.setattr(exact_module, "_bfloat16_is_sound", lambda: True)
 
 
 def flip(path: Path, rng: random.Random) -> bytes:
@@ -91,8 +90,6 @@ def flip_everywhere(
 @pytest.mark.attack
 def test_flipped_bits_of_an_index(tiny, tagged):
     refused = flip_everywhere(tagged, lambda: found(Index.open(tagged, model=tiny)))
-    unused = "rows-000001.bf16"  # of whose last block most is filling, which nobody reads
-    assert 0 < refused.pop(unused) < FLIPS // 4
     assert set(refused.values()) == {FLIPS // 4}
 
 
@@ -150,7 +147,7 @@ def test_what_is_damaged_alone_is_embedded_again(tiny, photos, tagged, tmp_path,
 
 @pytest.mark.parametrize(
     ("pattern", "again"),
-    [("rows-*.bf16", 0), ("images-*", BLOCK + 14), ("rows-*.f32", BLOCK + 13)],
+    [("rows-*.i8", 0), ("images-*", BLOCK + 14), ("rows-*.f32", BLOCK + 13)],
 )
 @pytest.mark.parametrize("how", ["flipped", "half", "gone"])
 def test_every_file_is_mended(tiny, photos, tagged, tmp_path, embedded_files, pattern, again, how):
@@ -230,6 +227,28 @@ def test_an_index_of_an_older_format_is_refused_and_made_again(tiny, photos, tag
     build_index(tiny, photos, tmp_path / "once")
     assert found(Index.open(index, model=tiny)) == found(Index.open(tmp_path / "once", model=tiny))
     assert {path.name for path in index.iterdir()} == {path.name for path in (tmp_path / "once").iterdir()}
+
+
+def test_the_features_of_an_index_of_format_3_stay(tiny, photos, tagged, tmp_path, embedded_files):
+    """Its rows in bfloat16 go, and what is new of format 4 is made of its features."""
+    index = shutil.copytree(tagged, tmp_path / "ix")
+    right = found(Index.open(index, model=tiny))
+    said = json.loads((index / "index.json").read_text())
+    (index / "rows-000001.i8").rename(index / "rows-000001.bf16")
+    catalogue = index / Manifest.read(index).catalogue
+    with closing(sqlite3.connect(catalogue)) as database:
+        database.execute("DELETE FROM state WHERE name IN ('scales', 'distances')")
+        database.commit()
+    said |= {"format": 3, "rounding": 0.002, "catalogue_sha256": sha256(catalogue)}
+    (index / "index.json").write_text(json.dumps(sealed(said)))
+    with pytest.raises(
+        HeadwordError, match=rf"has format 3.*build it again: headword index .* --out {index}$"
+    ):
+        Index.open(index, model=tiny)
+    assert build_index(tiny, photos, index).unchanged == BLOCK + 13
+    assert embedded_files == []
+    assert found(Index.open(index, model=tiny)) == right
+    assert not list(index.glob("*.bf16"))
 
 
 # ---- a catalogue that is a stranger's
@@ -368,7 +387,7 @@ def test_a_file_that_is_cut_short_under_an_open_index(tiny, photos, tagged, tmp_
     index = shutil.copytree(tagged, tmp_path / "ix")
     opened = Index.open(index, model=tiny)
     right = found(opened)
-    for pattern in ("rows-*.f32", "rows-*.bf16"):
+    for pattern in ("rows-*.f32", "rows-*.i8"):
         (path,) = index.glob(pattern)
         whole = path.read_bytes()
         os.truncate(path, 100)

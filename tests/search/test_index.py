@@ -318,8 +318,8 @@ def test_manifests_of_others(tiny, photos, tmp_path):
     path = tmp_path / "ix" / "index.json"
     text = path.read_text()
     for old, new, match in [
-        ('"format": 3', '"format": 4', "newer than this headword"),
-        ('"format": 3', '"format": "x"', "does not say its format"),
+        ('"format": 4', '"format": 5', "newer than this headword"),
+        ('"format": 4', '"format": "x"', "does not say its format"),
         ('"slots"', '"slotz"', "was edited"),
         ("{", "", "not valid JSON"),
     ]:
@@ -327,9 +327,7 @@ def test_manifests_of_others(tiny, photos, tmp_path):
         with pytest.raises(HeadwordError, match=match):
             Index.open(tmp_path / "ix")
     path.write_text(text)
-    for damaged in [
-        next((tmp_path / "ix").glob(p)) for p in ("images-*.sqlite", "rows-*.bf16", "rows-*.f32")
-    ]:
+    for damaged in [next((tmp_path / "ix").glob(p)) for p in ("images-*.sqlite", "rows-*.i8", "rows-*.f32")]:
         whole = damaged.read_bytes()
         damaged.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(HeadwordError):
@@ -365,7 +363,7 @@ STAGES = {
     "before the first block": (embedding, "append_rows", {}),
     "rows without a journal": (draft.Journal, "write", {"times": 2}),
     "after a block": (draft.Journal, "write", {"late": True}),
-    "before the rounded rows": (building, "write_halves", {}),
+    "before the rounded rows": (building, "write_rounded", {}),
     "before the catalogue": (building, "write_catalogue", {}),
     "in the catalogue": (catalogue, "_set_tags", {}),
     "after the catalogue": (building, "write_catalogue", {"late": True}),
@@ -412,11 +410,9 @@ def test_what_was_done_is_not_done_again(tiny, photos, tmp_path, monkeypatch, em
     build_index(tiny, photos, tmp_path / "ix")
     assert len(embedded_files) == 4
     build_index(tiny, photos, tmp_path / "once")
-    ours, theirs = Manifest.read(tmp_path / "ix"), Manifest.read(tmp_path / "once")
-    for name in ("f32", "bf16"):
-        file = f"{ours.rows}.{name}"
+    rows = Manifest.read(tmp_path / "ix").rows
+    for file in (f"{rows}.f32", f"{rows}.i8"):
         assert (tmp_path / "ix" / file).read_bytes() == (tmp_path / "once" / file).read_bytes()
-    assert ours.rounding == theirs.rounding
     assert found(open_index(tmp_path / "ix", tiny)) == found(open_index(tmp_path / "once", tiny))
 
 
@@ -471,7 +467,7 @@ def test_ten_thousand_files_in_one_folder(tiny, tmp_path):
     assert build_index(tiny, photos, tmp_path / "ix").removed == 1
 
 
-@pytest.mark.parametrize("what", ["rows-", "bf16", "journal", "images-", "index.json"])
+@pytest.mark.parametrize("what", ["rows-", "i8", "journal", "images-", "index.json"])
 def test_a_full_disk(tiny, photos, tmp_path, monkeypatch, what):
     """One line, the old index as it was, and all is well when there is room again."""
     build_index(tiny, photos, tmp_path / "ix")
@@ -568,6 +564,6 @@ def test_refresh_takes_up_what_changed(tiny, photos, tmp_path):
     Image.new("RGB", (40, 40), "red").save(photos / "red.png")
     assert index.refresh().added == 1
     assert "red.png" in index
-    assert tree(tmp_path / "ix").keys() >= {"index.json", "rows-000001.f32", "rows-000001.bf16"}
+    assert tree(tmp_path / "ix").keys() >= {"index.json", "rows-000001.f32", "rows-000001.i8"}
     assert len(list((tmp_path / "ix").glob("images-*.sqlite"))) == 2  # this version's and the one before
     assert scan(photos).files[-1].path == "trips/sea.png"

@@ -13,7 +13,7 @@ from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 from headword.search import exact
 from headword.search.exact import ExactSearch
-from headword.search.rows import BLOCK, Rows, append_rows, rounded, write_halves
+from headword.search.rows import BLOCK, ROUNDED, Rows, append_rows, present_rows, rounded, write_rounded
 from headword.search.space import UNIT, Space, exact_sum, image_matrix, mean_of
 
 
@@ -43,14 +43,18 @@ def check(values, r, a, b, k, keep=None):
             assert rows.tolist() == right.tolist()
 
 
-@pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
+KERNELS = [None] if exact.numkong is None else [exact.numkong, None]
+"""NumKong's, where it is installed, and those of all installations."""
+
+
+@pytest.fixture(params=KERNELS, ids=str)
 def first_pass(request, monkeypatch):
-    """Both first passes, from the first row on."""
+    """First passes with all kernels, from the first row on."""
     monkeypatch.setattr(exact, "DIRECT", 0)
-    monkeypatch.setattr(exact, "_bfloat16_is_sound", lambda: request.param)
+    monkeypatch.setattr(exact, "numkong", request.param)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 700),
@@ -59,12 +63,15 @@ def first_pass(request, monkeypatch):
     k=st.integers(1, 40),
     spread=st.sampled_from([0.0, 1e-4, 0.02, 1.0]),
     part=st.sampled_from([None, 0.02, 0.6]),
-    half=st.booleans(),
+    spikes=st.booleans(),
+    kernels=st.sampled_from(KERNELS),
 )
-def test_the_best_rows_are_the_definitions(seed, n, d, queries, k, spread, part, half):
-    """Also where rows are nearly alike, so that the first pass tells nothing apart."""
+def test_the_best_rows_are_the_definitions(seed, n, d, queries, k, spread, part, spikes, kernels):
+    """Also where rows are nearly alike, or one number is most of a row, so that 8 bits tell little apart."""
     rng = np.random.default_rng(seed)
     values = unit(rng, 1, d) + spread * unit(rng, n, d)
+    if spikes:
+        values[np.arange(n), rng.integers(0, d, n)] *= 50
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
     values = values.astype(np.float32)
     r = rng.uniform(0.3, 4, n).astype(np.float32)
@@ -72,7 +79,7 @@ def test_the_best_rows_are_the_definitions(seed, n, d, queries, k, spread, part,
     keep = None if part is None else rng.random(n) < part
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "DIRECT", 0)
-        patch.setattr(exact, "_bfloat16_is_sound", lambda: half)
+        patch.setattr(exact, "numkong", kernels)
         check(values, r, a, b, k, keep)
 
 
@@ -123,16 +130,35 @@ def test_the_first_pass_rules_rows_out(monkeypatch):
     assert sum(scored) <= 1024
 
 
-def test_rounding_of_rows_is_bounded():
+@pytest.mark.parametrize("kernels", KERNELS, ids=str)
+@pytest.mark.parametrize("d", [1, 7, 384, 1280, 3000])
+def test_products_of_small_integers_are_exact(kernels, d, monkeypatch):
+    monkeypatch.setattr(exact, "numkong", kernels)
+    rng = np.random.default_rng(d)
+    rows, queries = (rng.integers(-127, 128, (n, d)).astype(np.int8) for n in (300, 9))
+    rows[:2], queries[0] = 127, 127
+    right = rows.astype(np.int64) @ queries.T.astype(np.int64)
+    assert np.array_equal(exact._times(queries)(rows), right)
+
+
+def test_rounding_is_bounded():
     values = unit(np.random.default_rng(4), 300, 40)
-    blocks, most = rounded(values)
-    back = blocks.float().transpose(1, 2).reshape(-1, 40)[:300].numpy()
-    apart = np.linalg.norm(values.astype(np.float64) - back, axis=1)
-    assert apart.max() <= most <= 2**-8
-    assert not blocks.float().transpose(1, 2).reshape(-1, 40)[300:].any()
+    values[:3] = [[0] * 40, np.eye(1, 40)[0], np.full(40, 1e-38)]
+    integers, scales, distances = rounded(values)
+    apart = np.linalg.norm(values.astype(np.float64) - integers * scales[:, None].astype(np.float64), axis=1)
+    assert (apart <= distances).all()
+    assert distances.max() <= 0.02
+    assert integers.min() >= -127
 
 
 # ---- rows on disk
+
+
+def opened(folder, values, sums, known) -> Rows:
+    rows = Rows.open(folder, "rows-1", 6, known["scales"], known["distances"])
+    rows.check_against(np.arange(len(values)), np.array(sums), known["block_sums"])
+    assert np.array_equal(rows[:], values)
+    return rows
 
 
 @settings(max_examples=20, deadline=None)
@@ -140,47 +166,46 @@ def test_rounding_of_rows_is_bounded():
 def test_rows_that_were_appended_are_the_rows_at_once(parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     values = unit(np.random.default_rng(sum(parts)), sum(parts), 6)
-    slots, sums, blocks = 0, [], []
+    slots, sums = 0, []
+    known = {name: np.empty(0, np.int64 if name == "block_sums" else np.float32) for name in ROUNDED}
     for part in parts:
         sums += append_rows(folder, "rows-1", slots, values[slots : slots + part])
-        first, slots = slots // BLOCK, slots + part
-        blocks = blocks[:first] + write_halves(folder, "rows-1", values[:slots], first)[0]
-    sums, blocks = np.array(sums), np.array(blocks)
-    opened, whole = (
-        Rows.open(folder, "rows-1", slots, 6, 1.0, (np.arange(slots), sums), blocks),
-        Rows.of(values),
-    )
-    opened.check(0, slots)
-    assert np.array_equal(opened[:], whole[:])
-    assert torch.equal(opened.half(slice(None)), whole.half(slice(None)))
+        blocks, slots = slots // BLOCK, slots + part
+        fresh = write_rounded(folder, "rows-1", values[:slots], blocks * BLOCK)
+        kept = dict(zip(ROUNDED, (blocks * BLOCK, blocks * BLOCK, blocks), strict=True))
+        known = {name: np.concatenate([known[name][: kept[name]], fresh[name]]) for name in ROUNDED}
+    rows, whole = opened(folder, values, sums, known), Rows.of(values)
+    rows.check(0, slots)
+    assert np.array_equal(rows.integers(0, slots), whole.integers(0, slots))
+    assert np.array_equal(rows.scales, whole.scales)
+    assert np.array_equal(rows.distances, whole.distances)
 
 
 def test_what_was_never_counted_is_written_over(tmp_path):
     """A reader's rows stay what they are, also those in the block that is written again."""
     values = unit(np.random.default_rng(5), 500, 6)
     sums = append_rows(tmp_path, "rows-1", 0, values[:100])
-    blocks, _ = write_halves(tmp_path, "rows-1", values[:100], 0)
-    reader = Rows.open(tmp_path, "rows-1", 100, 6, 1.0, (np.arange(100), np.array(sums)), np.array(blocks))
+    known = write_rounded(tmp_path, "rows-1", values[:100], 0)
+    reader = opened(tmp_path, values[:100], sums, known)
     append_rows(tmp_path, "rows-1", 100, values[:300])  # of a run that was killed before its journal
     append_rows(tmp_path, "rows-1", 100, values[100:200])
-    write_halves(tmp_path, "rows-1", values[:200], 0)
+    write_rounded(tmp_path, "rows-1", values[:200], 0)
     reader.check(0, 100)
     assert np.array_equal(reader[:], values[:100])
-    half = reader.half(slice(None)).float()[0, :, :100].T
-    assert torch.equal(half, torch.from_numpy(values[:100]).bfloat16().float())
-    assert np.array_equal(Rows.open(tmp_path, "rows-1", 200, 6, 1.0).values, values[:200])
+    assert np.array_equal(reader.integers(0, 100), rounded(values[:100]).integers)
+    assert np.array_equal(present_rows(tmp_path, "rows-1", 6), values[:200])
     assert (tmp_path / "rows-1.f32").stat().st_size == 200 * 6 * 4
 
 
 def test_files_that_are_cut_short_are_refused(tmp_path):
     values = unit(np.random.default_rng(6), 10, 6)
     append_rows(tmp_path, "rows-1", 0, values)
-    write_halves(tmp_path, "rows-1", values, 0)
+    write_rounded(tmp_path, "rows-1", values, 0)
     with pytest.raises(HeadwordError, match="cut short"):
-        Rows.open(tmp_path, "rows-1", 11, 6, 1.0)
-    (tmp_path / "rows-1.bf16").unlink()
+        Rows.open(tmp_path, "rows-1", 6, np.ones(11), np.ones(11))
+    (tmp_path / "rows-1.i8").unlink()
     with pytest.raises(HeadwordError, match="missing"):
-        Rows.open(tmp_path, "rows-1", 10, 6, 1.0)
+        Rows.open(tmp_path, "rows-1", 6, np.ones(10), np.ones(10))
 
 
 # ---- the shared space

@@ -25,7 +25,7 @@ from headword.search.catalogue import Entry, Tag, write_catalogue
 from headword.search.draft import Draft, begin
 from headword.search.embedding import Embedder
 from headword.search.manifest import NAME, Manifest, describe, encoder_identity, is_ours, publish, writing
-from headword.search.rows import BLOCK, Rows, append_rows, next_rows, present_rows, write_halves
+from headword.search.rows import BLOCK, ROUNDED, Rows, append_rows, next_rows, present_rows, write_rounded
 from headword.search.space import Floats, Indices, Space, exact_sum, mean_of
 from headword.search.tagging import label_all
 
@@ -247,14 +247,14 @@ def commit(
     read = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.path)
     unreadable = [entry for entry in entries if entry.slot < 0]
     slots = np.array([entry.slot for entry in read], np.int64)
-    block_sums, rounding = _round(draft)
-    rows = Rows.open(folder, draft.rows, draft.slots, dim, rounding)
+    of_rounded = _round(draft)
+    rows = Rows.open(folder, draft.rows, dim, of_rounded["scales"], of_rounded["distances"])
     total = _total(draft, rows.values, slots)
     shared = Space.of(aligner, mean_of(total, len(slots)) if centre == "collection" else None)
     state: dict[str, NDArray[Any]] = {
         "slots": slots,
         "sums": np.array([entry.sum for entry in read], np.int64),
-        "block_sums": block_sums,
+        **of_rounded,
         "inverse_norms": shared.inverse_norms(rows.values),
         "centre": shared.centre,
         "total": total,
@@ -273,7 +273,6 @@ def commit(
         "dim": dim,
         "rows": draft.rows,
         "slots": draft.slots,
-        "rounding": rounding,
         "images": len(read),
         "unreadable": len(unreadable),
         "centre": {"kind": centre, "images": len(read)},
@@ -282,17 +281,19 @@ def commit(
     publish(folder, before, lambda path: write_catalogue(path, [*read, *unreadable], state, labelled), facts)
 
 
-def _round(draft: Draft) -> tuple[Indices, float]:
-    """Write rounded rows for those that have none yet: checksums of all blocks, and the greatest rounding."""
-    sums, slots, rounding = np.empty(0, np.int64), 0, 0.0
+def _round(draft: Draft) -> dict[str, NDArray[Any]]:
+    """Write rounded rows for those that have none yet; what is to be known of all of them."""
+    known: dict[str, NDArray[Any]] = {}
+    slots = 0
     if draft.before is not None and draft.state is not None:
-        sums, slots, rounding = draft.state["block_sums"], draft.before.slots, draft.before.rounding
+        known, slots = {name: draft.state[name] for name in ROUNDED}, draft.before.slots
         if slots == draft.slots:
-            return sums, rounding
+            return known
     values = present_rows(draft.folder, draft.rows, draft.model.vision.dim)[: draft.slots]
-    first = slots // BLOCK  # the last one, if it was not full
-    fresh, greatest = write_halves(draft.folder, draft.rows, values, first)
-    return np.concatenate([sums[:first], np.array(fresh, np.int64)]), max(rounding, greatest)
+    blocks = slots // BLOCK  # that are full; the last one may not be
+    fresh = write_rounded(draft.folder, draft.rows, values, blocks * BLOCK)
+    first = {"scales": blocks * BLOCK, "distances": blocks * BLOCK, "block_sums": blocks}
+    return {name: np.concatenate([known.get(name, new)[: first[name]], new]) for name, new in fresh.items()}
 
 
 def _total(draft: Draft, values: Floats, slots: Indices) -> Indices:

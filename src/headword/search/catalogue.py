@@ -43,6 +43,8 @@ STATE: dict[str, type[np.generic]] = {
     "slots": np.int64,  # the row of features of each place
     "sums": np.int64,  # their CRC-32
     "block_sums": np.int64,  # CRC-32 of the blocks of rounded rows
+    "scales": np.float32,  # of each slot; this and the next as in `headword.search.rows`
+    "distances": np.float32,
     "inverse_norms": np.float32,  # of each slot; this and the next two as in `headword.search.space`
     "centre": np.float32,
     "total": np.int64,  # the sum of the features of all images

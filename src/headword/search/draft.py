@@ -105,7 +105,7 @@ def _previous(folder: Path, before: Manifest) -> tuple[list[Entry], Mapping[str,
     """The last version's entries, and its state; where anything is damaged, those that are whole."""
     try:
         version = Version.open(folder, before)
-        version.rows.half(slice(None))
+        version.rows.integers(0, before.slots)
     except HeadwordError:
         return salvaged(folder / before.catalogue), None
     return version.catalogue.entries(), version.catalogue.state

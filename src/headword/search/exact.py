@@ -1,47 +1,45 @@
-"""The exact nearest rows: a first pass in bfloat16 that rules out most, and the others exactly.
+"""The exact nearest rows: a first pass over rows of 8 bits rules out most, and the others are scored exactly.
 
 A row's score is r · (a·u − b), of the float32 numbers r, a, u and the float64 number b, summed up in float64.
 That is the definition of exact: it does not depend on batches, threads or what the first pass ran on.
 
-The first pass computes p = fl(ã·ũ) of a and u rounded to bfloat16 (8 bits), summed in float32 and rounded to
-bfloat16 once more. With ρ ≥ ‖u − ũ‖ of all rows, ‖u‖ ≤ 1 and δ = 2⁻⁸ the unit of rounding,
+Rows u and queries a are rounded to s·i and t·j with integers i and j (`headword.search.rows`). The first pass
+computes i·j, exactly, in 32 bits, and p = r · (s·t·(i·j) − b) in float32. With ρ ≥ ‖u − s·i‖,
+τ ≥ ‖a − t·j‖ and ‖s·i‖ ≤ 1 + ρ,
 
-    |p − a·u| ≤ ‖a‖ ρ + ‖a − ã‖ ‖ũ‖ + δ |p| (1 + δ) + d 2⁻²³ ‖ã‖ ‖ũ‖
+    |p − score| ≤ r · (‖a‖·ρ + τ·(1 + ρ)) + 2⁻²⁰ · r · ((‖a‖ + τ)·(1 + ρ) + |b|)
 
-by Cauchy and Schwarz, so a score computed from p is off by at most r·η + 2δ|score| with an η that is known
-before. Of each block of 128 rows only the greatest such score is kept. The k-th greatest lower bound of the
-blocks bounds the k-th best score from below; blocks whose upper bound is less hold none of the best. Of the
-others, rows are ruled out in the same way, and scored exactly from the highest upper bound downwards until
-the next bound is less than the k-th score.
+by Cauchy and Schwarz; the last term is more than what float32 leaves. Of each block of 128 rows only the
+greatest p is kept. The k-th greatest lower bound of the blocks bounds the k-th best score from below; blocks
+whose upper bound is less hold none of the best. Of the others, rows are ruled out in the same way, and scored
+exactly from the highest upper bound downwards until the next bound is less than the k-th score.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from headword.extract.machine import native_bfloat16
-from headword.search.rows import BLOCK, Rows
-from headword.search.space import Doubles, Floats
+from headword.extract.machine import available_cpus
+from headword.search.rows import BLOCK, Rows, rounded
+from headword.search.space import Doubles, Floats, Indices
 
-Places = NDArray[np.int64]
+try:
+    import numkong
+except ImportError:  # the same numbers without it, more slowly
+    numkong = None
+
 Mask = NDArray[np.bool_]
+Integers = NDArray[np.int8]
 
 DIRECT = 2048
 """Rows from which a first pass is worth it."""
 
-_SCORES = 1 << 20  # scores at a time in the first pass: what stays in the processor's cache
+_SCORES = 1 << 18  # scores at a time in the first pass: what stays in the processor's cache
 _RESCORED = 512  # rows at a time that are scored exactly
-_DELTA = 2.0**-8
-
-
-def _best(places: Places, scores: Doubles, k: int) -> tuple[Places, Doubles]:
-    order = np.lexsort((places, -scores))[:k]
-    return places[order], scores[order]
 
 
 class ExactSearch:
@@ -54,111 +52,79 @@ class ExactSearch:
     """
 
     def __init__(self, rows: Rows, inverse_norms: Floats, keep: Mask | None = None) -> None:
-        self.rows = rows
-        self.inverse_norms = inverse_norms
-        self.few: Places | None = None
+        self.rows, self.r, self.keep = rows, inverse_norms, keep
+        self.few: Indices | None = None
         count = len(rows) if keep is None else int(np.count_nonzero(keep))
         if count <= DIRECT:
             self.few = np.arange(count) if keep is None else np.flatnonzero(keep)
             return
-        self.half = _bfloat16_is_sound()
-        n, self.n_blocks = len(rows), -(-len(rows) // BLOCK)
-        r = torch.zeros(self.n_blocks * BLOCK)
-        r[:n] = torch.from_numpy(inverse_norms)
-        self.r = r.view(self.n_blocks, BLOCK)
-        self.r_most = self.r.amax(dim=1)  # [blocks]
-        out = torch.ones(self.n_blocks * BLOCK, dtype=torch.bool)
-        out[:n] = False if keep is None else torch.from_numpy(~keep)
-        self.out = out.view(self.n_blocks, BLOCK)
-        self.some_out = self.out.any(dim=1).tolist()
+        self.scales, self.distances = inverse_norms * rows.scales, inverse_norms * rows.distances
+        starts = np.arange(0, len(rows), BLOCK)
+        self.most_r = np.maximum.reduceat(inverse_norms, starts)  # of the blocks, as is the next
+        self.most_distance = np.maximum.reduceat(self.distances, starts)
 
-    def top(self, a: Floats, b: Doubles, k: int) -> list[tuple[Places, Doubles]]:
-        """For each query up to k rows and their scores.
-
-        Args:
-            a: `[Q, d]`.
-            b: `[Q]`.
-            k: how many.
-        """
+    def top(self, a: Floats, b: Doubles, k: int) -> list[tuple[Indices, Doubles]]:
+        """For each query, of a `[Q, d]` and b `[Q]`, up to k rows and their scores."""
         if self.few is not None:
             return [_best(self.few, self._exact(self.few, q, c), k) for q, c in zip(a, b, strict=True)]
-        queries, offsets = torch.from_numpy(a), torch.from_numpy(b).float()
-        given = queries.bfloat16() if self.half else queries
-        greatest = self._greatest(given, offsets)  # [blocks, Q]
-        slack, relative = self._errors(queries, given, torch.from_numpy(b))
+        integers, scales, apart = rounded(a)
+        norms, length = np.linalg.norm(a.astype(np.float64), axis=1), 1 + float(self.rows.distances.max())
+        slack = apart * length + 2.0**-20 * ((norms + apart) * length + np.abs(b))
+        offsets = b / scales  # p is computed without t, which changes no order
+        greatest = self._greatest(_times(integers), offsets) * scales  # [blocks, Q]
         results = []
-        for n, eta in enumerate(slack.tolist()):
-            best = greatest[:, n].double()
-            margin = torch.where(best.isinf(), 0.0, self.r_most.double() * eta + relative * best.abs())
-            low = _kth((best - margin).numpy(), k)
-            blocks = torch.from_numpy(np.flatnonzero((best + margin).numpy() >= low))
+        for n, (query, offset) in enumerate(zip(a, b, strict=True)):
+            margin = norms[n] * self.most_distance + slack[n] * self.most_r
+            low = _kth(greatest[:, n] - margin, k)
+            blocks = np.flatnonzero(greatest[:, n] + margin >= low)
             # Of these blocks, which hold all of the best, the rows that may be among them:
-            scores = self._scores(blocks, given[n : n + 1], offsets[n : n + 1])[:, 0].double()
-            margin = self.r[blocks].double() * eta + relative * scores.abs()
-            kept = ~self.out[blocks]
-            places = (blocks[:, None] * BLOCK + torch.arange(BLOCK))[kept].numpy()
-            low = max(low, _kth((scores - margin)[kept].numpy(), k))
-            results.append(self._among(places, (scores + margin)[kept].numpy(), low, a[n], float(b[n]), k))
+            places = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+            places = places[places < len(self.rows)]
+            parts = [self.rows.integers(start, start + BLOCK) for start in (blocks * BLOCK).tolist()]
+            dots = _times(integers[n : n + 1])(np.concatenate(parts))
+            scores = self._scores(dots, places, offsets[n : n + 1])[:, 0] * scales[n].astype(np.float64)
+            if self.keep is not None:
+                places, scores = places[self.keep[places]], scores[self.keep[places]]
+            margin = norms[n] * self.distances[places] + slack[n] * self.r[places]
+            low = max(low, _kth(scores - margin, k))
+            results.append(self._among(places, scores + margin, low, query, float(offset), k))
         return results
 
-    def _exact(self, places: Places, query: Floats, offset: float) -> Doubles:
+    def _exact(self, places: Indices, query: Floats, offset: float) -> Doubles:
         scores = np.empty(len(places))
         for start in range(0, len(places), _RESCORED):
             part = places[start : start + _RESCORED]
             # einsum adds up each row by itself, in one order; a matrix product's order depends on its size.
             dots = np.einsum("nd,d->n", self.rows[part].astype(np.float64), query.astype(np.float64))
-            scores[start : start + _RESCORED] = self.inverse_norms[part].astype(np.float64) * (dots - offset)
+            scores[start : start + _RESCORED] = self.r[part].astype(np.float64) * (dots - offset)
         return scores
 
-    def _errors(self, queries: Tensor, given: Tensor, offsets: Tensor) -> tuple[Tensor, float]:
-        """η `[Q]`, and how much a score is off in proportion to itself."""
-        norm, length = queries.double().norm(dim=1), 1 + 1e-3
-        summing = (queries.shape[1] + 8) * 2.0**-23 * norm * length
-        small = 2.0**-22  # of offsets in float32, and of products with r
-        if not self.half:
-            return summing + 2 * small * offsets.abs(), 4 * small
-        apart = (queries.double() - given.double()).norm(dim=1)
-        delta = _DELTA * (1 + 2 * _DELTA)
-        rounding = norm * self.rows.rounding + apart * length
-        return rounding + summing + (delta + 2 * small) * offsets.abs(), delta + 4 * small
+    def _greatest(self, times: Callable[[Integers], NDArray[np.int32]], offsets: Doubles) -> Doubles:
+        """The greatest p/t of each block, for each query `[blocks, Q]`."""
+        step = max(1, _SCORES // (len(offsets) * BLOCK)) * BLOCK
 
-    def _greatest(self, given: Tensor, offsets: Tensor) -> Tensor:
-        """The greatest computed score of each block, for each query `[blocks, Q]`."""
-        step = max(1, _SCORES // (len(given) * BLOCK))
-        greatest = torch.empty(self.n_blocks, len(given))
-        for start in range(0, self.n_blocks, step):
-            stop = min(start + step, self.n_blocks)
-            scores = self._scores(slice(start, stop), given, offsets)
-            if any(self.some_out[start:stop]):
-                scores.masked_fill_(self.out[start:stop, None], -torch.inf)
-            torch.amax(scores, dim=2, out=greatest[start:stop])
-        return greatest
+        def of(start: int) -> Floats:
+            part = slice(start, min(start + step, len(self.rows)))
+            scores = self._scores(times(self.rows.integers(part.start, part.stop)), part, offsets)
+            if self.keep is not None:
+                scores[~self.keep[part]] = -np.inf
+            whole = len(scores) // BLOCK * BLOCK
+            most = scores[:whole].reshape(-1, BLOCK, len(offsets)).max(axis=1)
+            return most if whole == len(scores) else np.vstack([most, scores[whole:].max(axis=0)])
 
-    def _scores(self, blocks: slice | Tensor, given: Tensor, offsets: Tensor) -> Tensor:
-        """Computed scores `[blocks, Q, 128]`."""
-        r = self.r[blocks]
-        if self.half:
-            parts = self.rows.half(blocks)
-            dots = torch.bmm(given.expand(len(parts), *given.shape), parts).float()
-        else:
-            dots = self._float32(blocks, given).view(len(given), len(r), BLOCK).transpose(0, 1)
-        return dots.sub_(offsets[:, None]).mul_(r[:, None])
+        with ThreadPoolExecutor(available_cpus()) as threads:
+            return np.vstack(list(threads.map(of, range(0, len(self.rows), step)))).astype(np.float64)
 
-    def _float32(self, blocks: slice | Tensor, given: Tensor) -> Tensor:
-        """Products with the rows themselves, `[Q, blocks · 128]`."""
-        numbers = np.arange(self.n_blocks)[blocks if isinstance(blocks, slice) else blocks.numpy()]
-        dots = torch.zeros(len(given), len(numbers) * BLOCK)
-        # A slice at once, others block by block.
-        step = max(len(numbers), 1) if isinstance(blocks, slice) else 1
-        for n in range(0, len(numbers), step):
-            first, last = int(numbers[n]), int(numbers[n : n + step][-1])
-            part = torch.from_numpy(np.ascontiguousarray(self.rows[first * BLOCK : (last + 1) * BLOCK]))
-            dots[:, n * BLOCK : n * BLOCK + len(part)] = given @ part.T
-        return dots
+    def _scores(self, dots: NDArray[np.int32], places: slice | Indices, offsets: Doubles) -> Floats:
+        """p/t `[N, Q]` of i·j."""
+        scores: Floats = np.multiply(dots, self.scales[places, None], dtype=np.float32)
+        if offsets.any():
+            scores -= self.r[places, None] * offsets.astype(np.float32)
+        return scores
 
     def _among(
-        self, places: Places, high: Doubles, low: float, query: Floats, offset: float, k: int
-    ) -> tuple[Places, Doubles]:
+        self, places: Indices, high: Doubles, low: float, query: Floats, offset: float, k: int
+    ) -> tuple[Indices, Doubles]:
         """The best of some rows with these upper bounds, where the k-th best score is at least `low`."""
         kept = np.flatnonzero(high >= low)
         kept = kept[np.argsort(-high[kept], kind="stable")]
@@ -174,16 +140,28 @@ class ExactSearch:
         return _best(places[:done], np.concatenate(exact), k)
 
 
+def _times(queries: Integers) -> Callable[[Integers], NDArray[np.int32]]:
+    """Rows `[N, d]` → their products with these queries `[N, Q]`."""
+    if numkong is not None:
+        packed = numkong.dots_pack(queries)
+        return lambda rows: np.asarray(numkong.dots_packed(rows, packed))
+    columns = queries.T.astype(np.float32)
+
+    def times(rows: Integers) -> NDArray[np.int32]:
+        dots = np.zeros((len(rows), len(queries)), np.int32)
+        for start in range(0, rows.shape[1], 1024):  # of as many, sums are exact in float32, in any order
+            part = slice(start, start + 1024)
+            dots += (rows[:, part].astype(np.float32) @ columns[part]).astype(np.int32)
+        return dots
+
+    return times
+
+
+def _best(places: Indices, scores: Doubles, k: int) -> tuple[Indices, Doubles]:
+    order = np.lexsort((places, -scores))[:k]
+    return places[order], scores[order]
+
+
 def _kth(values: Doubles, k: int) -> float:
     """The k-th greatest value; −∞ if there are fewer."""
     return float(-np.partition(-values, k - 1)[k - 1]) if len(values) >= k else -np.inf
-
-
-@cache
-def _bfloat16_is_sound() -> bool:
-    """Whether bfloat16 products are native here, and summed up in float32 as the bound supposes."""
-    if not native_bfloat16(torch.device("cpu")):
-        return False
-    x = torch.linspace(0.5, 1, 1024).bfloat16()
-    got = torch.bmm(x.expand(2, 1, -1), x[None, :, None].expand(2, -1, BLOCK)).double()
-    return bool(((got / x.double().square().sum() - 1).abs() < 1.5 * _DELTA).all())

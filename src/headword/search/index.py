@@ -269,7 +269,7 @@ class Index:
             rows.check(start, min(start + _CHECKED, len(rows)))
             if progress is not None:
                 progress(min(start + _CHECKED, len(rows)), len(rows))
-        names = [NAME, manifest.catalogue, f"{manifest.rows}.f32", f"{manifest.rows}.bf16"]
+        names = [NAME, manifest.catalogue, f"{manifest.rows}.f32", f"{manifest.rows}.i8"]
         return sum((self.path / name).stat().st_size for name in names)
 
     def refresh(self, *, progress: Progress | None = None) -> Changes:

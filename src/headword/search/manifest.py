@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from headword.encoders import VisionEncoder
     from headword.model import DualEncoder
 
-FORMAT = 3
-"""1 had no checksums, 2 had Arrow files."""
+FORMAT = 4
+"""1 had no checksums, 2 had Arrow files, 3 had rows in bfloat16."""
 NAME = "index.json"
 
 _KINDS = ("rows-", "images-", "state-")  # of files of versions; the last in format 2
 _LANCE = "lance"  # a folder of format 1
-_TYPES: dict[str, type] = {"int": int, "str": str, "float": float, "dict[str, Any]": dict}
+_TYPES: dict[str, type] = {"int": int, "str": str, "dict[str, Any]": dict}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,6 @@ class Manifest:
     dim: int  # width d of the features
     rows: str  # name of the files of features
     slots: int  # rows in these files, those of removed images included
-    rounding: float  # see `headword.search.rows.Rows`
     images: int  # images that can be found
     unreadable: int  # files that could not be read
     catalogue_sha256: str  # of the file of images
@@ -88,20 +87,31 @@ class Manifest:
                 f"{folder} has format {written}, which this headword does not read; build it "
                 f"again: headword index {model} {content.get('root')} --out {folder}"
             )
+        return cls._checked(path, content)
+
+    @classmethod
+    def read_previous(cls, folder: Path) -> Self | None:
+        """The version that a new one will follow, also one of format 3, whose features stay; or None.
+
+        Raises:
+            HeadwordError: as `read`.
+        """
+        path = folder / NAME
+        content = read_json(path) if path.is_file() else {"format": 1}
+        return cls._checked(path, content) if format_of(content, path, FORMAT) >= 3 else None
+
+    @classmethod
+    def _checked(cls, path: Path, content: dict[str, Any]) -> Self:
+        sound = content == sealed(content)
+        if content["format"] == 3:
+            content = {**content, "format": FORMAT}
+            content.pop("rounding", None)
         expected = {entry.name: _TYPES.get(str(entry.type), (dict, type(None))) for entry in fields(cls)}
-        sound = content == sealed(content) and content.keys() == {*expected, "sha256"}
+        sound = sound and content.keys() == {*expected, "sha256"}
         sound = sound and all(isinstance(content[name], kind) for name, kind in expected.items())
         if not sound or not re.fullmatch(r"rows-\d{6,}", content["rows"]):  # a run adds to this file
             raise HeadwordError(f"{path} was edited or is damaged; remove it and index the folder again")
         return cls(**{name: content[name] for name in expected})
-
-    @classmethod
-    def read_previous(cls, folder: Path) -> Self | None:
-        """The version that a new one will follow; None where there is none, or one of an older format."""
-        path = folder / NAME
-        if not path.is_file() or format_of(read_json(path), path, FORMAT) < FORMAT:
-            return None
-        return cls.read(folder)
 
 
 def publish(
@@ -130,7 +140,8 @@ def publish(
     manifest.write(folder)
     kept = {name for one in (manifest, before) if one for name in (one.rows, Path(one.catalogue).stem)}
     for path in folder.iterdir():
-        if path.name.startswith(_KINDS) and path.name.partition(".")[0] not in kept:
+        left = path.name.partition(".")[0] not in kept or path.suffix == ".bf16"  # of format 3
+        if path.name.startswith(_KINDS) and left:
             with suppress(OSError):  # Windows keeps what is being read; the next run removes it
                 path.unlink()
     shutil.rmtree(folder / _LANCE, ignore_errors=True)

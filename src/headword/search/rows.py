@@ -1,16 +1,16 @@
-"""Features on disk: unit-norm rows in float32, and again in bfloat16 for the first pass of a search.
+"""Features on disk: unit-norm rows in float32, and again rounded to 8 bits for the first pass of a search.
 
 Both files grow at their end and are read through memory maps. A reader sees the rows its manifest counts;
 what a writer adds lies behind them. Rows are never changed: a changed image gets a new one, and a removed
 one's stays unused until the files are written anew.
 
-`NAME.f32`   `[slots, d]`
-`NAME.bf16`  `[blocks, d, 128]`: blocks of 128 rows, each transposed. A product with a block then adds up 128
-             sums at once; with rows as they are it is half as fast. The last block is filled up with zeros.
+`NAME.f32`  `[slots, d]`, u
+`NAME.i8`   `[slots, d]`, integers i of −127 … 127: u is nearly s·i. The scale s of a row, and how far s·i is
+            from u, are in the catalogue.
 
-Each row of the first and each block of the second has a CRC-32, which is checked when it is first read: a
-search touches all blocks, but of the rows only some hundreds. Before each read the file's size is asked for:
-to read what was cut off a mapped file ends the process.
+Each row of the first and each block of 128 rows of the second has a CRC-32, which is checked when it is
+first read: a search touches all blocks, but of the rows only some hundreds. Before each read the file's size
+is asked for: to read what was cut off a mapped file ends the process.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from headword.errors import HeadwordError
 from headword.search.manifest import not_written
-from headword.search.space import Floats
+from headword.search.space import Floats, Indices
 
 BLOCK = 128
 """Rows of a block."""
@@ -40,9 +38,31 @@ BLOCK = 128
 UNKNOWN = -1
 """The checksum of a row that belongs to no image."""
 
-Sums = NDArray[np.int64]
+ROUNDED = ("scales", "distances", "block_sums")
+"""What is to be known of rounded rows: see `Rounded`, and a CRC-32 of each block."""
 
 _AT_ONCE = 64 * BLOCK  # rows of a write
+
+
+class Rounded(NamedTuple):
+    """Vectors of N rows as s·i: what is left of them in 8 bits."""
+
+    integers: NDArray[np.int8]
+    """i `[N, d]`."""
+    scales: Floats
+    """s `[N]`, above zero."""
+    distances: Floats
+    """Bounds on ‖u − s·i‖ `[N]`."""
+
+
+def rounded(vectors: Floats) -> Rounded:
+    """Vectors `[N, d]` in 8 bits."""
+    scales = np.abs(vectors).max(axis=1) / np.float32(127)
+    scales[scales < 1e-30] = 1
+    integers = np.rint(vectors / scales[:, None]).clip(-127, 127)
+    apart = vectors - integers.astype(np.float64) * scales[:, None]
+    distances = np.sqrt(np.einsum("nd,nd->n", apart, apart)) * (1 + 1e-6) + 1e-30
+    return Rounded(integers.astype(np.int8), scales, distances.astype(np.float32) * np.float32(1 + 1e-6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +83,7 @@ class _File:
             with path.open("rb") as file:
                 if (size := os.fstat(file.fileno()).st_size) < needed:
                     raise _cut_short(path, size)
-                # Copy on write: torch wants memory that it may write to, and nobody does.
-                mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_COPY)
+                mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise HeadwordError(f"{path} is missing; index the folder again") from None
         except OSError as error:
@@ -83,39 +102,46 @@ class _File:
 
 
 class Rows:
-    """The features of an index, in memory or mapped.
+    """The features of an index, mapped, or in memory.
 
-    `rows[places]` are rows `[n, d]`, unit norm or zero; `half` gives the rounded ones.
-
-    Args:
-        values: `[N, d]`.
-        bits: bfloat16 `[ceil(N / 128), d, 128]`, as int16.
-        rounding: the greatest distance of a row to what it is rounded to.
-        row_sums: CRC-32 of each row `[N]`, or `UNKNOWN`; not checked when not given.
-        block_sums: CRC-32 of each block `[ceil(N / 128)]`, of the last one without its filling.
+    `rows[places]` are rows `[n, d]`, unit norm or zero; `integers` gives the rounded ones.
     """
 
-    def __init__(
-        self,
-        values: _File,
-        bits: _File,
-        rounding: float,
-        row_sums: Sums | None = None,
-        block_sums: Sums | None = None,
-    ) -> None:
+    def __init__(self, values: _File, integers: _File, scales: Floats, distances: Floats) -> None:
         self.values: Floats = values.array
-        self.rounding = rounding
-        self._files = values, bits
-        self._blocks = torch.from_numpy(bits.array).view(torch.bfloat16)
-        self._row_sums = np.full(len(values.array), UNKNOWN) if row_sums is None else row_sums
-        self._block_sums = np.full(len(bits.array), UNKNOWN) if block_sums is None else block_sums
+        self.scales = scales
+        """See `Rounded`, as is the next."""
+        self.distances = distances
+        self._files = values, integers
+        self._row_sums = np.full(len(self.values), UNKNOWN)
+        self._block_sums = np.full(-(-len(self.values) // BLOCK), UNKNOWN)
+        self._rows_to_check = self._row_sums != UNKNOWN
+        self._blocks_to_check = self._block_sums != UNKNOWN
+
+    @classmethod
+    def of(cls, units: Floats) -> Rows:
+        """Rows `[N, d]` that are in memory."""
+        parts = [rounded(units[start : start + _AT_ONCE]) for start in range(0, len(units), _AT_ONCE)]
+        integers, scales, distances = map(np.concatenate, zip(*parts, strict=True))
+        return cls(_File(units), _File(integers), scales, distances)
+
+    @classmethod
+    def open(cls, folder: Path, name: str, dim: int, scales: Floats, distances: Floats) -> Rows:
+        """The first rows of the files, as many as there are scales."""
+        slots = len(scales)
+        values = _File.open(folder / f"{name}.f32", np.float32, slots, dim)
+        return cls(values, _File.open(folder / f"{name}.i8", np.int8, slots, dim), scales, distances)
+
+    def check_against(self, slots: Indices, row_sums: Indices, block_sums: Indices) -> None:
+        """From now on, check what is read: the rows in some slots, and all blocks."""
+        self._row_sums[slots], self._block_sums[:] = row_sums, block_sums
         self._rows_to_check = self._row_sums != UNKNOWN
         self._blocks_to_check = self._block_sums != UNKNOWN
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, places: slice | NDArray[np.int64]) -> Floats:
+    def __getitem__(self, places: slice | Indices) -> Floats:
         """Some rows, checked."""
         file = self._files[0]
         file.check_size()
@@ -128,51 +154,27 @@ class Rows:
             self._rows_to_check[places] = False
         return rows
 
-    def half(self, blocks: slice | Tensor) -> Tensor:
-        """Some blocks of rounded rows, checked."""
+    def integers(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Rounded rows from a multiple of 128 on, checked."""
         file = self._files[1]
         file.check_size()
-        part = blocks if isinstance(blocks, slice) else blocks.numpy()
-        if self._blocks_to_check[part].any():
-            for block in np.arange(len(file.array))[part].tolist():
-                first, rows = block * BLOCK, min(BLOCK, len(self) - block * BLOCK)
+        begin, end = start // BLOCK, -(-stop // BLOCK)
+        if self._blocks_to_check[begin:end].any():
+            for block in range(begin, end):
+                first, last = block * BLOCK, min((block + 1) * BLOCK, len(self))
                 if (
                     self._blocks_to_check[block]
-                    and _block_sum(file.array[block], rows) != self._block_sums[block]
+                    and zlib.crc32(file.array[first:last].data) != self._block_sums[block]
                 ):
-                    raise file.damaged(f"rows {first} to {first + rows - 1}")
-            self._blocks_to_check[part] = False
-        return self._blocks[blocks]
+                    raise file.damaged(f"rows {first} to {last - 1}")
+            self._blocks_to_check[begin:end] = False
+        array: NDArray[np.int8] = file.array[start:stop]
+        return array
 
     def check(self, start: int, stop: int) -> None:
         """Check rows from a multiple of 128 on, in both files."""
         self[start:stop]
-        self.half(slice(start // BLOCK, -(-stop // BLOCK)))
-
-    @classmethod
-    def of(cls, units: Floats) -> Rows:
-        """Rows `[N, d]` that are in memory."""
-        blocks, rounding = rounded(units)
-        return cls(_File(units), _File(blocks.view(torch.int16).numpy()), rounding)
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        name: str,
-        slots: int,
-        dim: int,
-        rounding: float,
-        row_sums: tuple[NDArray[np.int64], Sums] | None = None,
-        block_sums: Sums | None = None,
-    ) -> Rows:
-        """The first `slots` rows of the files, with the checksums of some of them, and of all blocks."""
-        values = _File.open(folder / f"{name}.f32", np.float32, slots, dim)
-        bits = _File.open(folder / f"{name}.bf16", np.int16, -(-slots // BLOCK), dim, BLOCK)
-        sums = np.full(slots, UNKNOWN)
-        if row_sums is not None:
-            sums[row_sums[0]] = row_sums[1]
-        return cls(values, bits, rounding, sums, block_sums)
+        self.integers(start, stop)
 
 
 def next_rows(name: str) -> str:
@@ -202,51 +204,27 @@ def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]
 
 
 def blank_rows(folder: Path, name: str, slots: Iterable[int], dim: int) -> None:
-    """Zeros in place of damaged rows, which no image has any more: they count where rows are rounded."""
+    """Zeros in place of damaged rows, which no image has any more."""
     with _written(folder / f"{name}.f32", 0) as file:
         for slot in slots:
             file.seek(slot * dim * 4)
             file.write(bytes(dim * 4))
 
 
-def write_halves(folder: Path, name: str, values: Floats, first: int) -> tuple[list[int], float]:
-    """Write rows `[N, d]` rounded, from the block `first` on.
-
-    Returns:
-        Checksums of these blocks, and the greatest rounding.
-    """
-    sums: list[int] = []
-    greatest = 0.0
+def write_rounded(folder: Path, name: str, values: Floats, first: int) -> dict[str, NDArray[Any]]:
+    """Write rows `[N, d]` rounded, from a multiple of 128 on; what is to be known of these."""
+    scales, distances, sums = [np.empty(0, np.float32)], [np.empty(0, np.float32)], []
     # A last block that was not full is written again: those who have it mapped see its rows unchanged.
-    with _written(folder / f"{name}.bf16", first * BLOCK * values.shape[1] * 2) as file:
-        for start in range(first * BLOCK, len(values), _AT_ONCE):
-            part = values[start : start + _AT_ONCE]
-            blocks, rounding = rounded(part)
-            bits = blocks.view(torch.int16).numpy()
-            file.write(bits.data)
-            greatest = max(greatest, rounding)
-            sums += [_block_sum(block, len(part) - n * BLOCK) for n, block in enumerate(bits)]
+    with _written(folder / f"{name}.i8", first * values.shape[1]) as file:
+        for start in range(first, len(values), _AT_ONCE):
+            part = rounded(values[start : start + _AT_ONCE])
+            file.write(part.integers.data)
+            scales.append(part.scales)
+            distances.append(part.distances)
+            sums += [zlib.crc32(part.integers[n : n + BLOCK].data) for n in range(0, len(part.scales), BLOCK)]
         file.truncate()
-    return sums, greatest
-
-
-def rounded(units: Floats) -> tuple[Tensor, float]:
-    """Rows `[N, d]` → bfloat16 blocks `[ceil(N / 128), d, 128]`, and the greatest rounding."""
-    blocks = torch.zeros(-(-len(units) // BLOCK), units.shape[1], BLOCK, dtype=torch.bfloat16)
-    greatest = 0.0
-    for start in range(0, len(units), _AT_ONCE):
-        rows = torch.tensor(units[start : start + _AT_ONCE])
-        half = rows.bfloat16()
-        greatest = max(greatest, float((rows - half.float()).norm(dim=1).max()))
-        for n in range(0, len(half), BLOCK):
-            part = half[n : n + BLOCK]
-            blocks[(start + n) // BLOCK, :, : len(part)] = part.T
-    return blocks, greatest * (1 + 1e-5)
-
-
-def _block_sum(bits: NDArray[np.int16], rows: int) -> int:
-    """CRC-32 of a block `[d, 128]`, of its first rows where it is not full: others may be added to it."""
-    return zlib.crc32(np.ascontiguousarray(bits[:, :rows]).data)
+    parts = np.concatenate(scales), np.concatenate(distances), np.array(sums, np.int64)
+    return dict(zip(ROUNDED, parts, strict=True))
 
 
 @contextmanager

@@ -33,8 +33,10 @@ class Version:
         self.slots: Indices = state["slots"]  # of each place
         self.places = np.full(manifest.slots, -1, np.int64)  # of each slot
         self.places[self.slots] = np.arange(len(self.slots))
-        sums = (self.slots, state["sums"]), state["block_sums"]
-        self.rows = Rows.open(folder, manifest.rows, manifest.slots, manifest.dim, manifest.rounding, *sums)
+        if {len(state[name]) for name in ("scales", "distances", "inverse_norms")} != {manifest.slots}:
+            raise ValueError("arrays of other sizes")
+        self.rows = Rows.open(folder, manifest.rows, manifest.dim, state["scales"], state["distances"])
+        self.rows.check_against(self.slots, state["sums"], state["block_sums"])
         self.inverse_norms: Floats = state["inverse_norms"]
         self.centre: Floats = state["centre"]
         self._space: Space | None = None
