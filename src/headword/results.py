@@ -11,13 +11,7 @@ from headword import __version__
 
 
 def result_json(command: str, **parts: Any) -> dict[str, Any]:
-    """A result: `parts` beside what every result has.
-
-    Args:
-        command: which command it is the result of.
-        **parts: `results`, which come first; `model`, `protocol`, `metrics`, `seed`, `environment` if another
-            process did the work, and whatever else the command has to say.
-    """
+    """A result: `parts` beside what every result has; `results`, if there, come first."""
     first = {"results": parts.pop("results")} if "results" in parts else {}
     always: dict[str, Any] = {"model": {}, "protocol": {}, "metrics": {}, "seed": None, "environment": None}
     common = {name: parts.pop(name, default) for name, default in always.items()}

@@ -46,8 +46,7 @@ from headword.scoring.probabilities import Scores
 FORMAT = 2
 CONFIG, ALIGNER = "headword.json", "aligner.safetensors"
 PAIRS, CLASSES = "prototypes.safetensors", "classes.jsonl"
-COPIES = ("vision", "text", "clip")
-"""Folders of copied encoders: named as their sides are, or one for both."""
+COPIES = ("vision", "text", "clip")  # folders of copied encoders: named as their sides are, or one for both
 
 _RENAMED = {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}
 """Entries of the first format → of this one; the oldest models have no weight of hypernyms."""

@@ -23,8 +23,7 @@ from typing_extensions import Self
 from headword.errors import HeadwordError, near
 from headword.files import expand, parse_json, read_text
 
-LARGEST_FILE = 1 << 18
-"""Bytes of a file of settings."""
+LARGEST_FILE = 1 << 18  # bytes of a file of settings
 
 _KINDS = {
     "boolean": "true or false",

@@ -1,9 +1,5 @@
 """Files that are whole or not there: atomic writing, and reading that says what is wrong with a file.
 
-    reading.py  paths, bytes and text from outside: never a device, never more than memory holds
-    writing.py  folders and text that appear whole, one writer at a time
-    tensors.py  safetensors files
-
 Nothing here unpickles. Importing it stays light: torch and safetensors are imported where used.
 """
 

@@ -19,11 +19,7 @@ _READING = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in _FLAGS)
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~user` written out.
-
-    Raises:
-        HeadwordError: if there is no such user.
-    """
+    """The path with `~` and `~user` written out; a user that is not there is refused."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -41,14 +37,8 @@ def printable(path: str) -> str:
 def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) -> BinaryIO:
     """A regular file, open for reading: anything else (a pipe, a device) could keep a reader for ever.
 
-    What is checked is what was opened, so that nothing can take its place between the two.
-
-    Args:
-        path: the file.
-        inside: a folder, resolved, that it must lie in when links are followed.
-
-    Raises:
-        OSError: if there is no such file, it may not be read, is not regular, or lies elsewhere.
+    What is checked is what was opened, so that nothing can take its place between the two. With links
+    followed it must lie `inside` that resolved folder. Mistakes are OSErrors.
     """
     try:
         descriptor = os.open(path, _READING)
@@ -110,11 +100,7 @@ def memory() -> int:
 
 
 def parse_json(text: str | bytes, where: str, line: int = 1) -> Any:
-    """What a piece of JSON says, which begins on a line of the file `where`.
-
-    Raises:
-        HeadwordError: if it is no JSON (with the line), or nested or long beyond measure.
-    """
+    """What a piece of JSON says, which begins on a line of the file `where`; mistakes name the line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -128,12 +114,7 @@ def parse_json(text: str | bytes, where: str, line: int = 1) -> Any:
 
 
 def read_text(path: str | Path, *, limit: int | None = None) -> str:
-    """The text of a UTF-8 file, without a byte-order mark.
-
-    Raises:
-        HeadwordError: if the file is missing, may not be read, has more than `limit` bytes, or is not UTF-8
-            (with the line).
-    """
+    """The text of a UTF-8 file of up to `limit` bytes, without a byte-order mark."""
     path = expand(path)
     try:
         with open_file(path) as file:
@@ -154,11 +135,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def format_of(content: Any, file: Path, newest: int) -> int:
-    """The format of a folder of headword's, as the JSON in its `file` says it.
-
-    Raises:
-        HeadwordError: if it says none, or one above the `newest` that is read.
-    """
+    """The format of a folder of headword's, as its `file` says it; one above the `newest` is refused."""
     written = content.get("format") if isinstance(content, dict) else None
     if type(written) is not int or written < 1:
         raise HeadwordError(f"{file} does not say its format; it was not written by headword, or was edited")

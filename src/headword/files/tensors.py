@@ -26,10 +26,7 @@ def save_tensors(
 ) -> None:
     """Write tensors as one safetensors file, whole or not there; equal contents give equal bytes.
 
-    Args:
-        path: the file.
-        tensors: by name; they may be on any device, views of each other, and not contiguous.
-        metadata: what JSON can say; `read_metadata` gives it back.
+    They may be on any device, views of each other, and not contiguous; `metadata` is what JSON can say.
     """
     import torch
     from safetensors.torch import save_file
@@ -55,12 +52,7 @@ def sha256_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name, on the CPU.
-
-    Raises:
-        HeadwordError: if the file is missing, is a pickle (which is never opened), is cut short, or is no
-            safetensors file.
-    """
+    """A safetensors file's tensors by name, on the CPU; refused unopened if a pickle, and if cut short."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -18,27 +18,18 @@ from typing import Any
 from headword.errors import HeadwordError
 from headword.files.reading import expand
 
-MARKER = "headword.json"
-"""The file that shows a folder to be headword's own."""
+MARKER = "headword.json"  # the file that shows a folder to be headword's own
 
 
 @contextmanager
 def new_folder(
     path: str | Path, *, overwrite: bool = False, marker: str = MARKER, known: Collection[str] | None = None
 ) -> Iterator[Path]:
-    """A folder that appears whole at `path`, or not at all.
+    """A folder that appears whole at `path`, or not at all, in place of an empty one.
 
     Yields a temporary sibling to write into. When the block ends well it is renamed to `path`; on any
-    exception, Ctrl-C included, it is removed together with the parent folders that were made for it.
-
-    Args:
-        path: where the folder shall be; missing parents are made, an empty folder is replaced.
-        overwrite: replace a folder that holds something, if it is headword's own.
-        marker: the name of the file that must lie in a folder for it to be replaced.
-        known: names that may lie beside the marker in a folder that is replaced; any, when not given.
-
-    Raises:
-        HeadwordError: as `check_new_folder`, before the block and after it; or if a file cannot be written.
+    exception, Ctrl-C included, it is removed together with the parent folders that were made for it. With
+    `overwrite` a folder that holds the file `marker`, and beside it nothing but `known` names, is replaced.
     """
     target = expand(path).resolve()
     check = partial(check_new_folder, target, overwrite=overwrite, marker=marker, known=known)
@@ -59,12 +50,7 @@ def new_folder(
 def check_new_folder(
     path: str | Path, *, overwrite: bool = False, marker: str = MARKER, known: Collection[str] | None = None
 ) -> None:
-    """Refuse a place that `new_folder` could not use, before long work is done for it.
-
-    Raises:
-        HeadwordError: if `path` is a file, holds something and may not be replaced, or lies where nothing can
-            be written.
-    """
+    """Refuse a place that `new_folder` could not use, before long work is done for it."""
     target = expand(path)
     try:
         above = next(parent for parent in target.absolute().parents if parent.exists())
@@ -95,11 +81,7 @@ def check_new_folder(
 
 
 def write_text_atomic(path: str | Path, text: str, *, private: bool = False) -> None:
-    """Write a UTF-8 text file that is whole or not there, for its owner alone if `private`.
-
-    Raises:
-        HeadwordError: if `path` is a folder or may not be written.
-    """
+    """Write a UTF-8 text file that is whole or not there, for its owner alone if `private`."""
     with new_file(path) as temporary:
         if private:
             temporary.touch(0o600)
@@ -188,12 +170,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def locked(file: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock, which the system lets go of when the process ends, however.
-
-    Raises:
-        HeadwordError: with `refusal` where another process, or thread of this one, holds it, or if the file
-            cannot be written.
-    """
+    """Hold a lock, which the system lets go of when the process ends; `refusal` says who else holds it."""
     from filelock import FileLock, Timeout
 
     try:

@@ -1,9 +1,8 @@
 """Linear layer and soft cross-entropy in one operator, in chunks of rows, gradients and all.
 
-A dense version keeps logits, log-softmax, targets and their gradients alive, each `[B, V]`. Here one chunk
-of logits `[rows, V]` is all that ever exists, as in Liger's and Apple's fused cross-entropies: the gradient
-of the logits is known as soon as the chunk's softmax is, so it is multiplied into the gradients of input,
-weight and bias at once. The backward pass only scales what the forward pass found.
+A dense version keeps logits, log-softmax, targets and their gradients alive, each `[B, V]`. Here one chunk of
+logits `[rows, V]` is all that ever exists, as in Liger's and Apple's fused cross-entropies: its gradient is
+multiplied into those of input, weight and bias at once, which the backward pass only scales.
 """
 
 # No `from __future__ import annotations`: torch 2.4 reads the operator's schema off the real types.
@@ -12,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 2**20
-"""How large a chunk of float32 logits may be, in bytes."""
+CHUNK_BYTES = 64 * 2**20  # how large a chunk of float32 logits may be, in bytes
 
 MIN_CHUNK_ROWS = 128
 """Fewer rows than this and adding up the weight's gradient costs more than multiplying it out."""
@@ -35,15 +33,16 @@ def fused_token_loss(
 
     Args:
         features: `[B, width]`, B ≥ 1.
-        weight: `[V, width]`.
-        bias: `[V]`.
+        weight: `[V, width]` of the linear layer.
+        bias: `[V]` of the linear layer.
         ids: `[B, L]` int64 in [0, V); an id may stand twice in a row, its shares then add up.
         shares: `[B, L]` the target ŷ of each id, 0 where there is none. A row of zeros adds 0 to the sum.
         chunk_rows: rows of logits alive at a time; chosen from V when not given.
 
     Returns:
-        A scalar in float32 (float64 for float64 inputs). Products run in autocast's type where autocast is
-        on, else in the inputs' own; all sums over the vocabulary and the batch in float32.
+        A scalar in float32 (float64 for float64 inputs), as are all sums over vocabulary and batch. Products
+            run
+        in autocast's type where autocast is on, else in the inputs' own.
     """
     device = features.device.type
     dtype = torch.promote_types(features.dtype, weight.dtype)

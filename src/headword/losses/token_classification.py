@@ -1,8 +1,4 @@
-"""Token classification: the image must name the words of its caption. SuperCLIP's second loss, SuperClass's
-only one.
-
-The words are a caption's distinct token ids, without padding and special tokens.
-"""
+"""Token classification: the image must name the words of its caption, distinct ids without special ones."""
 
 from __future__ import annotations
 
@@ -23,25 +19,17 @@ from headword.losses._fused import fused_token_loss
 class TokenRules:
     """A tokenizer's vocabulary, and which of its ids are not words."""
 
-    vocab_size: int
-    """V: ids lie in [0, V)."""
-    excluded_ids: frozenset[int] = frozenset()
-    """Ids that never count: start, end, padding and unknown tokens."""
+    vocab_size: int  # V: ids lie in [0, V)
+    excluded_ids: frozenset[int] = frozenset()  # ids that never count: start, end, padding and unknown tokens
     end_id: int | None = None
     """Where this id first stands, the caption ends: neither it nor anything after it counts. It tells
     open_clip's padding, which is id 0, from the "!" of CLIP's BPE, which is id 0 too."""
 
     @classmethod
     def of(cls, tokenizer: Any, *, vocab_size: int | None = None) -> Self:
-        """Read them off a tokenizer.
+        """Read them off one of open_clip's tokenizers or of transformers'.
 
-        Args:
-            tokenizer: open_clip's `SimpleTokenizer`, `HFTokenizer` or `SigLipTokenizer`, or a transformers
-                tokenizer.
-            vocab_size: size of the head, when it is larger than the tokenizer's (padded embeddings).
-
-        Raises:
-            HeadwordError: when it is none of these, or when the tokenizer knows more ids than the head has.
+        `vocab_size` is the head's, where that is larger than the tokenizer's (padded embeddings).
         """
         if hasattr(tokenizer, "eot_token_id") and hasattr(tokenizer, "all_special_ids"):
             size, special, end = tokenizer.vocab_size, set(tokenizer.all_special_ids), tokenizer.eot_token_id
@@ -82,34 +70,30 @@ class TokenRules:
 
 
 class TokenSets(NamedTuple):
-    """The distinct words of B captions, in tensors of the captions' own shape, so that no size depends on
-    the data."""
+    """The distinct words of B captions, in the captions' own shape: no size depends on the data."""
 
-    ids: Tensor
-    """`[B, L]` int64, the words of each caption; 0 at positions that do not count."""
-    keep: Tensor
-    """`[B, L]` bool, True where `ids` holds a word, and at one position only for each word."""
+    ids: Tensor  # `[B, L]` int64, the words of each caption; 0 at positions that do not count
+    keep: Tensor  # `[B, L]` bool, True where `ids` holds a word, and at one position only for each word
 
 
 class TokenTargets(NamedTuple):
     """The soft targets of B captions."""
 
-    ids: Tensor
-    """`[B, L]` int64, the words of each caption; 0 where there is none."""
+    ids: Tensor  # `[B, L]` int64, the words of each caption; 0 where there is none
     shares: Tensor
     """`[B, L]` float32, ŷ at those words: each row sums to 1, or is all 0 for a caption without words."""
 
 
 class TokenClassificationLoss(nn.Module):
-    """λ · (1/B) Σ_i −Σ_v ŷ_iv log softmax(z_i)_v with z = features @ weight.T + bias (SuperCLIP, Zhao et
-    al., NeurIPS 2025).
+    """λ · (1/B) Σ_i −Σ_v ŷ_iv log softmax(z_i)_v with z = features @ weight.T + bias (SuperCLIP, Zhao et al.,
+    NeurIPS 2025).
 
     ŷ_i is spread over the distinct words v of caption i in proportion to w_v, from running document
     frequencies (N captions seen so far, df_v of them with the word v):
 
     * by default w_v = log((N + 1) / (df_v + ½)), the inverse document frequency of BM25 (Robertson &
-      Zaragoza 2009) as Lucene computes it. It follows the paper's log(N / (1 + df_v)) and, unlike it, is
-      positive for every df ≤ N: the very first caption already has a gradient.
+      Zaragoza 2009) as Lucene computes it; unlike the paper's log(N / (1 + df_v)) it is positive for every
+      df ≤ N, so that the very first caption already has a gradient.
     * `reference_counting=True`: as the authors' public code counts, w_v = log((n + 1/B) / (df_v + 1/B)) with
       n batches seen, df the running sum of batch means averaged over ranks, and B the global batch. With B =
       1 its first step has loss 0.
@@ -119,10 +103,8 @@ class TokenClassificationLoss(nn.Module):
     out. In distributed runs the counts are summed over ranks, the loss is the mean over the local captions:
     average the gradients, as DDP does.
 
-    The counts are buffers: saved, resumed and moved with the module, the same on all ranks. `update` alone
-    writes them, outside autograd, so micro-batches, several forward passes before a backward, and
-    compilation are safe. Non-finite logits give a non-finite loss (nan, or inf where a word's own logit is
-    −inf) unless `check_finite` is set.
+    The counts are buffers, the same on all ranks; `update` alone writes them, outside autograd, so that
+    micro-batches, several forward passes before a backward, and compilation are safe.
 
     Args:
         vocab_size: V.
@@ -133,22 +115,17 @@ class TokenClassificationLoss(nn.Module):
         uniform: see above.
         reference_counting: see above.
         chunk_rows: rows of logits alive at a time; by default as many as fit 64 MiB, at least 128.
-        check_finite: raise when the loss is not finite. Costs a synchronisation a step on accelerators; not
-            looked at while compiling. Leave it off with a float16 gradient scaler, which handles such steps
-            itself.
+        check_finite: raise when the loss is not finite, at a synchronisation a step on accelerators; not
+            while compiling. A float16 gradient scaler handles such steps itself.
         process_group: the ranks that share counts; all of them by default.
     """
 
-    excluded: Tensor
-    """`[V]` bool, not saved: it follows from the settings."""
-    document_frequency: Tensor
-    """`[V]` int64, captions seen with each word. Absent in reference counting."""
-    documents: Tensor
-    """Scalar int64, captions with words seen so far. Absent in reference counting."""
+    excluded: Tensor  # `[V]` bool, not saved: it follows from the settings
+    document_frequency: Tensor  # `[V]` int64, captions seen with each word. Absent in reference counting
+    documents: Tensor  # scalar int64, captions with words seen so far. Absent in reference counting
     batch_frequency: Tensor
     """`[V]` float32, sum of batch means. Reference counting only: states cannot be mixed up."""
-    batches: Tensor
-    """Scalar int64, batches seen so far. Reference counting only."""
+    batches: Tensor  # scalar int64, batches seen so far. Reference counting only
 
     def __init__(
         self,
@@ -193,19 +170,15 @@ class TokenClassificationLoss(nn.Module):
     def forward(
         self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor, *, update: bool | None = None
     ) -> Tensor:
-        """The loss of one batch.
+        """The loss of one batch, a float32 scalar (float64 for float64 features).
 
         Args:
             features: `[B, width]`, the input of the linear layer.
             weight: `[V, width]` of the linear layer.
             bias: `[V]` of the linear layer.
             token_ids: `[B, L]` captions as the text tower gets them.
-            update: count these captions first; by default in training mode only. Say False where the same
-                captions come by a second time (a cached-gradient pass, a recomputation). Counting is
-                collective: all ranks must agree.
-
-        Returns:
-            A float32 scalar (float64 for float64 features).
+            update: count these captions first; by default in training mode only. Say False where they come
+                by a second time (cached gradients, a recomputation). All ranks must agree.
 
         Raises:
             HeadwordError: for shapes that do not fit, an empty batch, ids outside the vocabulary, and, with

@@ -1,11 +1,7 @@
 """What results are measured by: tensors in, plain numbers out, in percent where they are shares.
 
-    ranking.py         exact ranks of captions and images, recall@k, P@k, mAP
-    classification.py  top-k and mean per-class accuracy
-    geometry.py        shared neighbours (m_NN), linear CKA, permutation test of centroids
-
-Equal scores are decided in one way everywhere: a wrong answer that scores as high as the right one goes
-before it. A model that gives everything the same score gets nothing.
+A wrong answer that scores as high as the right one goes before it, everywhere: a model that gives everything
+the same score gets nothing.
 """
 
 from headword.metrics._checks import check_k

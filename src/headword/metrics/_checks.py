@@ -9,14 +9,11 @@ from torch import Tensor
 
 from headword.errors import HeadwordError
 
-CHUNK_ELEMENTS = 16_000_000
-"""Scores that are in memory at once: 64 MB in float32."""
+CHUNK_ELEMENTS = 16_000_000  # scores that are in memory at once: 64 MB in float32
 
 
 def check_matrix(rows: Tensor, what: str) -> Tensor:
-    """The rows `[N, D]` in float32 or float64, if there are some and all are finite: a NaN is neither larger
-    nor smaller than anything, so ranks would lie.
-    """
+    """Rows `[N, D]` in float32 or float64, some and all finite: with a NaN, ranks would lie."""
     if rows.ndim != 2 or not len(rows):
         raise HeadwordError(f"{what} must be a matrix with at least one row, got shape {list(rows.shape)}")
     if not torch.isfinite(rows).all():

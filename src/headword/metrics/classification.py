@@ -12,14 +12,11 @@ from headword.metrics._checks import check_k, check_matrix
 
 
 def places_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
-    """The place, from 1, that the right class has among all: one more than the wrong ones that score as high.
+    """`[N]` the place, from 1, of the right class: one more than the wrong ones that score as high.
 
     Args:
         scores: `[N, C]`, higher is better.
         labels: `[N]` right classes.
-
-    Returns:
-        `[N]` integers.
 
     Raises:
         HeadwordError: for scores that are not finite, or labels that are no column of them.
@@ -37,12 +34,12 @@ def places_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def classification_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Accuracies in percent: `top1`, `top5`, … over images, and `mean_per_class`, the mean over the classes
-    that have images of their share of images whose first class is the right one.
+    """Accuracies in percent: `top1`, `top5`, … over images; `mean_per_class`, the mean of `top1` over
+    classes.
 
     Args:
         scores: `[N, C]`, higher is better; ties count against the model.
-        labels: `[N]` right classes.
+        labels: `[N]` right classes; one without images is no part of the mean.
         ks: the k of top-k.
 
     Raises:

@@ -15,18 +15,13 @@ from headword.metrics._checks import check_k, check_matrix, chunk_rows
 
 @torch.inference_mode()
 def shared_neighbours(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """m_NN: the mean over items of |kNN_X(i) ∩ kNN_Y(i)| / k, from 0 to 1.
+    """m_NN of representations `[N, d]` and `[N, e]`: the mean over items of |kNN_X(i) ∩ kNN_Y(i)| / k.
 
     Neighbours are by cosine, an item itself excluded (Huh et al., The Platonic Representation Hypothesis,
     2024, as in Méndez et al. 2026). Among neighbours at one and the same cosine, `torch.topk` chooses.
 
-    Args:
-        X: `[N, d]` one representation of N items.
-        Y: `[N, e]` another.
-        k: neighbours of each item, at most N - 1.
-
     Raises:
-        HeadwordError: if the numbers of items differ, k does not fit, or a value is not finite.
+        HeadwordError: if the numbers of items differ, k is not from 1 to N − 1, or a value is not finite.
     """
     X, Y = _two_views(X, Y)
     check_k([k], len(X) - 1, "other items")
@@ -42,11 +37,7 @@ def shared_neighbours(X: Tensor, Y: Tensor, k: int = 10) -> float:
 @torch.inference_mode()
 def linear_cka(X: Tensor, Y: Tensor) -> float:
     """Linear centred kernel alignment, from 0 to 1 (Kornblith et al. 2019, eq. for the linear kernel):
-    ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, columns centred.
-
-    Args:
-        X: `[N, d]` one representation of N items.
-        Y: `[N, e]` another.
+    ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of representations `[N, d]`, `[N, e]`, Frobenius norms, columns centred.
 
     Raises:
         HeadwordError: if the numbers of items differ, a value is not finite, or a side has no variance.
@@ -62,29 +53,19 @@ def linear_cka(X: Tensor, Y: Tensor) -> float:
 class CentroidTest:
     """The outcome of `centroid_test`."""
 
-    distance: float
-    """Euclidean distance of the two means."""
-    p: float
-    """One-sided: (permutations at least as far apart + 1) / (permutations + 1)."""
+    distance: float  # euclidean distance of the two means
+    p: float  # one-sided: (permutations at least as far apart + 1) / (permutations + 1)
     permutations: int
-    shuffled_mean: float
-    """Mean distance over the permutations."""
-    shuffled_max: float
-    """The largest of them."""
+    shuffled_mean: float  # mean distance over the permutations
+    shuffled_max: float  # the largest of them
 
 
 @torch.inference_mode()
 def centroid_test(A: Tensor, B: Tensor, *, permutations: int = 10_000, seed: int = 0) -> CentroidTest:
-    """Permutation test of the Euclidean distance between two centroids.
+    """Permutation test of the Euclidean distance between the centroids of points `[n_A, d]` and `[n_B, d]`.
 
     The labels are shuffled, not the points: each shuffle is a row with 1/n_A where a point is called A and
     -1/n_B elsewhere, so all differences of means are one matrix product.
-
-    Args:
-        A: `[n_A, d]` points.
-        B: `[n_B, d]` other points.
-        permutations: how often the labels are shuffled.
-        seed: of the shuffles.
 
     Raises:
         HeadwordError: if the widths differ, a value is not finite, or there is no permutation.

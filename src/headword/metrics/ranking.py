@@ -16,12 +16,9 @@ from headword.metrics._checks import check_k, check_matrix, chunk_rows
 class Places:
     """Where the right answers stand, from 1, when all M captions and N images are ranked by cosine."""
 
-    caption: Tensor
-    """`[M]` the place each caption has among all captions, ranked for its own image."""
-    image: Tensor
-    """`[M]` the place its image has among all images, ranked for the caption."""
-    owner: Tensor
-    """`[M]` the image each caption belongs to."""
+    caption: Tensor  # `[M]` the place each caption has among all captions, ranked for its own image
+    image: Tensor  # `[M]` the place its image has among all images, ranked for the caption
+    owner: Tensor  # `[M]` the image each caption belongs to
     n_images: int
 
 

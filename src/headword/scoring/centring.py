@@ -20,14 +20,10 @@ flickr8k's validation images with the embedded classifier."""
 class Centre:
     """What the image side is centred on, and where that came from."""
 
-    kind: str
-    """"default" (the aligner's own: see its docs) or "pool" (the mean of unlabelled images)."""
-    images: int = 0
-    """How many images the pool had."""
-    source: str | None = None
-    """The pool's folder, where it was one."""
-    unreadable: int = 0
-    """How many further images of the pool could not be read."""
+    kind: str  # "default" (the aligner's own: see its docs) or "pool" (the mean of unlabelled images)
+    images: int = 0  # how many images the pool had
+    source: str | None = None  # the pool's folder, where it was one
+    unreadable: int = 0  # how many further images of the pool could not be read
 
     def __str__(self) -> str:
         if self.kind == "default":
@@ -41,14 +37,8 @@ class RunningCentre:
     """A centre that moves as images arrive: the i-th is centred on (κ c₀ + Σ_{j≤i} x_j)/(κ + i).
 
     The same images in the same order have the same centres however they are cut into batches, to rounding.
-
-    Args:
-        prior: `[d]`, c₀.
-        strength: κ > 0, how many images the prior counts as; at 0 the first image would be its own centre.
-        unit: brings features to unit norm as the aligner does; as a whole when not given.
-
-    Raises:
-        HeadwordError: for a κ that is not positive.
+    The `prior` c₀ `[d]` counts as `strength` κ > 0 images: at 0 the first would be its own centre. `unit`
+    brings features to unit norm as the aligner does.
     """
 
     def __init__(

@@ -18,14 +18,11 @@ from headword.errors import HeadwordError
 class Prototype:
     """One image-side row of the pairs, with all its texts."""
 
-    name: str
-    """What the first of its texts says: the class's name."""
+    name: str  # what the first of its texts says: the class's name
     words: str
     """What the text says that counts most: a synonym, say, where the pairs have several texts of a row."""
-    source: str
-    """Where it came from, as in `Pairs`."""
-    weight: float
-    """β summed over its texts, or its cosine with the text's vector: see `Explanation.kind`."""
+    source: str  # where it came from, as in `Pairs`
+    weight: float  # β summed over its texts, or its cosine with the text's vector: see `Explanation.kind`
     share: float | None
     """β (x − μ)·f / ‖f‖², its part in the vector: all prototypes' add up to 1. None beside a cosine."""
 
@@ -37,14 +34,10 @@ class Explanation:
     kind: str
     """"weights" where the vector is f = Σ β (x − μ) over the prototypes, which is exact; "cosines" for
     mappings that are no such sum, of which the nearest prototypes are shown."""
-    prototypes: tuple[Prototype, ...]
-    """The heaviest in absolute value first."""
-    others: int
-    """How many more prototypes there are."""
-    others_weight: float | None
-    """Their weights' sum; None beside cosines."""
-    others_share: float | None
-    """Their shares' sum; None beside cosines."""
+    prototypes: tuple[Prototype, ...]  # the heaviest in absolute value first
+    others: int  # how many more prototypes there are
+    others_weight: float | None  # their weights' sum; None beside cosines
+    others_share: float | None  # their shares' sum; None beside cosines
 
     def as_json(self) -> dict[str, Any]:
         """All by name."""
@@ -57,9 +50,6 @@ def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> li
 
     Pairs that share an image row (a class's synonyms, an image's captions) count as one prototype. For
     `kernel-ridge` this takes as long as a fit, whatever the number of texts.
-
-    Raises:
-        HeadwordError: if k is not positive, or the widths are not those of the fit.
     """
     if k < 1:
         raise HeadwordError(f"k must be at least 1, got {k}")

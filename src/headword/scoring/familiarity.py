@@ -16,14 +16,11 @@ from headword.aligners.linalg import cholesky, double, row_chunks
 from headword.aligners.pairs import Pairs, distinct
 from headword.scoring.probabilities import FEW, logistic
 
-TAU, PENALTY = 0.15, 0.3
-"""Of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used."""
+TAU, PENALTY = 0.15, 0.3  # of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used
 MOST_EXACT = 2048
 """The most pairs whose Gaussian process is solved as a whole; past that, each text has its own."""
-NEIGHBOURS = 64
-"""How many of the nearest names a text's own process has."""
-AMONG = 100
-"""How many names the right one is to come first among."""
+NEIGHBOURS = 64  # how many of the nearest names a text's own process has
+AMONG = 100  # how many names the right one is to come first among
 LOW_QUANTILE = 0.25
 """Familiarity below this quantile of the left-out classes' counts as out of the head's depth."""
 
@@ -44,10 +41,8 @@ class Familiarity:
     knowledge: float
     low: float
     """Below it words are out of the head's depth: a quarter of its own classes are when they are left out."""
-    among: int
-    """How many names, the right one among them."""
-    fitted_on: int
-    """Number of left-out rows."""
+    among: int  # how many names, the right one among them
+    fitted_on: int  # number of left-out rows
 
     def of(self, evidence: Tensor) -> Tensor:
         """`Taught.evidence` `[M, 2]` → familiarity `[M]` between 0 and 1."""
@@ -73,8 +68,7 @@ class Taught:
     kernel k(t, t') = exp((t·t' − 1)/τ) and noise λ/ω. For a text t with k = k(T, t) and A = K + λ diag(1/ω)
     the process expects f(t) = (X − μ)ᵀ A⁻¹ k and explains the share v(t) = kᵀ A⁻¹ k of the variance
     (Rasmussen & Williams 2006, eq. 2.25 and 2.26). Under the process itself ‖f‖² is s² v in the mean, s²
-    being the mean of ‖x − μ‖²; rows of near names that agree more than names so near usually do make it
-    larger, rows that contradict each other smaller.
+    being the mean of ‖x − μ‖²; rows of near names make it larger where they agree more than that.
 
     Past `MOST_EXACT` pairs, or where `local` says so, each text gets the process of its `NEIGHBOURS` nearest
     names alone (Vecchia 1988).
@@ -121,13 +115,10 @@ class Taught:
 
 
 def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity | None:
-    """Fit `Familiarity` on what the mapping said of left-out classes, and says of those it was taught.
+    """Fit `Familiarity`, a logistic regression of the chance to be found on the evidence.
 
-    A logistic regression of the chance to be found on the evidence. Left-out rows tell how success falls
-    with distance from the rest; the rows the mapping was fitted on, at their own names, tell what holds for
-    words it was taught. Both kinds weigh alike.
-
-    None for fewer than 50 class names, which are too few to tell.
+    Left-out rows tell how success falls with distance from the rest; the rows the mapping was fitted on, at
+    their own names, what holds for words it was taught. Both kinds weigh alike. None below 50 class names.
     """
     if left_out is None or len(set(left_out.known.names)) < FEW:
         return None

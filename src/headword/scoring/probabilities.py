@@ -16,34 +16,26 @@ NONE_OF_THESE = "none of these"
 # Past this many pairs a sample of them says as much about two numbers, and is quick to fit five times.
 _MOST_PAIRS = 4_000
 
-FEW = 50
-"""With fewer class names a head is too small to tell what it knows: how sure to be is mostly prior."""
+FEW = 50  # with fewer class names a head is too small to tell what it knows: how sure to be is mostly prior
 
-PRIOR_SPREAD = 0.5
-"""Standard deviation of the prior of `prior_scores`, as a share of its values."""
+PRIOR_SPREAD = 0.5  # standard deviation of the prior of `prior_scores`, as a share of its values
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """How a dual encoder's cosines become probabilities, in `headword.classifier`."""
 
-    scale: float
-    """Softmax over labels is of scale · cosine."""
-    sigmoid_scale: float
-    """A label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))."""
+    scale: float  # softmax over labels is of scale · cosine
+    sigmoid_scale: float  # a label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))
     threshold: float
     """The cosine at which a label is as likely right as wrong, right and wrong ones being equally many."""
     fitted_on: int = 0
     """Number of held-out rows the numbers were fitted on; 0 where there were too few and a prior stands."""
-    first: int | None = None
-    """How many of them found their own name first, where that was counted."""
-    by_chance: float | None = None
-    """How many would by chance."""
+    first: int | None = None  # how many of them found their own name first, where that was counted
+    by_chance: float | None = None  # how many would by chance
 
     def doubt(self, names: int) -> str | None:
-        """Why the probabilities of a model that was taught so many class names (or captions) are to be taken
-        with care; None where nothing speaks for it.
-        """
+        """Why to take care with a model that was taught so many names; None where nothing speaks for it."""
         if names < FEW:
             return f"it learnt from {names} class name{'s' * (names != 1)}, too few to tell what it knows"
         if self.first is None or self.by_chance is None:
@@ -65,17 +57,15 @@ class Scores:
 def prior_scores(names: int) -> Scores:
     """What to expect of a head of so many class names, before any is left out.
 
-    The less a head was taught, the less a cosine says: the scale of least cross-entropy on pictures, for
-    parts of a head of k = 2 to 100 classes, follows 24 k / (k + 14), as docs/aligners.md has it measured.
+    The scale of least cross-entropy on pictures, for parts of a head of k = 2 to 100 classes, follows
+    24 k / (k + 14), as docs/aligners.md has it measured: the less was taught, the less a cosine says.
     """
     scale = 24.0 * names / (names + 14.0)
     return Scores(scale, sigmoid_scale=0.75 * scale, threshold=0.01)
 
 
 def taught_rows(pairs: Pairs) -> Pairs:
-    """What stands for all that was taught: the head's rows; or what was added to them, where the rows have
-    fewer than `FEW` names and that has more; or all pairs where there is neither.
-    """
+    """What was taught: the head's rows, or what was added where they have too few names, or all pairs."""
     return pairs[_taught(pairs)]
 
 
@@ -93,10 +83,10 @@ def _taught(pairs: Pairs) -> list[int]:
 
 
 def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftOut | None:
-    """Fit the aligner's settings with a fifth of the classes left out, five times over.
+    """Fit the aligner's settings with a fifth of the classes left out, five times; None below ten names.
 
     Each left-out row stands for an image of its class, the names left out with it for the labels. Of more
-    than 4,000 `taught_rows` a sample is used. None for fewer than ten names.
+    than 4,000 `taught_rows` a sample is used.
     """
     known = taught_rows(pairs)
     known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known
@@ -132,8 +122,8 @@ def scores_from(left_out: LeftOut | None, prior: Scores) -> Scores:
 def fit_softmax(scores: list[Tensor], right: list[Tensor], prior: float | None = None) -> float:
     """The scale s of least cross-entropy, summed over rows, plus ½ ((s − prior)/(`PRIOR_SPREAD` · prior))².
 
-    The derivative is monotone in the scale, so bisect for the zero. There is a matrix of cosines `[n, L]` a
-    fold, and for each of its rows the place `[n]` of its own label.
+    The derivative is monotone, so bisect. A fold has cosines `[n, L]`, and the place `[n]` of rows' own
+    labels.
     """
     low, high = 0.1, 1_000.0
     for _ in range(22):  # to 2 parts in a million
@@ -170,10 +160,10 @@ def fit_platt(scores: list[Tensor], right: list[Tensor], prior: Scores | None = 
 
 
 def logistic(design: Tensor, y: Tensor, weight: Tensor, ridge: Tensor, expected: Tensor) -> Tensor:
-    """β `[p]` of a logistic regression of chances on `[n, p]`, by Newton's method.
+    """β `[p]` of a logistic regression of chances y `[n]` on `[n, p]`, by Newton's method.
 
-    Minimises Σ weight · cross-entropy(y, sigmoid(design β)) + ½ Σ ridge (β − expected)² for chances y `[n]`
-    from 0 to 1, weights `[n]`, and a ridge `[p]` that is above 0 where the data do not bound β.
+    Minimises Σ weight · cross-entropy(y, sigmoid(design β)) + ½ Σ ridge (β − expected)², with a ridge `[p]`
+    above 0 where the data do not bound β.
     """
     beta = expected
     for _ in range(100):

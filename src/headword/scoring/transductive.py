@@ -1,8 +1,7 @@
 """A whole collection at once: what images and labels, or a reference, say of one another's nearness.
 
-All of it is *transductive*: an image's label depends on the other images. Everything here is a function of
-unit-norm embeddings or of their cosines, and gives scores on the cosines' own scale, so that
-softmax(scale · score) stands for probabilities as before.
+All of it is *transductive*: an image's label depends on the other images. Scores of unit-norm embeddings stay
+on the cosines' own scale, so that softmax(scale · score) stands for probabilities as before.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ OFF = "off"
 METHODS = (OFF, "csls", "inverted-softmax", "sinkhorn", "adapt")
 UNIFORM = "uniform"
 
-NEAREST = 10
-"""k of a label's hubness in a collection, as in Conneau et al. (2018)."""
+NEAREST = 10  # k of a label's hubness in a collection, as in Conneau et al. (2018)
 _NEVER = -1e4  # the offset of a label with prior share 0: no softmax sees it any more
 _MOST_ROUNDS = 1_000
 
@@ -33,19 +31,11 @@ _MOST_ROUNDS = 1_000
 def collective_scores(
     images: Tensor, texts: Tensor, *, method: str, scale: float, shares: Tensor | None = None
 ) -> Tensor:
-    """Scores `[N, L]` of a collection's images for labels, by one of `METHODS`.
+    """Scores `[N, L]` of images `[N, D]` for labels' texts `[L, D]`, both unit-norm, by one of `METHODS`.
 
-    Args:
-        images: `[N, D]` unit-norm.
-        texts: `[L, D]` unit-norm, one a label.
-        method: "off" gives the cosines; "csls" and "inverted-softmax" take from each label what it is near to
-            everything; "sinkhorn" makes the labels' shares those of `shares`; "adapt" moves the labels to
-            the images that they are nearest to.
-        scale: of the softmax over labels.
-        shares: `[L]`, for "sinkhorn": the share of the collection that each label has.
-
-    Raises:
-        HeadwordError: as `check_method`.
+    "off" gives the cosines; "csls" and "inverted-softmax" take from each label what it is near to everything;
+    "sinkhorn" makes the labels' shares of the collection those of `shares` `[L]`; "adapt" moves the labels to
+    the images that they are nearest to. `scale` is that of the softmax over labels.
     """
     check_method(method, shares is not None)
     cosines = images @ texts.T
@@ -79,9 +69,7 @@ def check_method(method: str, has_shares: bool, *, single_labels: bool = True) -
 
 
 def label_shares(prior: str | Mapping[str, float], labels: Sequence[str]) -> Tensor:
-    """A prior, "uniform" or a share (or count) for each label, 0 where no image has it → float64 shares `[L]`
-    that sum to 1.
-    """
+    """A prior, "uniform" or a share (or count) for each label → float64 shares `[L]` that sum to 1."""
     if isinstance(prior, str):
         if prior != UNIFORM:
             raise HeadwordError(f"the prior must be {UNIFORM!r} or shares by label, got {prior!r}")
@@ -117,10 +105,7 @@ def read_prior(prior: str) -> str | dict[str, float]:
 
 
 def hubness(rows: Tensor, reference: Tensor, k: int) -> Tensor:
-    """`[M]` the mean cosine of unit-norm rows `[M, D]` to their k nearest in a reference `[R, D]`.
-
-    Fewer than k in the reference are all taken; an empty one, or a k that is not positive, is refused.
-    """
+    """`[M]` the mean cosine of unit-norm rows `[M, D]` to their k nearest in a reference `[R, D]`."""
     if not len(reference) or k < 1:
         raise HeadwordError(f"hubness needs a reference and a positive k, got {len(reference)} and k = {k}")
     k = min(k, len(reference))
@@ -148,18 +133,12 @@ def inverted_softmax(cosines: Tensor, scale: float) -> Tensor:
 
 
 def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float = 1e-5) -> Tensor:
-    """Scores `[N, L]` = cos + v whose softmax(scale · score), averaged over the images, is `shares`.
+    """Scores `[N, L]` = cos + v whose softmax(scale · score), averaged over the images, is `shares` `[L]`.
 
     The entropic optimal transport between images, of equal mass, and labels, of mass `shares`, at cost −cos
     and regularisation 1/scale (Cuturi, NIPS 2013). v maximises the dual, Σ shares · v − mean over images of
     logsumexp(scale · cos + v), by L-BFGS: Sinkhorn's own rounds reach the same v, but crawl where images are
-    sure of their labels. One image gets the shares themselves.
-
-    Args:
-        cosines: `[N, L]`.
-        scale: of the softmax.
-        shares: `[L]`, sum 1; a label with 0 gets no image.
-        tolerance: the largest difference between a label's share and the one it should have; more is refused.
+    sure of their labels. A share that is off by more than `tolerance` is refused.
     """
     has = shares > 0
     scaled, targets = scale * cosines[:, has].double(), shares[has].to(cosines.device, torch.float64)
@@ -184,7 +163,7 @@ def sinkhorn(cosines: Tensor, scale: float, shares: Tensor, *, tolerance: float 
 
 
 def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, rounds: int = 10) -> Tensor:
-    """Unit-norm `[L, D]`: labels' texts moved towards the images of a collection that they are nearest to.
+    """Unit-norm `[L, D]`: labels' texts `[L, D]` moved towards the images `[N, D]` that they are nearest to.
 
     Rounds of expectation, z = softmax(scale · X Mᵀ), and maximisation,
 
@@ -194,13 +173,6 @@ def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, r
     without class priors, with the text p_l as prior direction of m_l, worth `weight` images for each that the
     label has and one more. A label that no image has stays where its text is. TransCLIP (Zanella et al.,
     NeurIPS 2024) puts the texts into the assignments instead, and adds an affinity between images.
-
-    Args:
-        images: `[N, D]` unit-norm.
-        texts: `[L, D]` unit-norm, P.
-        scale: the concentration.
-        weight: how much the text counts against the images.
-        rounds: how many.
     """
     means = texts
     for _ in range(rounds):
@@ -214,8 +186,7 @@ def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, r
 class Hubs:
     """Unlabelled reference images and texts, which say how near images and texts are to everything.
 
-    Used as penalties (`csls`): a text's is the same for all images, so that a search subtracts one number an
-    image from its cosines.
+    A text's penalty (`csls`) is the same for all images: a search subtracts one number an image.
     """
 
     images: Tensor  # [R, D] unit-norm
@@ -245,9 +216,7 @@ class Hubs:
         return hubness(centred, self.images, self.k) / 2
 
     def sides(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[N, D]` and texts `[M, D]` → `[N, D + 2]` and `[M, D + 2]`, whose inner products are the
-        penalised cosines, for whatever ranks by inner products.
-        """
+        """`[N, D]`, `[M, D]` → `[N, D + 2]`, `[M, D + 2]`, whose inner products are the penalised cosines."""
         texts = self.centred(texts)
         ones = [side.new_ones(len(side), 1) for side in (images, texts)]
         left = (images, -self.image_penalty(images)[:, None], ones[0])

@@ -25,8 +25,7 @@ from headword.training.config import TrainConfig
 from headword.training.objective import freeze_unreached, make_task
 from headword.training.superclip import SuperCLIP
 
-OWN = "model."
-"""How names of the model's tensors begin in a task's state."""
+OWN = "model."  # how names of the model's tensors begin in a task's state
 
 SMALL_SIZE, SMALL_CONTEXT, SMALL_HEAD = 64, 32, 32
 SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0
@@ -37,10 +36,8 @@ SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0
 class Blueprint:
     """A model's architecture and preprocessing, in the words of open_clip's `open_clip_config.json`."""
 
-    model_cfg: dict[str, Any]
-    """Sizes of both towers."""
-    preprocess_cfg: dict[str, Any]
-    """size, mean, std, interpolation, resize_mode."""
+    model_cfg: dict[str, Any]  # sizes of both towers
+    preprocess_cfg: dict[str, Any]  # size, mean, std, interpolation, resize_mode
 
     @property
     def image_size(self) -> int:
@@ -58,11 +55,7 @@ class Blueprint:
         return cls(copy.deepcopy(dict(content["model_cfg"])), copy.deepcopy(dict(content["preprocess_cfg"])))
 
     def assemble(self) -> SuperCLIP:
-        """The model with its tokenizer; weights are random, drawn from torch's generator.
-
-        Raises:
-            HeadwordError: if open_clip cannot build it, or its image tower has no patch tokens.
-        """
+        """The model with its tokenizer; weights are random, drawn from torch's generator."""
         import open_clip
 
         check_clip_config(self.as_json(), "the model's configuration")  # it may be another's checkpoint
@@ -78,11 +71,7 @@ class Blueprint:
                 raise HeadwordError(f"this model cannot be built: {' '.join(str(error).split())}") from error
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
-        """The model of a task's state, gathered from shards or not, in evaluation mode.
-
-        Raises:
-            HeadwordError: as `assemble`, or if the state is of another model.
-        """
+        """The model of a task's state, gathered from shards or not, in evaluation mode."""
         model = self.assemble()
         tensors = {name.removeprefix(OWN): t for name, t in tensors.items() if name.startswith(OWN)}
         own = model.state_dict()
@@ -93,13 +82,9 @@ class Blueprint:
 
 
 def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
-    """The model that a configuration names, in training mode, and how to build it again; what no loss of its
-    method reaches is frozen.
+    """A configuration's model, in training mode, what no loss reaches frozen; and how to build it again.
 
     What is random is drawn from `config.seed`; torch's own generator stays as it was.
-
-    Raises:
-        HeadwordError: if an architecture, its weights or a backbone cannot be had, or do not fit the options.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

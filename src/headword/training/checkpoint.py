@@ -1,13 +1,9 @@
-"""A run's folder and the checkpoints in it: a folder a step, whole or not there, of safetensors and JSON.
+"""A run's folder (`run.json`, `config.yaml`, `metrics.jsonl`, `model/`) and the checkpoints in it.
 
-`run.json`               what the run is: options, the data's fingerprint, the architecture, versions
-`config.yaml`, `metrics.jsonl`, `model/`
-`checkpoints/step-…/`
-  `model.safetensors`      the task: the model, and its losses' word counts
-  `optimizer.safetensors`  AdamW's moments and step counts, by the names of their parameters
-  `state.json`             step, options, the data's fingerprint, the loader's state, the best metric so far
-
-Random numbers need no place: each step's are a function of (seed, step, process, piece).
+A checkpoint is a folder, whole or not there: `model.safetensors` (the task: model and word counts),
+`optimizer.safetensors` (AdamW's moments and steps by parameter), and `state.json` (step, options, the data's
+fingerprint, the loader's state, the best metric so far). Random numbers need no place: each step's are a
+function of (seed, step, process, piece).
 """
 
 from __future__ import annotations
@@ -167,10 +163,8 @@ class RunPlace:
     """Where a run is written, and where it goes on from."""
 
     folder: Path
-    source: Path | None
-    """The checkpoint's folder; None for a run from the start."""
-    fresh: bool
-    """Whether `folder` is still to be made (or emptied)."""
+    source: Path | None  # the checkpoint's folder; None for a run from the start
+    fresh: bool  # whether `folder` is still to be made (or emptied)
 
 
 def find_place(
@@ -180,8 +174,7 @@ def find_place(
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> RunPlace:
-    """Settle where a run is written and what it goes on from, or say why it cannot be; nothing is changed on
-    disk yet."""
+    """Settle where a run is written and what it goes on from; nothing is changed on disk yet."""
     folder = expand(out).absolute()
     here = (folder / RUN).is_file()
     if resume is not None and overwrite:
@@ -217,7 +210,7 @@ def find_place(
 
 @contextmanager
 def writing(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a run's folder, which one process may at a time, by a file beside it that is there for as long."""
+    """Hold a run's folder, by a file beside it that is there for as long."""
     folder = expand(out).resolve()
     file = folder.with_name(f".{folder.name}.lock")
     refusal = f"another process is training into {folder}; wait for it, or give another --out"

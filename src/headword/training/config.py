@@ -25,16 +25,11 @@ FREE = frozenset(
         *("eval_data", "eval_split", "best_metric"),
         *("log_every", "eval_every", "checkpoint_every", "keep_last"),
     }
-)
-"""Options a resumed run may change: how long, where, and how to watch, not what a step computes."""
+)  # options a resumed run may change: how long, where, and how to watch, not what a step computes
 
 
 class TrainConfig(Settings):
-    """A training run. The defaults train a small ViT on `shapes` in minutes on two cores.
-
-    Raises:
-        HeadwordError: for values that cannot be meant.
-    """
+    """A training run. The defaults train a small ViT on `shapes` in minutes on two cores."""
 
     supersedes: ClassVar = {"steps": "epochs"}
 
@@ -161,31 +156,19 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         token_loss = self.method != "clip"
-        for wrong, line in (
-            (
-                self.backbone is not None and self.model != "small",
-                "backbone brings its own image tower; leave out one of backbone and model",
-            ),
-            (
-                self.pretrained is not None and (self.model == "small" or self.model.startswith("timm:")),
-                "pretrained goes with an architecture of open_clip's: give model=NAME too",
-            ),
-            (
-                token_loss and self.token_weight == 0,
-                f"{self.method} without a token loss (token_weight 0) is not meant; say clip",
-            ),
-            (
-                self.token_init == "prototypes" and (self.backbone is None or not token_loss),
+        if self.backbone is not None and self.model != "small":
+            raise HeadwordError("backbone brings its own image tower; leave out one of backbone and model")
+        if self.pretrained is not None and (self.model == "small" or self.model.startswith("timm:")):
+            raise HeadwordError("pretrained goes with an architecture of open_clip's: give model=NAME too")
+        if token_loss and self.token_weight == 0:
+            raise HeadwordError(f"{self.method} without a token loss (token_weight 0) is not meant; say clip")
+        if self.token_init == "prototypes" and (self.backbone is None or not token_loss):
+            raise HeadwordError(
                 "token_init=prototypes takes the words of a recycled backbone into the token head; give "
-                "backbone, and not method=clip",
-            ),
-            (
-                self.method == "superclass" and self.sigmoid,
-                "superclass has no contrastive loss, so sigmoid says nothing; leave it out",
-            ),
-        ):
-            if wrong:
-                raise HeadwordError(line)
+                "backbone, and not method=clip"
+            )
+        if self.method == "superclass" and self.sigmoid:
+            raise HeadwordError("superclass has no contrastive loss, so sigmoid says nothing; leave it out")
         return self
 
     def differences(self, other: TrainConfig) -> list[str]:

@@ -37,18 +37,13 @@ def save_trained(
 ) -> Path:
     """Save a trained model, without its token head, as a folder that `headword.load` reads.
 
-    The folder's `clip/` is open_clip's own layout: `open_clip.create_model("local-dir:FOLDER/clip")`.
-
-    Args:
-        model: on any device; it is left as it is.
-        blueprint: its architecture and preprocessing.
-        folder: must not hold anything yet, unless `overwrite` and it is a saved model.
-        provenance: what it was trained on and how, as JSON.
-        templates: the default of the model's `classify`.
-        overwrite: replace a saved model that is there.
+    The folder's `clip/` is open_clip's own layout: `open_clip.create_model("local-dir:FOLDER/clip")`. What
+    the model was trained on and how is its `provenance`, as JSON; `templates` are the default of its
+    `classify`.
 
     Raises:
-        HeadwordError: if the folder cannot be written; nothing is left half-written.
+        HeadwordError: if the folder cannot be written, or holds anything but, with `overwrite`, a saved
+            model.
     """
     target = Path(folder)
     templates = check_templates(templates)
@@ -68,16 +63,7 @@ def save_trained(
 
 
 def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Save a checkpoint's model as `save_trained` does at the end of a run; returns its provenance.
-
-    Args:
-        source: the checkpoint's folder, in its run's.
-        folder: as for `save_trained`.
-        overwrite: likewise.
-
-    Raises:
-        HeadwordError: if the checkpoint is damaged or lies outside its run, or the folder cannot be written.
-    """
+    """Save a checkpoint's model as `save_trained` does at the end of a run; returns its provenance."""
     check_new_folder(folder, overwrite=overwrite)
     state = checkpoint.read_state(source)
     blueprint = checkpoint.blueprint_of(source)
@@ -93,10 +79,7 @@ def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = Fal
 
 
 def dual_encoder(model: SuperCLIP) -> DualEncoder:
-    """A model under training as a dual encoder, for evaluation in the loop: nothing is copied or kept.
-
-    It runs in evaluation mode, without gradients; each module is in its own mode again after a call.
-    """
+    """A model under training as a dual encoder: nothing is copied, and modules stay in their own mode."""
     device, tokenizer = next(model.parameters()).device, model.needed_tokenizer()
 
     def embed_images(batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,8 +130,7 @@ def _one_space(
 
 
 def scores_of(model: SuperCLIP) -> Scores:
-    """Probabilities as in training: softmax of exp(logit scale) · cosine; with a logit bias (SigLIP), also
-    sigmoid of scale · cosine + bias. Without one, the threshold is `THRESHOLD`."""
+    """As in training: softmax of exp(logit scale) · cosine; with a bias, sigmoid of scale · cosine + bias."""
     scale = float(model.clip.logit_scale.detach().exp())
     bias = model.clip.logit_bias
     return Scores(scale, scale, THRESHOLD if bias is None else -float(bias.detach()) / scale)

@@ -1,11 +1,9 @@
 """The gradient of a large batch on a small memory: cached gradients (GradCache, Gao et al. 2021), exact.
 
-Contrastive losses look at all pairs of a batch at once, so adding up the gradients of small batches is
-another loss. But the loss needs the towers' outputs only, which are small. So: (1) all pieces of the batch go
-through the towers without a graph; (2) the loss of all outputs gives its gradient for each of them; (3) each
-piece goes through the towers again, with a graph, and the gradients of (2) are sent back through it. What the
-loss takes directly from parameters (logit scale and bias, the token head's linear layer) gets its gradient of
-(2) in the last piece.
+A contrastive loss looks at all pairs of a batch, but needs the towers' outputs only, which are small. So:
+(1) all pieces go through the towers without a graph; (2) the loss of all outputs gives its gradient for each
+of them; (3) each piece goes through the towers again, with a graph, and the gradients of (2) are sent back
+through it; those of parameters that the loss takes directly (logit scale, token head) in the last piece.
 """
 
 from __future__ import annotations
@@ -32,20 +30,16 @@ def backward(
     seed: Callable[[int], object] | None = None,
     unsynchronised: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Tensor]:
-    """Leave the gradient of a batch's loss in the parameters, computed in `pieces` pieces.
+    """Leave the gradient of a batch's loss in the parameters; gives the losses by name, without a graph.
 
     Args:
         task: model and losses.
         batch: "images" and "texts".
         pieces: n ≥ 1; with 1 nothing is cached.
         module: the task as it is called: what a strategy wraps it in, or itself when None.
-        seed: called with the piece's number before each forward pass, to set the random numbers that dropout
-            draws: both passes of a piece draw the same. When None, torch's generator says what, anew at each
-            call.
+        seed: called with the piece's number before each forward pass, so that both draw the same dropout;
+            torch's generator gives the seeds when None.
         unsynchronised: a context in which gradients stay in their process; all pieces but the last use it.
-
-    Returns:
-        The losses by name, without a graph.
     """
     run = module or task
     if seed is None:
@@ -79,8 +73,7 @@ def backward(
 def _losses(
     task: TrainingTask, features: Tensors, texts: Tensor
 ) -> tuple[dict[str, Tensor], Gradients, Gradients]:
-    """Pass 2: the losses of the whole batch, which is counted, and their gradients for the features and for
-    the task's direct parameters."""
+    """Pass 2: the losses of the whole batch, and their gradients for features and direct parameters."""
     with torch.enable_grad():
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in features.items()}
         losses = task.losses(leaves, texts)

@@ -1,7 +1,4 @@
-"""What a training run is measured on as it goes: generated shapes, captions, or classes by name.
-
-The first metric of the first evaluator says which checkpoint is the best, where `best_metric` names none.
-"""
+"""What a training run is measured on as it goes: generated shapes, captions, or classes by name."""
 
 from __future__ import annotations
 
@@ -28,25 +25,15 @@ from headword.training.export import dual_encoder
 from headword.training.superclip import SuperCLIP
 from headword.training.trainer import Evaluator
 
-SHAPES = ("overall", *ATTRIBUTES, "i2t_r1", "t2i_r1")
-"""What `measure_shapes` measures."""
+SHAPES = ("overall", *ATTRIBUTES, "i2t_r1", "t2i_r1")  # what `measure_shapes` measures
 
 
 def training_evaluators(
     config: TrainConfig, *, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Evaluator]:
-    """The evaluators that a configuration means; none where neither the data nor `eval_data` gives one.
+    """The evaluators that a configuration means; `say` is told of pictures that cannot be read.
 
-    `shapes` is measured on its validation split, which has the combinations of training: the held-out ones
-    are for the end.
-
-    Args:
-        config: all options.
-        say: called with a line when pictures of `eval_data` cannot be read, which are left out.
-
-    Raises:
-        HeadwordError: if `eval_data` is not there, is of no kind that can be measured on, or none of its
-            pictures can be read.
+    `shapes` is measured on its validation split: the held-out combinations are for the end.
     """
     evaluators: dict[str, Evaluator] = {}
     if is_shapes(config.data):
@@ -72,7 +59,7 @@ def is_shapes(data: str) -> bool:
 
 
 def measure_shapes(model: SuperCLIP, *, split: str) -> dict[str, float]:
-    """Fine-grained questions, see `headword.evaluation.shape_questions`; without what guessing gives."""
+    """Fine-grained questions, see `evaluate_shapes`; without what guessing gives."""
     dual, size = dual_encoder(model), model.clip.visual.image_size[0]
     metrics = evaluate_shapes(dual.encode_image, dual.encode_text, split=split, size=size)
     return {name: metrics[name] for name in SHAPES if name in metrics}

@@ -23,8 +23,7 @@ METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 
 
 class Logs:
-    """Where records go. Lines of an earlier attempt past `step`, after which the run goes on, are dropped, so
-    that there is one of each. `watch` is called with each record, too."""
+    """Where records go, `watch` included. Lines of an earlier attempt past `step` are dropped."""
 
     def __init__(
         self, run: Path, config: TrainConfig, step: int, watch: Callable[[Record], None] | None = None
@@ -86,10 +85,9 @@ class Interval:
         waited: float,
         stop: bool = False,
     ) -> bool:
-        """Count a step, of which `waited` seconds went by without a batch; returns whether to end with it.
+        """Count a step, which waited `waited` seconds for its batch; returns whether to end with it.
 
-        All processes end with the same step: one of them alone when `stop` says so, several a step after one
-        of them was told to.
+        All processes end with the same step: alone when `stop` says so, several a step after one was told to.
         """
         self.check()
         total = losses["loss"]

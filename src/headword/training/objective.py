@@ -1,8 +1,7 @@
 """What is trained: a task a method, which holds a model and its losses.
 
-`training_forward(batch)` gives the losses by name; "loss" is their sum, to be differentiated. It has two
-halves, between which cached gradients cut: `features`, tensors with a row a pair, and `losses` of all rows.
-All stay on the batch's device, so nothing waits for an accelerator.
+`training_forward(batch)` gives the losses by name; "loss" is their sum, to be differentiated. Its halves,
+between which cached gradients cut, are `features`, a row a pair, and `losses` of all rows.
 
 Losses are means over this process's pairs with all processes' negatives and counts, so that averaging
 gradients over processes, as DistributedDataParallel does, gives the joint batch's. All hold equally many.
@@ -25,22 +24,16 @@ from headword.training.superclip import SuperCLIP, evaluating
 if TYPE_CHECKING:
     from headword.training.config import TrainConfig
 
-Tensors = Mapping[str, Tensor]
-"""By name. A batch has "images" `[B, 3, H, W]` and "texts" `[B, L]` token ids."""
+Tensors = Mapping[str, Tensor]  # by name. A batch has "images" `[B, 3, H, W]` and "texts" `[B, L]` token ids
 
 
 class TrainingTask(nn.Module):
     """A model and its losses, one module, so that whatever wraps it (DDP, FSDP) sees each use of a parameter.
 
-    Its `state_dict` holds the word counts beside the model: a checkpoint needs both.
-
-    Args:
-        model: to be trained, on its device; the process group must be up.
-        losses: modules by name.
+    Its `state_dict` holds the word counts beside the model. Build it when the process group is up.
     """
 
-    uses: ClassVar[tuple[str, ...]]
-    """What of the model's output the losses take."""
+    uses: ClassVar[tuple[str, ...]]  # what of the model's output the losses take
 
     def __init__(self, model: SuperCLIP, **losses: nn.Module) -> None:
         super().__init__()
@@ -97,12 +90,8 @@ class TrainingTask(nn.Module):
 
 class CLIPTask(TrainingTask):
     """Contrastive learning: softmax of exp(logit scale) · cosine (CLIP), or sigmoids (SigLIP) for a model
-    with a logit bias. Its loss is "contrastive".
-
-    Args:
-        model: as for `TrainingTask`.
-        contrastive_loss: a module with the arguments of open_clip's `ClipLoss` and `SigLipLoss`; when None,
-            that one of them which the model asks for.
+    with a logit bias. A `contrastive_loss` of your own takes the arguments of open_clip's `ClipLoss` and
+    `SigLipLoss`.
     """
 
     uses = ("image_features", "text_features")
@@ -117,12 +106,10 @@ class CLIPTask(TrainingTask):
 
 
 class SuperClassTask(TrainingTask):
-    """Token classification alone (SuperClass, Huang et al., NeurIPS 2024): the text tower does not run. Its
-    loss is "token"; "n_empty" counts the captions without a word to predict.
+    """Token classification alone (SuperClass, Huang et al., NeurIPS 2024): the text tower does not run.
 
-    Args:
-        model: as for `TrainingTask`, with a tokenizer.
-        settings: of `TokenClassificationLoss`: `weight` (λ), `uniform`, `reference_counting`, ….
+    The losses are "token" and "n_empty", captions without a word to predict; `settings` are those of
+    `TokenClassificationLoss`: `weight` (λ), `uniform`, `reference_counting`, ….
     """
 
     uses = ("token_features",)
@@ -137,14 +124,9 @@ class SuperClassTask(TrainingTask):
 
 
 class SuperCLIPTask(TrainingTask):
-    """L = λ_contrastive · L_contrastive + L_token, with λ in L_token (SuperCLIP, Zhao et al., NeurIPS 2025):
-    both of the above.
+    """L = λ_contrastive · L_contrastive + L_token, with λ in L_token (SuperCLIP, Zhao et al., NeurIPS 2025).
 
-    Args:
-        model: as for `TrainingTask`, with a tokenizer.
-        contrastive_weight: λ_contrastive > 0.
-        contrastive_loss: as for `CLIPTask`.
-        settings: as for `SuperClassTask`.
+    `contrastive_weight` is λ_contrastive > 0; the rest is as for `CLIPTask` and `SuperClassTask`.
     """
 
     uses = ("image_features", "text_features", "token_features")
@@ -187,8 +169,7 @@ def make_task(model: SuperCLIP, config: TrainConfig) -> TrainingTask:
 
 
 def freeze_unreached(task: TrainingTask) -> None:
-    """Freeze what no loss of a task depends on, such as the decoder of a captioner (CoCa): several processes
-    would wait for its gradients for ever. One black image and an empty caption tell."""
+    """Freeze what no loss depends on, as CoCa's decoder: several processes would wait for its gradients."""
     model, parameters = task.model, list(task.model.parameters())
     device = parameters[0].device
     image = torch.zeros(1, 3, *model.clip.visual.image_size, device=device)

@@ -23,8 +23,7 @@ from headword.training.config import TrainConfig
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal, a batch system and torchrun send."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # what a terminal, a batch system and torchrun send
 
 TOLD = b"\r\x1b[Kheadword: ending this step and keeping it; Ctrl-C again stops at once\n"
 
@@ -36,10 +35,8 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
-    dtype: torch.dtype
-    """Of the towers' arithmetic; weights stay float32."""
-    sharded: bool
-    """Whether each process holds a part of every parameter (FSDP2), or all of them (DDP)."""
+    dtype: torch.dtype  # of the towers' arithmetic; weights stay float32
+    sharded: bool  # whether each process holds a part of every parameter (FSDP2), or all of them (DDP)
 
     @classmethod
     def join(cls, config: TrainConfig) -> Processes:
@@ -76,8 +73,7 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """A module on its device → what is called in its place; sharded in place where that is the strategy.
-        Collective."""
+        """A module on its device → what is called in its place; FSDP shards it in place. Collective."""
         if self.world_size == 1:
             return module
         if not self.sharded:  # no parameter is without a gradient: `freeze_unreached`
@@ -144,11 +140,10 @@ class Stop:
 
 @contextmanager
 def stoppable(*, alone: bool) -> Iterator[Stop]:
-    """Remember the first of `SIGNALS` (a Ctrl-C lets the step under way end and be kept) in place of what it
-    did before; in the main thread alone.
+    """Remember the first of `SIGNALS`, so that the step under way ends and is kept; in the main thread alone.
 
-    Where the process is `alone`, the second does what it did before. Otherwise another process, torchrun,
-    sends them, perhaps twice, and kills where nothing ends.
+    Where this process is `alone`, the second does what it did before. Otherwise torchrun sends them, perhaps
+    twice, and kills where nothing ends.
     """
     stop = Stop()
     before: dict[signal.Signals, Any] = {}

@@ -71,19 +71,17 @@ def train(
         config: all options.
         out: the run's folder, a new one unless `resume` or `overwrite` is given.
         dataset: in place of the one that `config.data` names.
-        evaluators: run every `config.eval_every` steps and at the end, in the first process; their metrics
-            are logged as "NAME/METRIC".
-        resume: "auto" goes on from the last checkpoint in `out`, where there is one; or a checkpoint's
-            folder.
+        evaluators: run every `config.eval_every` steps and at the end; logged as "NAME/METRIC".
+        resume: "auto", from the last checkpoint in `out` where there is one; or a checkpoint's folder.
         overwrite: replace another run in `out`.
-        watch: called with each record that is logged, in the first process.
-        say: called with lines for people, likewise.
+        watch: called with each record that is logged; as `say`, in the first process.
+        say: called with lines for people.
 
     Raises:
         HeadwordError: for options, data or folders that do not go together; if another process trains into
             the folder; for a loss that is not finite, with its step and samples.
-        KeyboardInterrupt: when interrupted, with what is kept and how to go on; `SystemExit` in all processes
-            but the first.
+        KeyboardInterrupt: when interrupted, with what is kept and how to go on; `SystemExit` in all
+            processes but the first.
         MissingExtraError: if a library of the extra "train" is missing.
     """
     evaluators = evaluators or {}
@@ -161,26 +159,14 @@ def make_batches(
     """The loader that a configuration means."""
     preprocess = blueprint.preprocess_cfg
     transform = TrainTransform(
-        size=blueprint.image_size,
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
-        scale=(config.crop, 1.0),
-        flip=config.flip,
-        interpolation=preprocess["interpolation"],
-    )
+        size=blueprint.image_size, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]),
+        scale=(config.crop, 1.0), flip=config.flip, interpolation=preprocess["interpolation"],
+    )  # fmt: skip
     return Batches(
-        dataset,
-        batch_size=config.batch_size // world_size,
-        transform=transform,
-        tokenize=tokenizer,
-        seed=config.seed,
-        rank=rank,
-        world_size=world_size,
-        workers=config.workers,
-        rewritten_share=config.rewritten_share,
-        max_corrupt=config.max_corrupt,
-        pin_memory=pin_memory,
-    )
+        dataset, batch_size=config.batch_size // world_size, transform=transform, tokenize=tokenizer,
+        seed=config.seed, rank=rank, world_size=world_size, workers=config.workers, pin_memory=pin_memory,
+        rewritten_share=config.rewritten_share, max_corrupt=config.max_corrupt,
+    )  # fmt: skip
 
 
 def _best_metric(config: TrainConfig, evaluators: Mapping[str, Evaluator]) -> str | None:

@@ -28,15 +28,12 @@ Reader = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 class Tokens(NamedTuple):
     """Token ids of captions."""
 
-    ids: Tensor
-    """`[B, L]` int64."""
-    n_truncated: int
-    """How many captions lost words at the context length. They keep their end token."""
+    ids: Tensor  # `[B, L]` int64
+    n_truncated: int  # how many captions lost words at the context length. They keep their end token
 
 
 class TokenHead(nn.Module):
-    """LayerNorm, then Linear to one logit for each token of the vocabulary. The loss applies the linear
-    layer itself, in chunks."""
+    """LayerNorm, then Linear to a logit a token; the loss applies the linear layer itself, in chunks."""
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
@@ -60,18 +57,15 @@ class SuperCLIP(nn.Module):
         losses["loss"].backward()
         torch.save(model.export(), "clip.pt")  # a plain open_clip checkpoint, without the head
 
-    Args:
-        clip_model: from open_clip's factory, with any of its image and text towers (CLIP, CustomTextCLIP,
-            SigLIP).
-        tokenizer: the model's own, from `open_clip.get_tokenizer`. Needed for `tokenize` and the token loss.
+    Any of open_clip's image and text towers do (CLIP, CustomTextCLIP, SigLIP). The model's own tokenizer is
+    needed for `tokenize` and the token loss.
 
     Raises:
         HeadwordError: if the image tower has no patch tokens, the text tower no vocabulary, or the tokenizer
             more ids than the vocabulary.
     """
 
-    clip: Any
-    """The wrapped model, an `nn.Module` of open_clip's."""
+    clip: Any  # the wrapped model, an `nn.Module` of open_clip's
 
     def __init__(self, clip_model: nn.Module, tokenizer: Any = None) -> None:
         super().__init__()
@@ -92,16 +86,10 @@ class SuperCLIP(nn.Module):
         self.token_head = TokenHead(width, self.vocab_size).to(next(clip_model.parameters()).device)
 
     def forward(self, images: Tensor, texts: Tensor | None = None) -> dict[str, Tensor]:
-        """Features of a batch of any size, one included.
+        """Features of images `[B, 3, H, W]` and, where anything contrastive is trained, token ids `[B, L]`.
 
-        Args:
-            images: `[B, 3, H, W]`, preprocessed.
-            texts: `[B, L]` token ids; leave them out when nothing contrastive is trained (SuperClass).
-
-        Returns:
-            "image_features" `[B, D]` and, of texts, "text_features" `[B, D]`, both of unit norm;
-            "token_features" `[B, width]`, mean patch token after the head's LayerNorm: what its linear layer
-            takes.
+        "image_features" and "text_features" `[B, D]` are of unit norm; "token_features" `[B, width]` is the
+        mean patch token after the head's LayerNorm: what its linear layer takes.
         """
         embedding, patches = self._read(self.clip.visual, images)
         features = {"image_features": F.normalize(embedding, dim=-1)}
@@ -110,8 +98,7 @@ class SuperCLIP(nn.Module):
         return {**features, "token_features": self.token_head(patches)}
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """The wrapped model's image embeddings `[B, D]`, without the head: for open_clip's evaluation
-        code."""
+        """The wrapped model's image embeddings `[B, D]`: for open_clip's evaluation code."""
         features: Tensor = self.clip.encode_image(images, normalize=normalize)
         return features
 
@@ -125,8 +112,7 @@ class SuperCLIP(nn.Module):
         return tokenize(self.needed_tokenizer(), captions)
 
     def export(self) -> dict[str, Tensor]:
-        """A copy of the wrapped model's state, which open_clip loads strictly and which gives bit-equal
-        embeddings."""
+        """A copy of the wrapped model's state, which open_clip loads strictly, for bit-equal embeddings."""
         return {name: tensor.detach().clone() for name, tensor in self.clip.state_dict().items()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -139,7 +125,7 @@ class SuperCLIP(nn.Module):
         self.clip.logit_scale.clamp_(0, torch.tensor(largest).log().item())
 
     def needed_tokenizer(self) -> Any:
-        """The tokenizer, which the model must have."""
+        """The tokenizer, refused where there is none."""
         if self.tokenizer is None:
             line = "this model has no tokenizer; build SuperCLIP(clip_model, tokenizer) with its own"
             raise HeadwordError(line)
@@ -147,7 +133,7 @@ class SuperCLIP(nn.Module):
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
-    """Tokenize captions as an open_clip model's own tokenizer does, and count those it had to cut.
+    """Token ids `[B, L]` as the model's own tokenizer gives them, and how many captions it had to cut.
 
     An empty caption is allowed: its row holds special tokens only, and the token loss leaves it out.
 

@@ -29,34 +29,21 @@ from headword.training.superclip import SuperCLIP
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
-TRUNK = "model.clip.visual.trunk."
-"""How names of a trained backbone's parameters begin in a task."""
+TRUNK = "model.clip.visual.trunk."  # how names of a trained backbone's parameters begin in a task
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """What a model is measured by as it is trained."""
 
-    metrics: tuple[str, ...]
-    """Names of what it measures; the first counts where `best_metric` names none."""
+    metrics: tuple[str, ...]  # names of what it measures; the first counts where `best_metric` names none
     measure: Callable[[SuperCLIP], Mapping[str, float]]
     """A model in evaluation mode → metrics by name, higher being better."""
 
 
 class Trainer:
     """A model, its losses and their optimiser; the step they have reached; what is read, logged, evaluated
-    and kept on the way.
-
-    Args:
-        config: all options.
-        processes: that work together; each has a trainer.
-        model: to be trained; it is moved to the process's device, and sharded if the strategy does that.
-        blueprint: how to build it again.
-        batches: what it is trained on.
-        folder: the run's.
-        fingerprint: of the data.
-        evaluators: as for `train`.
-        best_metric: which of their metrics says what checkpoint is the best.
+    and kept on the way. Each of the processes has one; `best_metric` says which checkpoint is the best.
     """
 
     def __init__(
@@ -77,15 +64,11 @@ class Trainer:
         self.evaluators, self.best_metric = evaluators or {}, best_metric
         self.steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
         """Of the whole run."""
-        self.step = 0
-        """Optimiser steps done."""
-        self.metrics: dict[str, float] = {}
-        """Of the last evaluation."""
-        self.evaluated: int | None = None
-        """The step that `metrics` are of."""
+        self.step = 0  # optimiser steps done
+        self.metrics: dict[str, float] = {}  # of the last evaluation
+        self.evaluated: int | None = None  # the step that `metrics` are of
         self.best: Best | None = None
-        self.seconds = 0.0
-        """Spent on steps, waiting for batches included."""
+        self.seconds = 0.0  # spent on steps, waiting for batches included
         divided = config.accumulate > 1 or processes.world_size > 1
         freeze = config.freeze_batch_norm
         self._frozen_norms = config.backbone is not None and divided if freeze is None else freeze
@@ -94,8 +77,7 @@ class Trainer:
                 "batch normalisation looks at a whole batch, which cached gradients never hold; say "
                 "freeze_batch_norm=true, or accumulate=1"
             )
-        self.frozen = frozen_parts(model)
-        """Parts of the model that are not trained."""
+        self.frozen = frozen_parts(model)  # parts of the model that are not trained
         if processes.sharded:  # FSDP2 shards no scalars
             for name in ("logit_scale", "logit_bias"):
                 if (scalar := getattr(model.clip, name)) is not None:
@@ -103,8 +85,7 @@ class Trainer:
         # Convolutions are faster with channels last; FSDP2 takes contiguous parameters alone.
         self._format = torch.contiguous_format if processes.sharded else torch.channels_last
         model.to(processes.device, memory_format=self._format)  # type: ignore[call-overload]
-        self.task = make_task(model, config)
-        """Model and losses; its parameters are this process's shards."""
+        self.task = make_task(model, config)  # model and losses; its parameters are this process's shards
         self._module = processes.wrap(self.task)
         self.optimizer = make_optimizer(self.task, config, processes.device)
         self.train()
@@ -118,8 +99,7 @@ class Trainer:
                     part.eval()
 
     def advance(self, images: Tensor, texts: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """One optimiser step on this process's share of a batch; returns its losses and the gradient's norm
-        before clipping, where it is clipped."""
+        """One optimiser step on this process's share: the losses, and the gradient's norm before clipping."""
         config, device = self.config, self.processes.device
         warmup = min(config.warmup, self.steps // 5)  # a fifth of the run at most
         factor = rate(self.step, self.steps, warmup)
@@ -211,9 +191,7 @@ class Trainer:
             self.best = Best(**state["best"])
 
     def whole_model(self) -> SuperCLIP | None:
-        """The model for evaluation and saving, in the first process; None in the others, which must call it
-        too. Call `train` before the next step.
-        """
+        """The model for evaluation, in the first process, else None. Collective; then `train` again."""
         if not self.processes.sharded:
             return self.task.model.eval() if self.processes.first else None
         tensors = checkpoint.gathered(self.task)
@@ -224,8 +202,7 @@ class Trainer:
             return self._module(*inputs)
 
     def _seed(self, piece: int) -> None:
-        """Dropout's random numbers: a function of (seed, step, process, piece), so that a checkpoint need not
-        keep any, and both passes of a piece draw the same."""
+        """Dropout's random numbers, drawn alike in both passes of a piece; so no checkpoint need keep any."""
         key = f"{self.config.seed} {self.step} {self.processes.rank} {piece}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
 
@@ -285,11 +262,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by what they get: weight decay or not (`open_clip`'s rule: none for vectors and scalars,
-    that is biases, norms, class tokens and logit scale), and the trained backbone's factor or 1.
-
-    Parameters without gradient are left out. Each group carries its highest rate as "peak_lr".
-    """
+    """Parameters with gradient by weight decay (open_clip's rule: none for vectors and scalars) and rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -314,10 +287,7 @@ def make_optimizer(module: nn.Module, config: TrainConfig, device: torch.device)
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """What the highest learning rate is multiplied by in step `step` (from 0) of `steps`.
-
-    (step + 1) / warmup while warming up, then ½ (1 + cos π t), t from 0 to 1 over the other steps.
-    """
+    """The learning rate's factor: (step + 1) / warmup, then ½ (1 + cos π t), t from 0 to 1 over the rest."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -21,23 +21,14 @@ _TRIES = 10  # torchvision's
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """RGB image and generator → normalised float `[3, H, W]`: torchvision's RandomResizedCrop, with all its
-    randomness from the generator.
+    """RGB image and generator → float `[3, H, W]`: RandomResizedCrop, drawn from the generator."""
 
-    Raises:
-        HeadwordError: if a number cannot be meant.
-    """
-
-    size: int | tuple[int, int]
-    """Side, or (H, W), of the result in pixels."""
+    size: int | tuple[int, int]  # side, or (H, W), of the result in pixels
     mean: Sequence[float] = OPENAI_DATASET_MEAN
     std: Sequence[float] = OPENAI_DATASET_STD
-    scale: tuple[float, float] = (0.9, 1.0)
-    """Least and largest share of the picture's area that is kept."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Narrowest and widest crop, width over height."""
-    flip: bool = False
-    """Mirror half of the pictures. Captions that say "left" do not survive it."""
+    scale: tuple[float, float] = (0.9, 1.0)  # least and largest share of the picture's area that is kept
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # narrowest and widest crop, width over height
+    flip: bool = False  # mirror half of the pictures. Captions that say "left" do not survive it
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """The training loader: batches that are a function of (seed, epoch, step), whatever reads them.
 
-All randomness of a sample (which caption, crop, mirror) comes from a generator seeded with (seed, epoch,
-index), and the order from one seeded with (seed, epoch). So the number of workers changes nothing, and a run
-goes on at any step without reading what came before.
+A sample's randomness (which caption, crop, mirror) is seeded with (seed, epoch, index), the order with
+(seed, epoch). So the number of workers changes nothing, and a run goes on at any step without reading what
+came before.
 """
 
 from __future__ import annotations
@@ -28,14 +28,11 @@ T = TypeVar("T")
 Transform: TypeAlias = Callable[[Image.Image, torch.Generator], Tensor]
 """RGB image and the sample's generator → float `[3, H, W]`."""
 
-Tokenize: TypeAlias = Callable[[Sequence[str]], Tensor]
-"""B captions → `[B, L]` token ids."""
+Tokenize: TypeAlias = Callable[[Sequence[str]], Tensor]  # B captions → `[B, L]` token ids
 
-PIECE = 256
-"""Consecutive samples of a shard that stay together until the last shuffle."""
+PIECE = 256  # consecutive samples of a shard that stay together until the last shuffle
 
-WINDOW = 8192
-"""Samples, of pieces from all over the shards, that are shuffled among each other."""
+WINDOW = 8192  # samples, of pieces from all over the shards, that are shuffled among each other
 
 _REPLACEMENTS = 100  # tried for one unreadable sample
 
@@ -44,21 +41,16 @@ _REPLACEMENTS = 100  # tried for one unreadable sample
 class Sample:
     """One decoded training example."""
 
-    image: Image.Image
-    """RGB."""
-    captions: tuple[str, ...]
-    """The original captions, one or more."""
-    rewritten: tuple[str, ...] = ()
-    """Captions that a model wrote anew, usually longer; there may be none."""
-    id: str = ""
-    """What messages call it."""
+    image: Image.Image  # RGB
+    captions: tuple[str, ...]  # the original captions, one or more
+    rewritten: tuple[str, ...] = ()  # captions that a model wrote anew, usually longer; there may be none
+    id: str = ""  # what messages call it
 
 
 class TrainingSet(Protocol):
     """Captioned images with random access; picklable, for worker processes.
 
-    A set whose samples lie together on disk may also have `blocks`, the lengths of its consecutive stretches
-    (a shard each): they are then read mostly forward (`epoch_order`).
+    A set may also have `blocks`, the lengths of stretches that lie together on disk: see `epoch_order`.
     """
 
     @property
@@ -68,21 +60,17 @@ class TrainingSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode one sample; an error is one line with its name."""
+        """Decode one sample, or refuse it with `HeadwordError` in one line with its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One process's share of a step."""
 
-    images: Tensor
-    """`[B, 3, H, W]`."""
-    texts: Tensor
-    """`[B, L]` token ids, a caption an image."""
-    ids: tuple[str, ...]
-    """B names, for messages."""
-    captions: tuple[str, ...]
-    """The B captions."""
+    images: Tensor  # `[B, 3, H, W]`
+    texts: Tensor  # `[B, L]` token ids, a caption an image
+    ids: tuple[str, ...]  # B names, for messages
+    captions: tuple[str, ...]  # the B captions
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which an accelerator copies while it computes."""
@@ -103,13 +91,10 @@ class Batches:
         seed: of order, captions and augmentation.
         rank: this process's number; the global batch does not depend on how many processes share it.
         world_size: number of processes.
-        workers: processes that read ahead; 0 reads in this one. They live as long as this object.
+        workers: processes that read ahead, as long as this object lives; 0 reads in this one.
         rewritten_share: how often a re-written caption is taken where a sample has one.
         max_corrupt: the share of the set's samples that may be unreadable before training stops.
         pin_memory: put batches into page-locked memory, where there is CUDA.
-
-    Raises:
-        HeadwordError: if a number is out of its range, or the set does not fill one global batch.
     """
 
     def __init__(
@@ -136,8 +121,7 @@ class Batches:
             shares = f"{rewritten_share} and {max_corrupt}"
             raise HeadwordError(f"rewritten_share and max_corrupt are shares from 0 to 1, got {shares}")
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.steps_per_epoch = len(dataset) // (batch_size * world_size)
-        """Global batches in an epoch."""
+        self.steps_per_epoch = len(dataset) // (batch_size * world_size)  # global batches in an epoch
         if self.steps_per_epoch == 0:
             raise HeadwordError(
                 f"the training set has {len(dataset)} samples, fewer than one batch of "
@@ -168,7 +152,7 @@ class Batches:
         return tuple(message for _, message in sorted(self._corrupt.items()))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of an epoch from step `start` on; what comes before is not read.
+        """This process's batches of one epoch (from 0), from step `start` on; what comes before is not read.
 
         Take one iterator to its end, or leave it, before asking for the next: workers are shared.
         """
@@ -215,8 +199,8 @@ class Batches:
 def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
     """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
 
-    Errors of the thread are raised here, in their turn. Leaving the iterator ends the thread, which is waited
-    for a second at most: it may be reading from a disk that does not answer.
+    The thread's errors are raised here, in their turn. Leaving the iterator ends it, waited for at most a
+    second.
     """
     ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     room, left = threading.Semaphore(depth - 1), threading.Event()

@@ -57,16 +57,11 @@ def open_training_set(
 
     Args:
         data: as in the table above.
-        split: which part; "train+restval" joins two. When not given, "train" of a set that has it, else
-            all of it.
+        split: which part, "train+restval" joining two; when not given, "train" where there is one, else all.
         seed: of sets that are generated.
         rewritten: a second caption file, of the same images, with captions that were written anew.
         templates: captions for a folder of class folders, with "{}" for the class's name.
-        shrink_to: as in `headword.data.images.load_image`: large JPEG files may be decoded at a fraction of
-            their size.
-
-    Raises:
-        HeadwordError: if the data or the split is not there, or damaged, or an option does not go with it.
+        shrink_to: as in `load_image`: large JPEG files may be decoded at a fraction of their size.
     """
     scheme, colon, rest = data.partition(":")
     path = expand(data)
@@ -145,8 +140,7 @@ class CaptionedFiles:
 
 
 class PackedStrings:
-    """For each of N samples some strings, in arrays: a fraction of the memory of Python's own, and shared by
-    forked workers."""
+    """Some strings for each of N samples, in arrays: little memory, which forked workers share."""
 
     def __init__(self, groups: Iterable[Sequence[str]]) -> None:
         encoded = ([text.encode("utf-8", "surrogatepass") for text in group] for group in groups)
@@ -166,17 +160,14 @@ _FORMAT = 1  # of a kept index
 class Shards:
     """The samples of local WebDataset shards: tar files, each scanned once, then read at any place.
 
-    A sample is an image (`.jpg`, `.jpeg`, `.png`, `.webp`) and its caption: the text of `.txt`, or in `.json`
-    one of `headword.data.tables.CAPTION_KEYS`; captions written anew stand in `.json` under `rewritten`. The
-    members of a sample share their name up to the first dot. What a scan found is kept in the cache by the
-    shard's path, size and time of last change.
+    A sample is an image and its caption, members of one name up to the first dot: `.txt`, or in `.json` one
+    of `CAPTION_KEYS` and, written anew, `rewritten`. The cache keeps a scan by path, size and time.
     """
 
     def __init__(self, files: Sequence[str | os.PathLike[str]], *, shrink_to: int | None = None) -> None:
         self._files = [os.path.abspath(file) for file in files]  # noqa: PTH100
         indices = [_index_of(file) for file in self._files]
-        self.blocks = [len(index["places"]) for index in indices]
-        """Samples in each shard."""
+        self.blocks = [len(index["places"]) for index in indices]  # samples in each shard
         self.incomplete = sum(int(index["incomplete"]) for index in indices)
         """Samples that lack an image or a caption, which were left out."""
         self._starts = np.cumsum([0, *self.blocks])
@@ -232,10 +223,8 @@ def _index_of(file: str) -> Mapping[str, Tensor]:
 def scan(file: str) -> dict[str, Tensor]:
     """Where the samples of a shard lie in it, from its headers.
 
-    Returns:
-        `places`, `[N, 3, 2]` int64: of image, `.txt` and `.json` the first byte and the length, -1 where
-        there is none. `names`, uint8: the samples' names in UTF-8, each ended by a zero byte. `incomplete`:
-        how many samples lack an image or a caption, which are left out.
+    `places` `[N, 3, 2]` int64: first byte and length of image, `.txt` and `.json`, -1 where there is none;
+    `names`, uint8: in UTF-8, each ended by a zero byte; `incomplete`: how many lack an image or a caption.
     """
     samples: dict[str, list[tuple[int, int]]] = {}
     with open_file(file) as stream:
