@@ -33,9 +33,7 @@ from headword.scoring.transductive import OFF, Hubs
 
 @dataclass(slots=True, repr=False)
 class DualEncoder:
-    """Images and texts → unit-norm vectors `[N, D]` in one space; made by `headword.recycle`, by training
-    (`headword.training`), or by `headword.load`.
-    """
+    """Images and texts → unit-norm `[N, D]` in one space: from `headword.recycle`, `load`, or training."""
 
     vision: VisionEncoder
     text: TextEncoder
@@ -68,9 +66,7 @@ class DualEncoder:
 
     @property
     def doubt(self) -> str | None:
-        """Why all of its labels are to be taken with care, in half a sentence; None where nothing speaks for
-        it. See `Scores.doubt`.
-        """
+        """Why all of its labels are to be taken with care, in half a sentence; None where nothing says so."""
         return None if self.pairs is None else self.scores.doubt(names_taught(self.pairs))
 
     @property
@@ -98,15 +94,13 @@ class DualEncoder:
 
                 - one path, PIL image, uint8 tensor `[3, H, W]`, uint8 NumPy array `[H, W, 3]` (RGB), or the
                   bytes of an image file;
-                - a folder or a glob: its images, sorted by path as `headword.data.folders.list_images` does;
+                - a folder or a glob: its images, sorted by path as `headword.list_images` does;
                 - a list, tuple, generator, pandas Series, column of a `datasets` data set, or any other
                   iterable of single ones; read once, and but for paths no more than 64 at a time;
                 - a uint8 tensor `[N, 3, H, W]` or array `[N, H, W, 3]`;
                 - a float tensor or array `[N, 3, H, W]`, transformed already (`vision.preprocess`), also as
                   the batch (x, y) of a DataLoader, whose labels are left aside;
                 - a float tensor or array `[N, d]`: the classifier's features.
-
-                Anything else is refused by name.
             batch_size: images that go through the model together.
             centre: from `running_centre`: each image is centred on those that came up to it.
             skipped: where given, an image that cannot be read is left out, and the line that says why put
@@ -163,8 +157,7 @@ class DualEncoder:
 
         Args:
             labels: what to choose from, any words; need not be classes of the head.
-            templates: one or several with a "{}" for the label; the model's own (`self.templates`) when not
-                given.
+            templates: one or several with a "{}" for the label; the model's own when not given.
             none_of_these: adds a last class for images that no label fits.
             multi_label: an independent probability for each label.
 
@@ -244,9 +237,7 @@ class DualEncoder:
         return RunningCentre(self.aligner.centre_.cpu(), strength, self.aligner.unit)
 
     def depths(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> list[Depth]:
-        """How familiar each text is and whether it is out of the head's depth, as all are if there is a
-        `doubt`; both None where the model cannot tell.
-        """
+        """How familiar each text is, and whether out of the head's depth, as all are in `doubt`."""
         fit, doubted = self.familiarity_fit, self.doubt is not None
         if fit is None or not texts:
             return [Depth(None, doubted or None)] * len(texts)
@@ -255,8 +246,7 @@ class DualEncoder:
 
     @torch.inference_mode()
     def familiarity(self, texts: Sequence[str], *, templates: str | Sequence[str] = "{}") -> Tensor:
-        """How well what the head was taught covers texts, in templates as they will be used: `[N]` between 0
-        and 1, out of the head's depth below `familiarity_fit.low`.
+        """How well what the head was taught covers texts: `[N]` between 0 and 1, the `templates` as in use.
 
         Raises:
             HeadwordError: if the model has no `familiarity_fit`.
@@ -294,8 +284,8 @@ class DualEncoder:
 
         Args:
             source: a folder, images as for `encode_image`, or features `[N, d]` (also a file of them: npz,
-                Parquet, safetensors). The collection that will be labelled or searched is the best pool;
-                images that cannot be read are left out and counted.
+                Parquet, safetensors), best the collection that will be labelled; what cannot be read is
+                counted.
             batch_size: images that go through the model together.
             progress: called with (done, all) after every batch.
 
@@ -370,9 +360,10 @@ def load(
 
     Args:
         folder: what `DualEncoder.save` wrote.
-        vision: in place of the encoder the folder names, for one that moved, or a module of your own: itself,
-            or as "module:FILE.py:FACTORY" (see `headword.encoders.own_module`), which is imported because it
-            is named here and never because a folder says so. `text` likewise.
+        vision: in place of the encoder the folder names, for one that moved, or a module of your own:
+            itself, or as "module:FILE.py:FACTORY", imported because it is named here and never because a
+            folder says so.
+        text: likewise.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "float32" or "bfloat16" for the vision encoder; the one it was saved with when not given.
         defer_vision: load (and check) the vision encoder when a picture is first asked about; words alone

@@ -67,26 +67,22 @@ def recycle(
     watch: Watch = unwatched,
     **vision_options: Any,
 ) -> DualEncoder:
-    """Recycle a classifier's head (Méndez et al., ICML 2026): pair each row with its class name and fit an
-    aligner.
+    """Recycle a classifier's head (Méndez et al., ICML 2026): pair rows with class names and fit an aligner.
 
     Args:
         vision: a classifier, or a list of them to join, as in `load_vision`.
         text: a text encoder, as in `load_text`.
-        aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance with settings of
-            yours.
+        aligner: the mapping, by name (see `headword.aligners.ALIGNERS`) or an instance.
         class_names: a file or list, in the order of the head's rows; the model's own when not given.
         captions: image-caption pairs that augment the head's rows: a file, or `Captioned` entries. From 50
-            images on a caption weighs a tenth of a row, and "kernel-ridge" means settings chosen for rows
-            beside captions (`BESIDE_CAPTIONS`).
+            images on a caption weighs a tenth of a row, and "kernel-ridge" means `BESIDE_CAPTIONS`.
         pairs: further pairs of your own, in the encoders' spaces.
         centre_on: an unlabelled pool to centre images on: a folder, images or features.
         words: what the rows are paired with: "plain" for the class names alone, as in the paper; "rich" for
             synonyms, definitions, kinds and hypernyms too; or an `Enrichment`. Rich when not given, but
             plain for the paper's mappings that gradient descent learns.
         templates: one or several, with "{}" for the class name, for the fit and for the model's `classify`.
-            When not given the fit takes bare names, and the labels of a rich model are read in four
-            templates.
+            When not given the fit takes bare names, and a rich model reads labels in four templates.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16" for the vision encoder.
         seed: of the split that scale, threshold and familiarity are fitted with.
@@ -149,17 +145,10 @@ def recycle(
     if captioned and mapping.by_source:
         centre = Centre("pool", len(captioned), "the captioned images")
     model = DualEncoder(
-        vision=image_encoder,
-        text=text_encoder,
-        aligner=mapping,
-        pairs=fit_pairs,
-        templates=FOUR_TEMPLATES if rich_use else templates,
-        hypernym_weight=enrichment.hypernym_weight,
-        scores=scores,
-        centre=centre,
-        timings=timings,
-        familiarity_fit=familiarity_fit,
-    )
+        vision=image_encoder, text=text_encoder, aligner=mapping, pairs=fit_pairs, centre=centre,
+        templates=FOUR_TEMPLATES if rich_use else templates, hypernym_weight=enrichment.hypernym_weight,
+        scores=scores, timings=timings, familiarity_fit=familiarity_fit,
+    )  # fmt: skip
     if pool is not None:
         with step("centre_on"), watch("images") as progress:
             model.centre_on(pool, progress=progress)
@@ -180,10 +169,8 @@ def caption_pairs(
 
 
 def class_mean_pairs(features: Tensor, labels: Tensor, names: Sequence[str], text: Tensor) -> Pairs:
-    """Class means of images beside the class names' embeddings: the rows' rival in the paper's analyses.
-
-    Features `[N, d]`, brought to unit norm here, of classes `[N]`; C names and their embeddings `[C, k]`, of
-    which those without an image are left out.
+    """Class means of unit-norm features `[N, d]` beside their names' embeddings `[C, k]`, classes without
+    images left out: the rows' rival in the paper's analyses.
     """
     unit = nn.functional.normalize(features, dim=1)
     present = torch.unique(labels)

@@ -1,11 +1,6 @@
-"""A dual encoder as a folder, format 2.
-
-`headword.json`          by name: encoders, templates, aligner, centre, scores, familiarity, versions, hashes
-`aligner.safetensors`    what the aligner learnt
-`prototypes.safetensors` the pairs it learnt from
-`classes.jsonl`          the head's classes, a line each
-`vision/`, `text/`       the encoders themselves, only where asked for
-`clip/`                  both encoders, where headword trained them; then there are no pairs and no classes
+"""A saved model, format 2: `headword.json` (encoders, templates, aligner, centre, scores, versions, hashes),
+`aligner.safetensors`, and for a recycled head `prototypes.safetensors` (its pairs) and `classes.jsonl`. The
+encoders lie in `vision/` and `text/` where asked for, or in `clip/` where headword trained them.
 
 `headword.json` holds a sha256 of each other file and of itself without that entry, so that an edit is found.
 Encoders that are not copied are named with a sha256 over their tensors, one over what their tokenizer does,
@@ -279,11 +274,7 @@ def _check_weights(root: Path, side: str, record: Mapping[str, Any], digest: str
 
 
 def _saved_or_named(root: Path, record: Mapping[str, Any], known: Collection[str]) -> str:
-    """What to load an encoder by: its copy in the folder where there is one, else its name.
-
-    A module of somebody's own is refused, as is a kind that is not known: a folder never says what code to
-    import.
-    """
+    """An encoder's copy in the folder, else its name, but never one that imports: no folder asks for that."""
     kind, name = record["kind"], record["id"]
     if "saved" in record:
         copy = (root / record["saved"]).resolve()

@@ -57,9 +57,7 @@ class Settings(BaseModel):
     def from_sources(
         cls, file: str | os.PathLike[str] | None = None, sets: Iterable[str] = (), **flags: Any
     ) -> Self:
-        """Settings from a YAML or JSON file, then `key=value` words, then flags, where None means not given;
-        later ones win.
-        """
+        """From a file, then `key=value` words, then flags, where None means not given; later ones win."""
         values: dict[str, Any] = {}
         where: dict[str, str] = {}
         for source, name in (
@@ -138,9 +136,7 @@ def words(sets: Iterable[str]) -> dict[str, str]:
 
 
 def read_settings(file: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of settings holds, by name: JSON where it is called so, else YAML of plain values and lists
-    of them; what is nested deeper is refused before it is built.
-    """
+    """What a file of settings holds: JSON or, of plain values and lists alone, YAML."""
     path = expand(Path(file))
     text = read_text(path, limit=LARGEST_FILE)
     try:

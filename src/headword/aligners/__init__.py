@@ -28,8 +28,7 @@ __all__ = [
 ALIGNERS: dict[str, type[Aligner]] = {
     aligner.name: aligner
     for aligner in (KernelRidge, PrototypeAttention, Ridge, Procrustes, CCA, Linear, MLP, JointKernelRidge)
-}
-"""Every mapping by its name; the first is the default."""
+}  # every mapping by its name; the first is the default
 
 
 def make_aligner(aligner: str | Aligner = KernelRidge.name, **settings: Any) -> Aligner:

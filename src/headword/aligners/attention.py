@@ -29,8 +29,7 @@ class PrototypeAttention(Aligner):
     name = "prototype-attention"
     text_axis = ("text_", 1)
 
-    tau: Annotated[float, Gt(0)] = 0.1
-    """τ, the softmax temperature."""
+    tau: Annotated[float, Gt(0)] = 0.1  # τ, the softmax temperature
 
     text_: Tensor = field(init=False)  # [N, k] unit-norm texts
     image_: Tensor = field(init=False)  # [N, d] rows less μ: the softmax's weights sum to one

@@ -24,18 +24,16 @@ class Aligner(nn.Module, ABC):
 
     As in scikit-learn, `__init__` only stores settings, the fields of the class with the ranges they are
     annotated with, and `fit` checks them and learns; learnt tensors are buffers, fields without `init` whose
-    names end in `_`. All normalisation and centring happens in here, once, so that fit and use cannot differ.
+    names end in `_`. All normalisation and centring happens in here, so that fit and use cannot differ.
 
     The image side subtracts a *centre* from the unit-norm features: zero after `fit` unless an aligner says
     otherwise, and replaced by `centre_on` with the mean of any unlabelled pool.
 
-    Inputs of any floating-point type are taken and brought to the precision of the fit, at least float32. A
-    row that says nothing (a zero vector, an image equal to the centre) comes out as a zero vector, never as
-    NaN.
+    Inputs of any floating-point type are brought to the precision of the fit, at least float32. A row that
+    says nothing (a zero vector, an image equal to the centre) comes out as a zero vector, never as NaN.
     """
 
-    name: ClassVar[str]
-    """What the command line and a saved model call it."""
+    name: ClassVar[str]  # what the command line and a saved model call it
 
     iterative: ClassVar[bool] = False
     """Whether a fit takes minutes (gradient descent) rather than a moment (closed form)."""
@@ -43,18 +41,13 @@ class Aligner(nn.Module, ABC):
     text_axis: ClassVar[tuple[str, int]]
     """The learnt tensor, and its axis, that is as wide as the text embeddings."""
 
-    centre_: Tensor = field(init=False)
-    """`[d]`, what is subtracted from unit-norm image features."""
+    centre_: Tensor = field(init=False)  # `[d]`, what is subtracted from unit-norm image features
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def fit(self, pairs: Pairs) -> Self:
-        """Learn the maps from pairs, anew; both sides are normalised first and the weights scaled to mean 1.
-
-        Raises:
-            HeadwordError: if a setting is out of its range.
-        """
+        """Learn the maps from pairs, anew; settings are checked, sides normalised, weights of mean 1."""
         self.checked_settings(self.settings)
         # Features often come out of `torch.inference_mode`; what is learnt must be usable outside it.
         with torch.inference_mode(False), torch.no_grad():
@@ -78,10 +71,7 @@ class Aligner(nn.Module, ABC):
 
     @abstractmethod
     def _fit(self, image: Tensor, text: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """What is learnt from unit-norm `[N, d]` and `[N, k]`, weights `[N]` of mean 1; by name.
-
-        The centre is zero unless it is among them.
-        """
+        """What unit-norm `[N, d]`, `[N, k]` and weights `[N]` of mean 1 teach; a centre only if not zero."""
 
     @abstractmethod
     def _map_text(self, text: Tensor) -> Tensor:
@@ -100,12 +90,7 @@ class Aligner(nn.Module, ABC):
         return unit.new_ones(len(unit), 1)
 
     def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
-        """Image features `[M, d]` → unit-norm `[M, D]` in the shared space.
-
-        Args:
-            features: of the images.
-            centre: `[d]`, or `[M, d]` with one for each image, in place of `centre_`.
-        """
+        """Image features `[M, d]` → unit-norm `[M, D]`, less a `centre` `[d]` or `[M, d]`, else `centre_`."""
         unit = self.unit(self._checked(features, "image_dim"))
         subtracted = self._present(unit) * (self.centre_ if centre is None else centre)
         return F.normalize(self._map_image(unit - subtracted), dim=1)
@@ -178,11 +163,7 @@ class Aligner(nn.Module, ABC):
 
     @classmethod
     def checked_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `__init__`, each of its type and in its range.
-
-        Raises:
-            HeadwordError: for a value that cannot be meant.
-        """
+        """Arguments of `__init__`, each of its type and in its range."""
         from headword.settings import settings_of  # which a fitted aligner does without
 
         try:
@@ -203,11 +184,7 @@ class Aligner(nn.Module, ABC):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The aligner that `settings` and `tensors` were taken from.
-
-        Raises:
-            HeadwordError: if the tensors are not the ones this class learns.
-        """
+        """The aligner of these settings and learnt tensors, refused if the class learns others."""
         learnt = {one.name for one in fields(cls) if one.name.endswith("_")}
         if set(tensors) != learnt:
             learns, given = (", ".join(sorted(names)) or "none" for names in (learnt, tensors))

@@ -36,13 +36,11 @@ class CCA(Aligner):
     name = "cca"
     text_axis = ("text_map_", 0)
 
-    dim: Annotated[int, Gt(0)] = 200
-    """The most canonical directions."""
+    dim: Annotated[int, Gt(0)] = 200  # the most canonical directions
     penalty: Annotated[float, Ge(0)] = 10.0
     """The ridge on both sides, relative to their mean variance; large by default because a head has about as
     many rows as dimensions."""
-    weighted: bool = True
-    """Scale the coordinates by the square roots of the canonical correlations."""
+    weighted: bool = True  # scale the coordinates by the square roots of the canonical correlations
 
     image_map_: Tensor = field(init=False)  # [d, D]
     text_map_: Tensor = field(init=False)  # [k, D]

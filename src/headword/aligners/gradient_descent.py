@@ -27,10 +27,8 @@ class GradientAligner(Aligner):
 
     Every epoch shuffles the pairs; the learning rate of epoch e of E is lr · (1 + cos(πe/E))/2, constant
     within the epoch; no weight decay; the last epoch is kept. A batch's loss is the mean of its pairs' losses
-    weighted by ω. Images are unit norm but not centred, and the centre is zero until centred.
-
-    A seed gives one result on a CPU. All randomness is drawn from generators of its own: the global one is
-    neither read nor moved.
+    weighted by ω. Images are unit norm but not centred, and the centre is zero until centred. A seed gives
+    one result on a CPU; the global generator is neither read nor moved.
     """
 
     iterative = True
@@ -40,14 +38,11 @@ class GradientAligner(Aligner):
 
     epochs: Annotated[int, Gt(0)] | None = None
     """Passes over the pairs; None for 500 past 10,000 pairs, else 2,500."""
-    lr: Annotated[float, Gt(0)] = 5e-3
-    """Adam's learning rate at the start."""
-    batch_size: Annotated[int, Gt(0)] = 512
-    """Pairs a step."""
+    lr: Annotated[float, Gt(0)] = 5e-3  # Adam's learning rate at the start
+    batch_size: Annotated[int, Gt(0)] = 512  # pairs a step
     input_dropout: Annotated[float, Ge(0), Le(1)] = 0.3
     """The probability that a batch's input gets an element-wise Bernoulli(½) mask, not rescaled."""
-    seed: int = 0
-    """Of the start, the shuffling and the masks."""
+    seed: int = 0  # of the start, the shuffling and the masks
 
     @abstractmethod
     def _initial(self, text_dim: int, image_dim: int, generator: torch.Generator) -> Weights:
@@ -68,8 +63,7 @@ class GradientAligner(Aligner):
         Neither is a setting: what is saved are the settings of the first stage and the weights of the last.
 
         Raises:
-            HeadwordError: if not fitted, if the pairs' widths differ from those of the fit, or if `epochs` or
-                `lr` is not positive.
+            HeadwordError: if not fitted, if the pairs' widths are others, or a number is not positive.
         """
         self._checked(pairs.image[:1], "image_dim")
         self._checked(pairs.text[:1], "text_dim")

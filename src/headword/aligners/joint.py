@@ -40,8 +40,7 @@ class JointKernelRidge(KernelRidge):
 
     widths: tuple[Annotated[int, Gt(0)], ...] = ()
     """Width of each part's features, in order; none means one part, which is `KernelRidge`."""
-    part_weights: tuple[Annotated[float, Gt(0)], ...] = ()
-    """w_i; ones when not given."""
+    part_weights: tuple[Annotated[float, Gt(0)], ...] = ()  # w_i; ones when not given
     gate: Annotated[float, Gt(0)] = 0.05
     """The gate's temperature, chosen by leaving classes out (docs/joint.md)."""
 
@@ -100,9 +99,7 @@ class JointKernelRidge(KernelRidge):
         return torch.cat([gate * block for gate, block in parts], dim=1)
 
     def gates(self, text: Tensor) -> Tensor:
-        """Unit-norm texts `[M, k]` → how much each part has to say of each, `[M, n]`; rows sum to 1 unless
-        all parts have the same pairs, where all are 1.
-        """
+        """Unit-norm texts `[M, k]` → the parts' weights `[M, n]`: all 1 where they have the same pairs."""
         if bool(self.member_.all()):
             return text.new_ones(len(text), self.member_.shape[1])
         near = []
@@ -127,10 +124,10 @@ class JointKernelRidge(KernelRidge):
 
 
 def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligner:
-    """The aligner for features of several backbones side by side.
+    """The aligner for features of several backbones side by side: kernel ridge becomes its joint form.
 
-    Kernel ridge becomes its joint form. Any other takes the concatenation as if it were one backbone's, and
-    is refused where the head's `rows` `[C, Σd]` are of different classes, other parts' blocks being zero.
+    Any other takes the concatenation as if it were one backbone's, and is refused where the head's `rows`
+    `[C, Σd]` are of different classes, other parts' blocks being zero.
     """
     if type(aligner) is KernelRidge:
         if aligner.centre_by_source:

@@ -14,8 +14,7 @@ from headword.aligners.base import Aligner, prepared, weighted_mean
 from headword.aligners.linalg import cholesky, double, row_chunks, solve_positive
 from headword.aligners.pairs import Pairs
 
-_NUGGET = 1e-6
-"""Added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding."""
+_NUGGET = 1e-6  # added to the landmarks' kernel's diagonal: far below any useful penalty, far above rounding
 
 
 @dataclass(eq=False, repr=False)
@@ -40,19 +39,14 @@ class KernelRidge(Aligner):
     name = "kernel-ridge"
     text_axis = ("text_", 1)
 
-    tau: Annotated[float, Gt(0)] = 0.15
-    """τ, the kernel's width."""
-    penalty: Annotated[float, Gt(0)] = 0.3
-    """λ, the ridge penalty."""
-    max_exact: int = 8192
-    """The most pairs solved exactly."""
-    n_landmarks: Annotated[int, Gt(0)] = 2048
-    """How many texts serve as landmarks past that."""
+    tau: Annotated[float, Gt(0)] = 0.15  # τ, the kernel's width
+    penalty: Annotated[float, Gt(0)] = 0.3  # λ, the ridge penalty
+    max_exact: int = 8192  # the most pairs solved exactly
+    n_landmarks: Annotated[int, Gt(0)] = 2048  # how many texts serve as landmarks past that
     landmarks: Literal["sampled", "farthest"] = "sampled"
     """"sampled" draws them with `seed`; "farthest" starts from the text nearest the mean and takes the text
     farthest from all taken so far, again and again: slower, for pairs with many near-duplicates."""
-    seed: int = 0
-    """Of the draw."""
+    seed: int = 0  # of the draw
     centre_by_source: bool = False
     """Centre the image sides of each source (head rows, captioned images) on their own weighted mean, so that
     the gap between the two kinds is no part of what is learnt; the centre is then the captioned images'."""
@@ -126,10 +120,7 @@ def name_kernel(a: Tensor, b: Tensor, tau: float) -> Tensor:
 
 
 def farthest_texts(texts: Tensor, n: int) -> Tensor:
-    """Up to `n` rows of unit-norm `[N, k]`, each the farthest from those before it; fewer if the rest repeat.
-
-    Farthest-point traversal (Gonzalez 1985), from the row nearest the mean.
-    """
+    """Up to `n` rows of unit-norm `[N, k]`, each the farthest from those before it (Gonzalez 1985)."""
     chosen = [int((texts @ texts.mean(dim=0)).argmax())]
     nearest = texts @ texts[chosen[0]]
     while len(chosen) < n:

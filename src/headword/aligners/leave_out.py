@@ -34,19 +34,9 @@ def leave_out(
 ) -> LeftOut:
     """Each pair's embeddings by the aligner's settings fitted without the pair's class.
 
-    Whole classes leave together: pairs that share a name, a text or an image row (`class_groups`). The given
-    aligner stays as it is and need not be fitted. Closed forms are fitted once a fold. Iterative aligners are
-    fitted once, with a tenth of their epochs, and give the pairs of the first fold only.
-
-    Args:
-        aligner: whose class and settings to use.
-        pairs: what to leave out from.
-        folds: how many parts to split the classes into; no more than there are classes.
-        seed: of the split.
-        centred: centre each fold on the image rows it is fitted on, as a user's centring would.
-
-    Raises:
-        HeadwordError: if there are fewer than two classes or folds.
+    Whole classes leave together: pairs that share a name, a text or an image row (`class_groups`). Closed
+    forms are fitted once a fold, iterative aligners once, with a tenth of their epochs, for the first fold
+    only. `centred` centres each fold on the image rows it is fitted on, as a user's centring would.
     """
     fold_of = class_folds(class_groups(pairs), folds, seed)
     out = LeftOut(pairs, [], [], [], [], [])
@@ -70,8 +60,7 @@ def leave_out(
 def class_groups(pairs: Pairs) -> Tensor:
     """`[N]` a number for each pair's class: pairs sharing a name (other than ""), a text or an image row.
 
-    Sharing is transitive: synonyms of one class have its row in common, two classes of one name have their
-    text.
+    Sharing is transitive: synonyms have their class's row in common, two classes of one name their text.
     """
     parent = list(range(len(pairs)))
 

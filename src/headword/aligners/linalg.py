@@ -7,8 +7,7 @@ from torch import Tensor
 
 from headword.errors import HeadwordError
 
-CHUNK_ELEMENTS = 2**23
-"""The most elements of an intermediate matrix held at once: 64 MiB in float64."""
+CHUNK_ELEMENTS = 2**23  # the most elements of an intermediate matrix held at once: 64 MiB in float64
 
 
 def row_chunks(rows: Tensor, columns: int) -> tuple[Tensor, ...]:

@@ -19,15 +19,13 @@ class MLP(GradientAligner):
     """Linear(k, 4d) → GELU → Dropout → Linear(4d, d) → LayerNorm, text → image space, cosine embedding loss.
 
     The main mapping of "Weight recycling" (ICML 2026) with its settings as defaults: loss 1 − cos. On 1,000
-    pairs 2,500 epochs take some twenty minutes on two CPU cores; `KernelRidge` is better there and takes a
-    moment.
+    pairs 2,500 epochs take some twenty minutes on two CPU cores; `KernelRidge` is better and takes a moment.
     """
 
     name = "mlp"
     text_axis = ("hidden_weight_", 1)
 
-    expansion: Annotated[int, Gt(0)] = 4
-    """The hidden layer's width in multiples of d."""
+    expansion: Annotated[int, Gt(0)] = 4  # the hidden layer's width in multiples of d
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Probability of a hidden unit's dropping out, the others rescaled."""
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from headword.errors import HeadwordError
 
-HEAD = "head"
-"""The source of a classifier's rows with their class names."""
+HEAD = "head"  # the source of a classifier's rows with their class names
 
 ROW_SOURCES = frozenset({HEAD, "synonym", "definition", "kind", "hypernym"})
 """Sources whose image side is rows, or means of rows; the other sources are of images."""
@@ -88,12 +87,7 @@ class Pairs:
         return dict(Counter(self.source))
 
     def __getitem__(self, rows: Sequence[int] | Sequence[bool] | Tensor | slice) -> Pairs:
-        """The pairs of some rows: indices, a boolean mask or a slice.
-
-        Raises:
-            HeadwordError: if no row is left.
-            IndexError: if an index is out of range or a mask has another length.
-        """
+        """The pairs of some rows: indices, a boolean mask or a slice."""
         if isinstance(rows, slice):
             rows = range(len(self))[rows]
         chosen = torch.as_tensor(rows).cpu()
@@ -117,11 +111,7 @@ class Pairs:
         return Pairs(image, text, names, source, torch.cat([self.weight, other.weight]))
 
     def sample(self, n: int, *, seed: int = 0) -> Pairs:
-        """`n` rows drawn without replacement, in their old order.
-
-        Raises:
-            HeadwordError: if there are fewer than `n` rows.
-        """
+        """`n` rows drawn without replacement, in their old order."""
         if not 0 < n <= len(self):
             raise HeadwordError(f"cannot sample {n} of {len(self)} pairs")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))

@@ -30,8 +30,7 @@ class Ridge(Aligner):
     name = "ridge"
     text_axis = ("weight_", 0)
 
-    penalty: Annotated[float, Gt(0)] = 3.0
-    """λ."""
+    penalty: Annotated[float, Gt(0)] = 3.0  # λ
     centre_by_source: bool = False
     """Centre both sides of each source (head rows, captioned images) on their own weighted mean, so that the
     gap between the two kinds is no part of what is learnt; t̄ and the centre are then the captions' and their

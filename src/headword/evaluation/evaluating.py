@@ -25,8 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "few-shot": FewShot,
 }
 
-Model: TypeAlias = "str | Path | DualEncoder"
-"""A model, or the name that `open_model` opens it by."""
+Model: TypeAlias = "str | Path | DualEncoder"  # a model, or the name that `open_model` opens it by
 
 
 def evaluate(
@@ -45,8 +44,8 @@ def evaluate(
         models: one or several, open or by name, or a mapping from what results call them; only one with
             `aligners`. An open model is called by its aligner where nothing else is said.
         protocol: what to measure.
-        aligners: mappings to measure instead of the model's own, each in its default settings and fitted on
-            the model's pairs.
+        aligners: mappings to measure instead of one model's own, in their default settings, fitted on its
+            pairs.
         vision: the classifier of the saved models among those given by name, as in `headword.load`.
         device: "auto", "cpu", "cuda" or "mps", of models given by name.
         dtype: "auto", "float32" or "bfloat16", of their vision encoders.

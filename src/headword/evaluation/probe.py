@@ -31,8 +31,7 @@ class Probe(LabelledTask):
     """scikit-learn's logistic regression on unit-norm features of n images a class, `mean_per_class_{n}`.
 
     Mean over the protocol's draws, with the standard deviation in `…_std`. Of one draw, fewer shots are among
-    the more, and all n are tested on the same images: those that are not drawn, or those of another split
-    than the one that is drawn from.
+    the more, and all n are tested on the same images: those not drawn, or those of another split.
     """
 
     def __init__(self, protocol: Protocol, **options: Any) -> None:
@@ -78,8 +77,7 @@ class Probe(LabelledTask):
         shown: Tensor,
         labels: Tensor,
     ) -> tuple[Scorer, tuple[str, ...], dict[str, Any]]:
-        """How tested features `[N, d]` are scored by shots among the shown ones `[M, d]`, whose labels are
-        `[M]`; with notes, and what of the protocol that settles."""
+        """How tested `[N, d]` are scored by shots among shown features `[M, d]`; notes; what that settles."""
         try:
             from sklearn.linear_model import LogisticRegression
         except ModuleNotFoundError:
@@ -115,10 +113,8 @@ class Probe(LabelledTask):
 
 
 class FewShot(Probe):
-    """Zero-shot classification after the mean of n images of each class was added to the pairs, beside the
-    class's name; `mean_per_class_0` is without any, on the same images.
-
-    The mean counts as one pair, as a row of the head does (Méndez et al. 2026). Results as for `Probe`.
+    """Zero-shot classification after the mean of n images of each class was added to the pairs, as one pair
+    beside its name (Méndez et al. 2026); `mean_per_class_0` is without any, on the same images.
     """
 
     def __init__(self, protocol: Protocol, **options: Any) -> None:

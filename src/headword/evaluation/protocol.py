@@ -108,19 +108,15 @@ class Protocol(Settings):
 class Result:
     """What a protocol says of a model."""
 
-    name: str
-    """The model, as tables call it."""
-    model: dict[str, Any]
-    """Its provenance."""
+    name: str  # the model, as tables call it
+    model: dict[str, Any]  # its provenance
     protocol: Protocol
     """The protocol with all that data and model settled: split, class names, templates, k, metric."""
-    metrics: dict[str, float]
-    """Percent, save `seconds`, the time all of it took."""
+    metrics: dict[str, float]  # percent, save `seconds`, the time all of it took
     data: dict[str, Any]
     """Counts: `images` that were measured on, `classes` or `captions`, `skipped` unreadable images (a line
     each), `missing` ones."""
-    notes: tuple[str, ...] = field(default=())
-    """What a reader of the numbers should know."""
+    notes: tuple[str, ...] = field(default=())  # what a reader of the numbers should know
 
     def as_json(self) -> dict[str, Any]:
         """The result JSON (schema 1)."""

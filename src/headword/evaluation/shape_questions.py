@@ -14,14 +14,11 @@ from torch import Tensor
 from headword.data.shapes import ATTRIBUTES, Shapes, questions
 from headword.metrics import retrieval_metrics, retrieval_places
 
-EncodeImages: TypeAlias = Callable[[list[Image.Image]], Tensor]
-"""N RGB images → `[N, D]`."""
+EncodeImages: TypeAlias = Callable[[list[Image.Image]], Tensor]  # N RGB images → `[N, D]`
 
-EncodeTexts: TypeAlias = Callable[[list[str]], Tensor]
-"""M texts → `[M, D]`."""
+EncodeTexts: TypeAlias = Callable[[list[str]], Tensor]  # M texts → `[M, D]`
 
-BATCH = 256
-"""Images or texts that are encoded in one call."""
+BATCH = 256  # images or texts that are encoded in one call
 
 
 def evaluate_shapes(
@@ -33,21 +30,12 @@ def evaluate_shapes(
     size: int = 64,
     seed: int = 0,
 ) -> dict[str, float]:
-    """What two encoders, whose vectors are compared by cosine, see of pictures of `headword.data.shapes`.
+    """What two encoders, compared by cosine, see of pictures of `headword.data.shapes`, in percent.
 
-    Args:
-        encode_images: the image encoder.
-        encode_texts: the text encoder.
-        split: "test" (combinations of shape and colour that training never showed) or "val" (those it did).
-        images: how many pictures; the split's own number when not given.
-        size: side of a picture in pixels.
-        seed: of the set.
-
-    Returns:
-        In percent: for each attribute the questions answered right, the right caption strictly ahead of all
-        that differ from it in that attribute alone; `overall`, the mean of the attributes; `chance_…`, what
-        guessing gives; `i2t_r1` and `t2i_r1`, recall@1 over the pictures whose standard caption no earlier
-        one has, and `retrieval_images`, how many these are.
+    `split` is "test" (combinations of shape and colour that training never showed) or "val" (those it did).
+    For each attribute the questions answered right, the right caption strictly ahead of all that differ in
+    that attribute alone; `overall`, their mean; `chance_…`, what guessing gives; `i2t_r1` and `t2i_r1` over
+    the pictures whose standard caption no earlier one has, and `retrieval_images`, how many these are.
     """
     data = Shapes(split, images=images, size=size, seed=seed)
     asked = [questions(data.scene(index)) for index in range(len(data))]

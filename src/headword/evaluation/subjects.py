@@ -1,7 +1,4 @@
-"""The models that protocols measure: opened by name, with another centre, with another mapping.
-
-CLIP models are the reference line: trained on pairs, so that no mapping is needed.
-"""
+"""The models that protocols measure: opened by name, with another centre, with another mapping."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 
 from headword.aligners import ALIGNERS, Identity, make_aligner
 from headword.aligners.pairs import Pairs
-from headword.encoders import TextSource, VisionSource, load_text, load_vision
+from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.clip_folder import open_clip_model, text_source, vision_source
 from headword.encoders.hub import check_folder, find, loading
 from headword.encoders.vision import Vision, transformed_size
@@ -28,14 +25,11 @@ from headword.model import DualEncoder, load
 from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
 
-CLIP_TEMPLATES = ("a photo of a {}",)
-"""What CLIP models are usually prompted with."""
+CLIP_TEMPLATES = ("a photo of a {}",)  # what CLIP models are usually prompted with
 
-CLIP_SCALE = 100.0
-"""What CLIP's learnt scale is bounded by: that of a model that does not say."""
+CLIP_SCALE = 100.0  # what CLIP's learnt scale is bounded by: that of a model that does not say
 
-THRESHOLD = 0.2
-"""The cosine at which a single label is taken for right, where nothing has taught one."""
+THRESHOLD = 0.2  # the cosine at which a single label is taken for right, where nothing has taught one
 
 
 def open_model(
@@ -50,9 +44,6 @@ def open_model(
         vision: the classifier of a saved model, as in `headword.load`.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto", "float32" or "bfloat16", of the vision encoder; CLIP models are read in float32.
-
-    Raises:
-        HeadwordError: if it is none of these or cannot be loaded.
     """
     name = os.fspath(name)
     if expand(name).is_dir():
@@ -75,15 +66,18 @@ def _reference(name: str, device: str) -> DualEncoder:
     kind, _, rest = name.partition(":")
     image, words, scale = _open_clip(rest) if kind == "open_clip" else _transformers(rest)
     vision, text = load_vision(image, device=device, dtype="float32"), load_text(words, device=device)
+    return one_space(vision, text, Scores(scale, scale, THRESHOLD), CLIP_TEMPLATES)
+
+
+def one_space(
+    vision: VisionEncoder, text: TextEncoder, scores: Scores, templates: tuple[str, ...],
+    training: dict[str, Any] | None = None,
+) -> DualEncoder:  # fmt: skip
+    """A model of two encoders that were trained in one space, and how if headword trained them."""
     return DualEncoder(
-        vision=vision,
-        text=text,
-        aligner=Identity.of(vision.dim).to(vision.device),
-        pairs=None,
-        templates=CLIP_TEMPLATES,
-        scores=Scores(scale, scale, THRESHOLD),
-        centre=Centre("default"),
-    )
+        vision=vision, text=text, aligner=Identity.of(vision.dim).to(vision.device), pairs=None,
+        templates=templates, scores=scores, centre=Centre("default"), training=training,
+    )  # fmt: skip
 
 
 def _open_clip(name: str) -> tuple[VisionSource, TextSource, float]:
@@ -117,13 +111,9 @@ def _transformers(id: str) -> tuple[VisionSource, TextSource, float]:
     settings = json.loads(processor.image_processor.to_json_string())
     common: dict[str, Any] = {"kind": "transformers", "id": place.id, "revision": place.revision}
     image = VisionSource(
-        model=_ImageTower(model),
-        transform=transform,
-        transform_settings={"library": "transformers", **settings},
-        input_size=transformed_size(transform),
-        tower=True,
-        **common,
-    )
+        model=_ImageTower(model), transform=transform, input_size=transformed_size(transform), tower=True,
+        transform_settings={"library": "transformers", **settings}, **common,
+    )  # fmt: skip
     return image, TextSource(model=model, embed=embed, **common), _scale(model)
 
 
@@ -150,14 +140,12 @@ def _scale(model: nn.Module) -> float:
 
 
 def is_reference(model: DualEncoder) -> bool:
-    """Whether it is somebody's CLIP, whose two sides were trained against each other as they are: it is never
-    centred."""
+    """Whether it is somebody's CLIP, whose sides were trained against each other: it is never centred."""
     return model.one_space and model.training is None
 
 
 def recentred(model: DualEncoder, features: Tensor, source: str, strength: float = 0.0) -> DualEncoder:
-    """A copy centred on the mean of a pool's features `[N, d]`, called `source`; the model itself where it is
-    a reference. The centre that the model has counts as `strength` images of the pool."""
+    """A copy centred on a pool `[N, d]`, the old centre counting as `strength` images; no reference is."""
     if is_reference(model):
         return model
     aligner = model.aligner.centred_on(features.to(model.aligner.centre_.device), strength)
@@ -165,8 +153,7 @@ def recentred(model: DualEncoder, features: Tensor, source: str, strength: float
 
 
 def refitted(model: DualEncoder, *, aligner: str | None = None, more: Pairs | None = None) -> DualEncoder:
-    """A copy fitted anew on the model's pairs and `more`, with another aligner in its default settings or the
-    model's own in its; its centre is the aligner's default."""
+    """A copy fitted on the pairs and `more`, by its own aligner or another in default settings."""
     if model.pairs is None:
         raise HeadwordError(
             "the model was trained in one space: it has no mapping to exchange or to fit on further pairs; "
@@ -176,10 +163,8 @@ def refitted(model: DualEncoder, *, aligner: str | None = None, more: Pairs | No
     pairs = model.pairs.to(device=device)
     if more is not None:
         pairs = pairs + more.to(device=device)
-    if aligner is None:
-        unfitted = make_aligner(model.aligner.name, **model.aligner.settings)
-    else:
-        unfitted = make_aligner(aligner)
+    own = model.aligner
+    unfitted = make_aligner(own.name, **own.settings) if aligner is None else make_aligner(aligner)
     return replace(model, aligner=unfitted.fit(pairs), pairs=pairs, centre=Centre("default"))
 
 

@@ -1,5 +1,4 @@
-"""What tasks have in common, data that are opened once for any number of models and a centre; zero-shot
-classification and retrieval."""
+"""What tasks have in common; zero-shot classification and retrieval."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ MEAN_PER_CLASS = "mean_per_class"
 class Outcome(NamedTuple):
     """What a task found of a model; see `headword.evaluation.Result`."""
 
-    model: DualEncoder
-    """As it was measured: centred."""
+    model: DualEncoder  # as it was measured: centred
     protocol: Protocol
     metrics: dict[str, float]
     data: dict[str, Any]
@@ -44,13 +42,7 @@ class Outcome(NamedTuple):
 class Task(ABC):
     """A protocol whose data are open; nothing is decoded yet.
 
-    Args:
-        protocol: what to measure.
-        default: the split where the protocol names none: the first of these that the data have.
-        engine: what computes features; see `headword.extract.extract`.
-
-    Raises:
-        HeadwordError: if the data, the split or a folder to centre on is not there or does not fit.
+    Where the protocol names no split, it is the first of `default` that the data have.
     """
 
     def __init__(self, protocol: Protocol, *, default: Sequence[str] = TESTED, engine: str = "auto") -> None:
@@ -73,8 +65,7 @@ class Task(ABC):
         reference: Tensor | None = None,
         progress: Progress | None = None,
     ) -> tuple[DualEncoder, tuple[str, ...]]:
-        """A copy of the model with the protocol's centre, and notes for the result; of the features of the
-        tested images `[N, d]` and, for "reference", of the images of `Protocol.hubness`."""
+        """A copy with the protocol's centre, from tested features `[N, d]` or those of `hubness`; notes."""
         centre_on, most = self.protocol.centre_on, self.protocol.first
         if self.pool is not None:
             pool = self.features(model, self.pool, progress)
@@ -97,8 +88,7 @@ class Task(ABC):
         return model, ()
 
     def encode_images(self, model: DualEncoder, features: Tensor) -> Tensor:
-        """Features `[N, d]` of the tested images → unit-norm `[N, D]`, each centred on those before it where
-        the protocol says so."""
+        """Tested features `[N, d]` → unit-norm `[N, D]`; "online", each is centred on those before it."""
         if self.protocol.centre_on != "online" or is_reference(model):
             return model.encode_image(features)
         order = arrival(len(features), self.protocol.seed)
@@ -176,8 +166,7 @@ class ZeroShot(LabelledTask):
 
 
 class Retrieval(Task):
-    """Captions for each image, images for each caption: recall@k both ways, P@k of captions, and mAP; see
-    `headword.metrics.retrieval_metrics`.
+    """Captions for each image, images for each caption: see `headword.metrics.retrieval_metrics`.
 
     Captions are taken as they are, without a template. An unreadable image is left out with its captions.
     """

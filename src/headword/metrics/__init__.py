@@ -10,14 +10,6 @@ from headword.metrics.geometry import CentroidTest, centroid_test, linear_cka, s
 from headword.metrics.ranking import Places, retrieval_metrics, retrieval_places
 
 __all__ = [
-    "CentroidTest",
-    "Places",
-    "centroid_test",
-    "check_k",
-    "classification_metrics",
-    "linear_cka",
-    "places_of_labels",
-    "retrieval_metrics",
-    "retrieval_places",
-    "shared_neighbours",
-]
+    "CentroidTest", "Places", "centroid_test", "check_k", "classification_metrics", "linear_cka",
+    "places_of_labels", "retrieval_metrics", "retrieval_places", "shared_neighbours",
+]  # fmt: skip

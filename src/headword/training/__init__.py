@@ -4,12 +4,6 @@ from headword.training.objective import CLIPTask, SuperClassTask, SuperCLIPTask,
 from headword.training.superclip import SuperCLIP, TokenHead, Tokens, tokenize
 
 __all__ = [
-    "CLIPTask",
-    "SuperCLIP",
-    "SuperCLIPTask",
-    "SuperClassTask",
-    "TokenHead",
-    "Tokens",
-    "TrainingTask",
+    "CLIPTask", "SuperCLIP", "SuperCLIPTask", "SuperClassTask", "TokenHead", "Tokens", "TrainingTask",
     "tokenize",
-]
+]  # fmt: skip

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headword.aligners import Identity
 from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource, load_text, load_vision
 from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
-from headword.evaluation.subjects import THRESHOLD
+from headword.evaluation.subjects import THRESHOLD, one_space
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
 from headword.model import DualEncoder
-from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
 from headword.training import checkpoint
 from headword.training.build import Blueprint
@@ -58,7 +56,7 @@ def save_trained(
         text = load_text(f"trained:{clip}", device="cpu")
         vision.source.id = text.source.id = _architecture(blueprint)  # its place is the saved model itself
         training = json.loads(json.dumps(dict(provenance)))
-        encoder = _one_space(vision, text, scores_of(model), templates, training)
+        encoder = one_space(vision, text, scores_of(model), templates, training)
         return encoder.save(target, overwrite=overwrite)
 
 
@@ -100,7 +98,7 @@ def dual_encoder(model: SuperCLIP) -> DualEncoder:
     vision = VisionEncoder(source=image, head=None, labels=None, device=device, dtype=torch.float32, dim=dim)
     vision.reader = embed_images
     words = TextSource(kind="module", id="the model", model=model, embed=embed_texts)
-    return _one_space(vision, _PassingText(words, device, dim), scores_of(model), (DEFAULT_TEMPLATE,), {})
+    return one_space(vision, _PassingText(words, device, dim), scores_of(model), (DEFAULT_TEMPLATE,), {})
 
 
 class _PassingText(TextEncoder):
@@ -108,25 +106,6 @@ class _PassingText(TextEncoder):
 
     def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
         return TextEncoder.encode(self, texts, **{**options, "cache": False})
-
-
-def _one_space(
-    vision: VisionEncoder,
-    text: TextEncoder,
-    scores: Scores,
-    templates: tuple[str, ...],
-    training: dict[str, Any],
-) -> DualEncoder:
-    return DualEncoder(
-        vision=vision,
-        text=text,
-        aligner=Identity.of(vision.dim),
-        pairs=None,
-        templates=templates,
-        scores=scores,
-        centre=Centre("default"),
-        training=training,
-    )
 
 
 def scores_of(model: SuperCLIP) -> Scores:
