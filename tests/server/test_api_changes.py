@@ -27,7 +27,7 @@ def other(embedded, tmp_path_factory):
 @pytest.mark.attack
 def test_requests_while_the_index_changes(live: Live, saved, other, tmp_path, pictures):
     """Pictures that come, go and change; tags; another folder in place; another model; no index at all."""
-    index, root = live.index.path, live.index.root
+    index, root, model = live.index.path, live.index.root, live.index.model
     versions = {live.index.version: set(paths_of(live.index))}
     done, gone = threading.Event(), threading.Event()
     answers: list[tuple[str, int, dict, bool]] = []
@@ -56,8 +56,8 @@ def test_requests_while_the_index_changes(live: Live, saved, other, tmp_path, pi
             told = {} if path.startswith(("/th", "/im")) else reply.json
             answers.append((path, reply.status, told, gone.is_set()))
 
-    def changed(folder=index) -> None:
-        opened = Index.open(folder, model=live.index.model if folder == index else None)
+    def changed() -> None:
+        opened = Index.open(index, model=model)
         versions[opened.version] = set(paths_of(opened))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
@@ -67,19 +67,19 @@ def test_requests_while_the_index_changes(live: Live, saved, other, tmp_path, pi
         extra = root / "extra.png"
         for colour in ("red", "blue"):
             Image.new("RGB", (40, 40), colour).save(extra)
-            build_index(saved, root, index)
+            build_index(model, root, index)
             changed()
-            Index.open(index, model=live.index.model).tag(["dark", "bright"])
+            Index.open(index, model=model).tag(["dark", "bright"])
             changed()
         extra.unlink()
-        build_index(saved, root, index)
+        build_index(model, root, index)
         changed()
         # Another index in its place, and one of another model.
-        for model in (saved, other):
-            fresh = tmp_path / model.parent.name
-            build_index(model, root, fresh)
+        for folder in (saved, other):
+            fresh = tmp_path / folder.parent.name
+            build_index(folder, root, fresh)
             versions[Index.open(fresh).version] = set(paths_of(Index.open(fresh)))
-            index.rename(tmp_path / f"old-{model.parent.name}")
+            index.rename(tmp_path / f"old-{folder.parent.name}")
             fresh.rename(index)
             expected = Index.open(index).version
             assert live.get("/tags").json["index_version"] == expected
