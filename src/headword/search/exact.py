@@ -45,10 +45,7 @@ _RESCORED = 512  # rows at a time that are scored exactly
 class ExactSearch:
     """The k rows of highest score r · (a·u − b), best first; equal scores by row.
 
-    Args:
-        rows: u `[N, d]`.
-        inverse_norms: r `[N]`, not negative.
-        keep: which rows count `[N]`; all when not given.
+    Of rows u `[N, d]` and numbers r `[N]`, which are not negative; `keep` `[N]` says which rows count.
     """
 
     def __init__(self, rows: Rows, inverse_norms: Floats, keep: Mask | None = None) -> None:

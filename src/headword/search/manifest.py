@@ -91,11 +91,7 @@ class Manifest:
 
     @classmethod
     def read_previous(cls, folder: Path) -> Self | None:
-        """The version that a new one will follow, also one of format 3, whose features stay; or None.
-
-        Raises:
-            HeadwordError: as `read`.
-        """
+        """The version that a new one will follow, also one of format 3, whose features stay; or None."""
         path = folder / NAME
         content = read_json(path) if path.is_file() else {"format": 1}
         return cls._checked(path, content) if format_of(content, path, FORMAT) >= 3 else None

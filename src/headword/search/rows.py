@@ -191,11 +191,7 @@ def present_rows(folder: Path, name: str, dim: int) -> Floats:
 
 
 def append_rows(folder: Path, name: str, slots: int, units: Floats) -> list[int]:
-    """Put rows `[N, d]` behind the first `slots`, on the disk; what lay there is replaced.
-
-    Returns:
-        Their checksums.
-    """
+    """Put rows `[N, d]` behind the first `slots`, in place of what lay there; returns their checksums."""
     units = np.ascontiguousarray(units, np.float32)
     with _written(folder / f"{name}.f32", slots * units.shape[1] * 4) as file:
         file.truncate()

@@ -28,15 +28,8 @@ def tag_index(
 ) -> None:
     """Give every image of an index the label that fits it best, as `DualEncoder.classify` would.
 
-    Args:
-        folder: the index.
-        model: its model.
-        classifier: the labels; images that fit its "none of these" have none.
-        progress: called with (done, all) of the images.
-
-    Raises:
-        HeadwordError: for labels that are none, or an index that another process is writing, that was made
-            with another model, or that cannot be written; it is then what it was.
+    An index that another process is writing, that was made with another model, or that cannot be written is
+    what it was, and the error says so.
     """
     templates = check_templates(classifier.templates or model.templates)
     tags = {

@@ -92,11 +92,9 @@ router = APIRouter(dependencies=[Depends(_check_token)], responses=ERRORS)
 
 
 def create_app(service: Service, *, token: str = "") -> FastAPI:
-    """The API and the page as an ASGI app; `guard.Guard` belongs around it.
+    """The API and the page as an ASGI app, around which belongs `guard.Guard`.
 
-    Args:
-        service: what answers.
-        token: what clients that send an `Authorization` header must have in it.
+    Clients that send an `Authorization` header must have the token in it.
     """
     app = FastAPI(
         title="headword",
@@ -192,7 +190,8 @@ async def classify(service: Served, request: schemas.ClassifyRequest) -> schemas
     """
     for path in request.pictures:
         await service.file(path)
-    index, model = (serving := await service.newest()).index, serving.model
+    serving = await service.newest()
+    index, model = serving.index, serving.model
     labels, templates = _checked(model, request)
     options = {"multi_label": request.multi_label, "none_of_these": request.none_of_these}
     classifier = await service.classifier(model, labels, templates=templates, **options)
@@ -235,9 +234,8 @@ async def tag(service: Served, request: schemas.TagRequest) -> schemas.TagsRespo
 async def tags(service: Served) -> schemas.TagsResponse:
     """The tags that pictures have."""
     counts, version = await service.read(Index.tags)
-    rows = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return schemas.TagsResponse(
-        tags=[schemas.TagCount(tag=tag, count=count) for tag, count in rows],
+        tags=[schemas.TagCount(tag=tag, count=count) for tag, count in counts.items()],
         doubt=service.model.doubt,
         index_version=version,
     )

@@ -93,17 +93,10 @@ class ServerAnswer:
 def ask_server(
     index: str | Path, query: Query, *, k: int, where: str | None = None, about: bool = False
 ) -> ServerAnswer | None:
-    """A search by the server of an index.
+    """A search by the server of an index, as `Index.search`; with `about` its environment is asked for, too.
 
-    Whatever is in the way (no server, one of another version of the index, an answer that is no success), the
-    answer is None: the caller searches by itself, and tells what is wrong if something is.
-
-    Args:
-        index: the index's folder.
-        query: what to look for; its image must be a file.
-        k: how many pictures.
-        where: a condition they must meet.
-        about: whether to ask for the server's environment, too.
+    Whatever is in the way (no server, one of another version of the index, an answer that is no success, an
+    image that is no file), the answer is None: the caller searches by itself, and tells what is wrong.
     """
     from http.client import HTTPException  # slow to import, and most indices have no server
 
@@ -141,11 +134,7 @@ def _base64(image: Any) -> str:
 
 
 def _ask(running: Running, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    """The JSON of an answer.
-
-    Raises:
-        ValueError: if it is no success.
-    """
+    """The JSON of an answer; a ValueError if it is no success."""
     from http.client import HTTPConnection
 
     headers = {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"}

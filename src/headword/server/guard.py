@@ -56,14 +56,9 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """Wraps an ASGI app.
+    """Wraps an ASGI app, which may be called localhost or by one of some names in lower case.
 
-    Args:
-        app: what answers the requests that pass.
-        hosts: names this server may be called by besides localhost, in lower case.
-        any_address: whether it may be called by any IP address, as a server that is not on loopback alone is;
-            an address cannot be rebound, only a name can.
-        max_body: bytes a body may have.
+    A server that is not on loopback alone may be called by any IP address: an address cannot be rebound.
     """
 
     def __init__(
@@ -219,12 +214,7 @@ _ABSOLUTE = re.compile(
 
 
 def without_folders(text: str, folders: Iterable[str | Path] = ()) -> str:
-    """A line without absolute paths.
-
-    Args:
-        text: the line.
-        folders: what lies in these keeps its path within them, whatever characters are in it.
-    """
+    """A line without absolute paths; what lies in these folders keeps its path within them."""
     for folder in sorted(map(str, folders), key=len, reverse=True):
         name = Path(folder).name
         if name:

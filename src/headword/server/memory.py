@@ -90,13 +90,7 @@ class Thumbnails:
         self.recent: Recent[tuple[str, int, int, int], bytes] = Recent(limit, len)
 
     def get(self, file: Path, side: int, inside: Path | None = None) -> bytes:
-        """A JPEG of at most `side` pixels a side; a smaller picture keeps its size.
-
-        Args:
-            file: the picture.
-            side: in pixels.
-            inside: a folder, resolved, that the file must lie in when links are followed.
-        """
+        """A JPEG of at most `side` pixels a side; the file must lie `inside` a folder, links followed."""
         try:
             status = file.stat()
         except OSError:

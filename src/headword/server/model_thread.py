@@ -26,12 +26,9 @@ class Overloaded(Exception):  # noqa: N818 - a state, not a mistake
 
 
 class ModelThread(Generic[Job, Answer]):
-    """One thread for searches and other work.
+    """One thread: `answer` gives each of a `batch` of searches its answer, or the exception it became.
 
-    Args:
-        answer: gives each of a batch its answer, or the exception that became of it.
-        batch: how many searches are answered together.
-        most: how many searches, and how many pieces of work, may wait.
+    Of searches, and of pieces of work, no more than `most` may wait.
     """
 
     def __init__(

@@ -82,8 +82,7 @@ class SearchResult:
 class Service:
     """What the routes of the API call. Its coroutines belong to one event loop.
 
-    Args:
-        index: the index; when another process has changed it, its new version is taken up.
+    When another process has changed the index, its new version is taken up.
     """
 
     def __init__(self, index: Index) -> None:

@@ -63,11 +63,7 @@ class Address:
 class Server(uvicorn.Server):
     """A server that is ready to `run`, until `should_exit` or a signal.
 
-    Args:
-        app: what answers.
-        listener: where.
-        on_start: called when requests are answered.
-        on_stop: called when they no longer are; before a signal ends the process.
+    `on_start` is called when requests are answered, `on_stop` when they no longer are.
     """
 
     def __init__(
@@ -77,23 +73,20 @@ class Server(uvicorn.Server):
         on_start: Callable[[], object],
         on_stop: Callable[[], object],
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Connection,
-                lifespan="off",
-                log_level="error",  # a warning for every request that is not HTTP would fill the terminal
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=3,
-            )
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            lifespan="off",
+            log_level="error",  # a warning for every request that is not HTTP would fill the terminal
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=3,
         )
-        self._listener = listener
-        self._on_start = on_start
-        self._on_stop = on_stop
+        super().__init__(config)
+        self._listener, self._on_start, self._on_stop = listener, on_start, on_stop
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests."""
@@ -130,12 +123,8 @@ def prepared(
 ) -> Iterator[Server]:
     """A server of an index, warm, with its place on the network taken.
 
-    Args:
-        index: what to search.
-        host: where to listen; loopback unless others shall reach it.
-        port: 0 for any that is free; when not given, 7860 or, if that is taken, any that is free.
-        ready: called when requests are answered: with the address, and whether the command line of this user
-            finds the server.
+    Port 0 is any that is free; not given, 7860 or, if that is taken, any that is free. `ready` is called when
+    requests are answered, with the address, and whether this user's command line finds the server.
     """
     with listening(host, port) as listener, contextlib.closing(Service(index)) as service:
         service.warm()
