@@ -32,17 +32,10 @@ from headword.scoring.centring import Centre
 from headword.scoring.familiarity import fit_familiarity
 from headword.scoring.probabilities import leave_classes_out, names_taught, prior_scores, scores_from
 
-CAPTIONS_FROM = 50
-"""Captioned images from which their mean is a centre worth having, and rows and images are centred each."""
-
-CAPTION_WEIGHT = 0.1
-"""Of a caption beside a row's 1; chosen on flickr8k's validation split with 100 images (docs/beyond.md)."""
-
-BESIDE_CAPTIONS = partial(KernelRidge, tau=0.6, penalty=1.0, centre_by_source=True)
-"""Kernel ridge for rows beside captions, chosen likewise."""
-
-Watch = Callable[[str], AbstractContextManager[Progress | None]]
-"""By what is counted, a context in which that is told."""
+CAPTIONS_FROM = 50  # captioned images from which their mean is a centre worth having
+CAPTION_WEIGHT = 0.1  # beside a row's 1; chosen on flickr8k's validation split, 100 images (docs/beyond.md)
+BESIDE_CAPTIONS = partial(KernelRidge, tau=0.6, penalty=1.0, centre_by_source=True)  # likewise
+Watch = Callable[[str], AbstractContextManager[Progress | None]]  # by what is counted
 
 
 def unwatched(_what: str) -> AbstractContextManager[None]:

@@ -1,6 +1,5 @@
-"""A saved model, format 2: `headword.json` (encoders, templates, aligner, centre, scores, versions, hashes),
-`aligner.safetensors`, and for a recycled head `prototypes.safetensors` (its pairs) and `classes.jsonl`. The
-encoders lie in `vision/` and `text/` where asked for, or in `clip/` where headword trained them.
+"""A saved model, format 2: `headword.json`, safetensors, classes, and where asked for the encoders
+themselves.
 
 `headword.json` holds a sha256 of each other file and of itself without that entry, so that an edit is found.
 Encoders that are not copied are named with a sha256 over their tensors, one over what their tokenizer does,

@@ -1,8 +1,4 @@
-"""Typed settings from files, `key=value` words and flags; every mistake is one line: what, where, the mend.
-
-A subclass of `Settings` declares each setting by its type, ranges (`Field(ge=1)`) and choices (`Literal`);
-pydantic checks them. `settings_of` makes one of a dataclass.
-"""
+"""Typed settings from files, `key=value` words and flags; a mistake is one line: what, where, the mend."""
 
 from __future__ import annotations
 
@@ -36,7 +32,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 class Settings(BaseModel):
-    """Settings with types, ranges and choices, which never change. Strings are read as the setting's type.
+    """Settings with types, ranges and choices, which never change; strings are read as their types.
 
     Raises:
         HeadwordError: for a setting that does not exist, is missing, or has a value that cannot be meant.

@@ -1,7 +1,4 @@
-"""The mappings between a text encoder's space and an image encoder's, one file each.
-
-To add one, write a subclass of `Aligner` in a file of its own and name it in `ALIGNERS`.
-"""
+"""The mappings between a text encoder's space and an image encoder's: a file each, named in `ALIGNERS`."""
 
 from __future__ import annotations
 

@@ -35,11 +35,9 @@ class Aligner(nn.Module, ABC):
 
     name: ClassVar[str]  # what the command line and a saved model call it
 
-    iterative: ClassVar[bool] = False
-    """Whether a fit takes minutes (gradient descent) rather than a moment (closed form)."""
+    iterative: ClassVar[bool] = False  # whether a fit takes minutes (gradient descent), not a moment
 
-    text_axis: ClassVar[tuple[str, int]]
-    """The learnt tensor, and its axis, that is as wide as the text embeddings."""
+    text_axis: ClassVar[tuple[str, int]]  # the learnt tensor, and its axis, as wide as text embeddings
 
     centre_: Tensor = field(init=False)  # `[d]`, what is subtracted from unit-norm image features
 

@@ -15,8 +15,7 @@ from typing_extensions import Self
 from headword.aligners.base import Aligner, prepared
 from headword.aligners.pairs import Pairs
 
-MANY_PAIRS = 10_000
-"""Past this many pairs 500 epochs are the default, else 2,500: the paper's for 21k and for 1k heads."""
+MANY_PAIRS = 10_000  # past these 500 epochs are the default, else 2,500: the paper's for 21k and 1k heads
 
 Weights = dict[str, Tensor]
 
@@ -36,8 +35,7 @@ class GradientAligner(Aligner):
     progress: Callable[[int, int], None] | None = field(default=None, init=False)
     """Called after each epoch with the epochs done and the epochs in all; not a setting, never saved."""
 
-    epochs: Annotated[int, Gt(0)] | None = None
-    """Passes over the pairs; None for 500 past 10,000 pairs, else 2,500."""
+    epochs: Annotated[int, Gt(0)] | None = None  # passes over the pairs; as `default_epochs` if None
     lr: Annotated[float, Gt(0)] = 5e-3  # Adam's learning rate at the start
     batch_size: Annotated[int, Gt(0)] = 512  # pairs a step
     input_dropout: Annotated[float, Ge(0), Le(1)] = 0.3

@@ -38,11 +38,9 @@ class JointKernelRidge(KernelRidge):
 
     name = "joint-kernel-ridge"
 
-    widths: tuple[Annotated[int, Gt(0)], ...] = ()
-    """Width of each part's features, in order; none means one part, which is `KernelRidge`."""
+    widths: tuple[Annotated[int, Gt(0)], ...] = ()  # of the parts' features; none: one part, as `KernelRidge`
     part_weights: tuple[Annotated[float, Gt(0)], ...] = ()  # w_i; ones when not given
-    gate: Annotated[float, Gt(0)] = 0.05
-    """The gate's temperature, chosen by leaving classes out (docs/joint.md)."""
+    gate: Annotated[float, Gt(0)] = 0.05  # its temperature, chosen by leaving classes out (docs/joint.md)
 
     member_: Tensor = field(init=False)  # [N, n] 1 where a pair belongs to a part, else 0
     usual_: Tensor = field(init=False)  # [n] m̄, zeros where all parts have the same pairs

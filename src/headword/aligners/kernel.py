@@ -73,7 +73,11 @@ class KernelRidge(Aligner):
 
     def _nystrom(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """(ΦΦᵀ + D + λ Ω⁻¹)⁻¹ (X − μ) by Woodbury, for features Φ = k(T, T_L) L⁻ᵀ with L Lᵀ = k(T_L, T_L)."""
-        at = text[self._landmarks(text)]
+        if self.landmarks == "farthest":
+            at = text[farthest_texts(text, self.n_landmarks)]
+        else:
+            order = torch.randperm(len(text), generator=torch.Generator().manual_seed(self.seed))
+            at = text[order[: self.n_landmarks].to(text.device)]
         m = len(at)
         between = name_kernel(double(at), double(at), self.tau)
         between.diagonal().add_(_NUGGET)
@@ -96,12 +100,6 @@ class KernelRidge(Aligner):
         smooth = solve_positive(system, double(right)).to(text)  # [m, d]
         fitted = torch.cat([phi.T @ smooth for phi in features])
         return (target - fitted) / torch.cat(noises)[:, None]
-
-    def _landmarks(self, text: Tensor) -> Tensor:
-        if self.landmarks == "farthest":
-            return farthest_texts(text, self.n_landmarks)
-        order = torch.randperm(len(text), generator=torch.Generator().manual_seed(self.seed))
-        return order[: self.n_landmarks].to(text.device)
 
     def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor:
         """β = k(t, T) (K + λ diag(1/ω))⁻¹, of whichever K the fit used; takes as long as the fit."""

@@ -16,10 +16,7 @@ from headword.errors import HeadwordError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LeftOut:
-    """What an aligner's settings say of pairs whose classes they were fitted without, fold by fold.
-
-    Each fold has an aligner of its own: compare images with texts within a fold only.
-    """
+    """What an aligner's settings say of pairs whose classes they were fitted without, each fold by itself."""
 
     known: Pairs  # of which each fold was left out once; for iterative aligners only the first was
     rows: list[Tensor]  # [n] which pairs a fold has, ascending
@@ -32,11 +29,10 @@ class LeftOut:
 def leave_out(
     aligner: Aligner, pairs: Pairs, *, folds: int = 5, seed: int = 0, centred: bool = False
 ) -> LeftOut:
-    """Each pair's embeddings by the aligner's settings fitted without the pair's class.
+    """Each pair's embeddings by the aligner's settings fitted without its class (`class_groups`).
 
-    Whole classes leave together: pairs that share a name, a text or an image row (`class_groups`). Closed
-    forms are fitted once a fold, iterative aligners once, with a tenth of their epochs, for the first fold
-    only. `centred` centres each fold on the image rows it is fitted on, as a user's centring would.
+    Closed forms are fitted once a fold, iterative aligners once, with a tenth of their epochs, for the first.
+    `centred` centres each fold on the image rows it is fitted on, as a user's centring would.
     """
     fold_of = class_folds(class_groups(pairs), folds, seed)
     out = LeftOut(pairs, [], [], [], [], [])
@@ -58,10 +54,7 @@ def leave_out(
 
 
 def class_groups(pairs: Pairs) -> Tensor:
-    """`[N]` a number for each pair's class: pairs sharing a name (other than ""), a text or an image row.
-
-    Sharing is transitive: synonyms have their class's row in common, two classes of one name their text.
-    """
+    """`[N]` each pair's class: pairs that share, in turn, a name (other than ""), a text or an image row."""
     parent = list(range(len(pairs)))
 
     def root(i: int) -> int:

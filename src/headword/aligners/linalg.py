@@ -24,8 +24,8 @@ def double(tensor: Tensor) -> Tensor:
 def cholesky(matrix: Tensor) -> Tensor:
     """Lower Cholesky factor of a symmetric positive definite float64 `[m, m]`; `matrix` is changed.
 
-    The diagonal is raised by m · ε · trace, the size of the rounding errors, so that a matrix that is
-    positive definite in exact arithmetic is so here; else it is refused.
+    The diagonal is raised by m · ε · trace, the size of the rounding errors; what is then not definite is
+    refused.
     """
     diagonal = matrix.diagonal()
     diagonal += len(matrix) * torch.finfo(matrix.dtype).eps * diagonal.sum()

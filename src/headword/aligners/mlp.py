@@ -26,8 +26,7 @@ class MLP(GradientAligner):
     text_axis = ("hidden_weight_", 1)
 
     expansion: Annotated[int, Gt(0)] = 4  # the hidden layer's width in multiples of d
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
-    """Probability of a hidden unit's dropping out, the others rescaled."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.5  # of a hidden unit, the others rescaled
 
     hidden_weight_: Tensor = field(init=False)  # [4d, k]
     hidden_bias_: Tensor = field(init=False)  # [4d]

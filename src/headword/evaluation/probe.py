@@ -20,8 +20,7 @@ from headword.metrics import classification_metrics
 from headword.model import DualEncoder
 from headword.recycling import class_mean_pairs
 
-PENALTY = 100.0
-"""C of the logistic regression: features have unit norm, so that scikit-learn's 1.0 would hardly fit them."""
+PENALTY = 100.0  # C of the logistic regression; features have unit norm, so 1.0 would hardly fit them
 
 Scorer: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Places of shots `[S]` in what is learnt from, and of tests `[T]` in what is tested → scores `[T, C]`."""

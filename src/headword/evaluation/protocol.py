@@ -27,10 +27,8 @@ class Protocol(Settings):
 
     task: Literal["classification", "retrieval", "probe", "few-shot"]
     """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features) or "few-shot"."""
-    data: str
-    """Where the images are: see `headword.data.labelled`; for retrieval, a caption file."""
-    name: str | None = None
-    """What tables call it; the task and the data when None."""
+    data: str  # where the images are: see `headword.data.labelled`; for retrieval, a caption file
+    name: str | None = None  # what tables call it; the task and the data when None
     split: str | None = None
     """Which part of the data, "a+b" being two; when None, the test split of data that have one, else the
     validation split, else all of them. A result says which."""
@@ -47,23 +45,18 @@ class Protocol(Settings):
     "reference" (the images of `hubness`) or a folder of images."""
     collection: str = OFF
     """How classification labels the tested images at once, a method of `headword.scoring.transductive`."""
-    prior: str | None = None
-    """For "sinkhorn": "uniform", or a JSON file from class name to share."""
+    prior: str | None = None  # for "sinkhorn": "uniform", or a JSON file from class name to share
     hubness: str | None = None
     """For retrieval: the split of the caption file whose images and texts, unmatched, say what is near to
     everything; see `headword.scoring.transductive.Hubs`."""
     k: tuple[Positive, ...] | None = None
     """The k of top-k and recall@k; 1 and 5, or 1, 5 and 10, as far as the set is large enough, when None."""
-    shots: tuple[Positive, ...] = (1, 2, 4, 8, 16)
-    """Images of a class that probe and few-shot learn from."""
-    draws: Positive = 3
-    """How often the shots are drawn; results are means, with their standard deviation."""
+    shots: tuple[Positive, ...] = (1, 2, 4, 8, 16)  # images of a class that probe and few-shot learn from
+    draws: Positive = 3  # how often the shots are drawn; results are means, with their standard deviation
     missing: Literal["error", "skip"] = "error"
     """Captions that name a missing image: "error" or "skip" (and count)."""
-    metric: str | None = None
-    """The metric that tables are read by; each task has its own when None."""
-    seed: int = 0
-    """Of the draws."""
+    metric: str | None = None  # the metric that tables are read by; each task has its own when None
+    seed: int = 0  # of the draws
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -110,8 +103,7 @@ class Result:
 
     name: str  # the model, as tables call it
     model: dict[str, Any]  # its provenance
-    protocol: Protocol
-    """The protocol with all that data and model settled: split, class names, templates, k, metric."""
+    protocol: Protocol  # with split, class names, templates, k and metric settled
     metrics: dict[str, float]  # percent, save `seconds`, the time all of it took
     data: dict[str, Any]
     """Counts: `images` that were measured on, `classes` or `captions`, `skipped` unreadable images (a line

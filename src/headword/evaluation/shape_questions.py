@@ -15,9 +15,7 @@ from headword.data.shapes import ATTRIBUTES, Shapes, questions
 from headword.metrics import retrieval_metrics, retrieval_places
 
 EncodeImages: TypeAlias = Callable[[list[Image.Image]], Tensor]  # N RGB images → `[N, D]`
-
 EncodeTexts: TypeAlias = Callable[[list[str]], Tensor]  # M texts → `[M, D]`
-
 BATCH = 256  # images or texts that are encoded in one call
 
 

@@ -26,9 +26,7 @@ from headword.scoring.centring import Centre
 from headword.scoring.probabilities import Scores
 
 CLIP_TEMPLATES = ("a photo of a {}",)  # what CLIP models are usually prompted with
-
 CLIP_SCALE = 100.0  # what CLIP's learnt scale is bounded by: that of a model that does not say
-
 THRESHOLD = 0.2  # the cosine at which a single label is taken for right, where nothing has taught one
 
 
@@ -51,7 +49,10 @@ def open_model(
     if vision is not None:
         raise HeadwordError(f"{name} is no saved model's folder, which --vision goes with")
     if name.startswith(("open_clip:", "transformers:")):
-        return _reference(name, device)
+        kind, _, rest = name.partition(":")
+        image, words, scale = _open_clip(rest) if kind == "open_clip" else _transformers(rest)
+        clip, text = load_vision(image, device=device, dtype="float32"), load_text(words, device=device)
+        return one_space(clip, text, Scores(scale, scale, THRESHOLD), CLIP_TEMPLATES)
     if name.partition(":")[0] == "embedded":
         from headword.recycling import recycle
 
@@ -60,13 +61,6 @@ def open_model(
         f"there is no model {name!r}: give a saved model's folder, embedded, open_clip:ARCHITECTURE/TAG or "
         "transformers:ID"
     )
-
-
-def _reference(name: str, device: str) -> DualEncoder:
-    kind, _, rest = name.partition(":")
-    image, words, scale = _open_clip(rest) if kind == "open_clip" else _transformers(rest)
-    vision, text = load_vision(image, device=device, dtype="float32"), load_text(words, device=device)
-    return one_space(vision, text, Scores(scale, scale, THRESHOLD), CLIP_TEMPLATES)
 
 
 def one_space(

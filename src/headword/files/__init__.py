@@ -1,7 +1,4 @@
-"""Files that are whole or not there: atomic writing, and reading that says what is wrong with a file.
-
-Nothing here unpickles. Importing it stays light: torch and safetensors are imported where used.
-"""
+"""Files that are whole or not there, and reading that says what is wrong; nothing is unpickled."""
 
 from headword.files.reading import (
     expand,

@@ -35,10 +35,9 @@ def printable(path: str) -> str:
 
 
 def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) -> BinaryIO:
-    """A regular file, open for reading: anything else (a pipe, a device) could keep a reader for ever.
+    """A regular file, open for reading, within the folder `inside`; a pipe or device could keep a reader.
 
-    What is checked is what was opened, so that nothing can take its place between the two. With links
-    followed it must lie `inside` that resolved folder. Mistakes are OSErrors.
+    What is checked is what was opened, so that nothing can take its place between the two.
     """
     try:
         descriptor = os.open(path, _READING)

@@ -24,10 +24,7 @@ _METADATA_KEY = "headword"
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors as one safetensors file, whole or not there; equal contents give equal bytes.
-
-    They may be on any device, views of each other, and not contiguous; `metadata` is what JSON can say.
-    """
+    """Write tensors as one safetensors file, whole or not there; equal contents give equal bytes."""
     import torch
     from safetensors.torch import save_file
 

@@ -25,11 +25,10 @@ MARKER = "headword.json"  # the file that shows a folder to be headword's own
 def new_folder(
     path: str | Path, *, overwrite: bool = False, marker: str = MARKER, known: Collection[str] | None = None
 ) -> Iterator[Path]:
-    """A folder that appears whole at `path`, or not at all, in place of an empty one.
+    """A folder that appears whole at `path` when the block ends well, or not at all.
 
-    Yields a temporary sibling to write into. When the block ends well it is renamed to `path`; on any
-    exception, Ctrl-C included, it is removed together with the parent folders that were made for it. With
-    `overwrite` a folder that holds the file `marker`, and beside it nothing but `known` names, is replaced.
+    Yields a temporary sibling, which is removed on any exception, with the parents made for it. `overwrite`
+    replaces a folder that holds the file `marker` and beside it nothing but `known` names.
     """
     target = expand(path).resolve()
     check = partial(check_new_folder, target, overwrite=overwrite, marker=marker, known=known)

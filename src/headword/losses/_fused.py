@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # how large a chunk of float32 logits may be, in bytes
-
-MIN_CHUNK_ROWS = 128
-"""Fewer rows than this and adding up the weight's gradient costs more than multiplying it out."""
+MIN_CHUNK_ROWS = 128  # with fewer, adding up the weight's gradient costs more than multiplying it out
 
 
 def chunk_rows_for(batch: int, vocab_size: int) -> int:

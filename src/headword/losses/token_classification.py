@@ -80,8 +80,7 @@ class TokenTargets(NamedTuple):
     """The soft targets of B captions."""
 
     ids: Tensor  # `[B, L]` int64, the words of each caption; 0 where there is none
-    shares: Tensor
-    """`[B, L]` float32, ŷ at those words: each row sums to 1, or is all 0 for a caption without words."""
+    shares: Tensor  # `[B, L]` float32, ŷ at those words: rows sum to 1, or to 0 without words
 
 
 class TokenClassificationLoss(nn.Module):
@@ -123,8 +122,7 @@ class TokenClassificationLoss(nn.Module):
     excluded: Tensor  # `[V]` bool, not saved: it follows from the settings
     document_frequency: Tensor  # `[V]` int64, captions seen with each word. Absent in reference counting
     documents: Tensor  # scalar int64, captions with words seen so far. Absent in reference counting
-    batch_frequency: Tensor
-    """`[V]` float32, sum of batch means. Reference counting only: states cannot be mixed up."""
+    batch_frequency: Tensor  # `[V]` float32, sum of batch means. Reference counting only
     batches: Tensor  # scalar int64, batches seen so far. Reference counting only
 
     def __init__(

@@ -1,8 +1,4 @@
-"""What results are measured by: tensors in, plain numbers out, in percent where they are shares.
-
-A wrong answer that scores as high as the right one goes before it, everywhere: a model that gives everything
-the same score gets nothing.
-"""
+"""Tensors in, plain numbers out, shares in percent; a wrong answer that scores as high goes first."""
 
 from headword.metrics._checks import check_k
 from headword.metrics.classification import classification_metrics, places_of_labels

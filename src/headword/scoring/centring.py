@@ -36,9 +36,7 @@ class Centre:
 class RunningCentre:
     """A centre that moves as images arrive: the i-th is centred on (κ c₀ + Σ_{j≤i} x_j)/(κ + i).
 
-    The same images in the same order have the same centres however they are cut into batches, to rounding.
-    The `prior` c₀ `[d]` counts as `strength` κ > 0 images: at 0 the first would be its own centre. `unit`
-    brings features to unit norm as the aligner does.
+    The `prior` c₀ `[d]` counts as `strength` κ > 0 images. How images are cut into batches changes nothing.
     """
 
     def __init__(

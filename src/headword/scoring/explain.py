@@ -19,12 +19,10 @@ class Prototype:
     """One image-side row of the pairs, with all its texts."""
 
     name: str  # what the first of its texts says: the class's name
-    words: str
-    """What the text says that counts most: a synonym, say, where the pairs have several texts of a row."""
+    words: str  # the text that counts most: a synonym, say, where the pairs have several of a row
     source: str  # where it came from, as in `Pairs`
     weight: float  # β summed over its texts, or its cosine with the text's vector: see `Explanation.kind`
-    share: float | None
-    """β (x − μ)·f / ‖f‖², its part in the vector: all prototypes' add up to 1. None beside a cosine."""
+    share: float | None  # β (x − μ)·f / ‖f‖², its part in the vector; all sum to 1. None beside a cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,7 @@ class Explanation:
 def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> list[Explanation]:
     """Explain the aligner's vectors of text embeddings `[M, k']` by the pairs it was fitted on.
 
-    Pairs that share an image row (a class's synonyms, an image's captions) count as one prototype. For
-    `kernel-ridge` this takes as long as a fit, whatever the number of texts.
+    Pairs that share an image row count as one prototype. For `kernel-ridge` this takes as long as a fit.
     """
     if k < 1:
         raise HeadwordError(f"k must be at least 1, got {k}")

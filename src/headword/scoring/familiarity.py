@@ -17,13 +17,10 @@ from headword.aligners.pairs import Pairs, distinct
 from headword.scoring.probabilities import FEW, logistic
 
 TAU, PENALTY = 0.15, 0.3  # of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used
-MOST_EXACT = 2048
-"""The most pairs whose Gaussian process is solved as a whole; past that, each text has its own."""
+MOST_EXACT = 2048  # pairs whose Gaussian process is solved as a whole; past that, each text has its own
 NEIGHBOURS = 64  # how many of the nearest names a text's own process has
 AMONG = 100  # how many names the right one is to come first among
-LOW_QUANTILE = 0.25
-"""Familiarity below this quantile of the left-out classes' counts as out of the head's depth."""
-
+LOW_QUANTILE = 0.25  # of the left-out classes: familiarity below theirs is out of the head's depth
 _RIDGE = 1e-3  # keeps the slopes, on columns of unit variance, from running away
 
 
@@ -39,8 +36,7 @@ class Familiarity:
     offset: float
     agreement: float
     knowledge: float
-    low: float
-    """Below it words are out of the head's depth: a quarter of its own classes are when they are left out."""
+    low: float  # below it words are out of the head's depth, as a quarter of its own are when left out
     among: int  # how many names, the right one among them
     fitted_on: int  # number of left-out rows
 

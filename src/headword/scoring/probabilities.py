@@ -17,7 +17,6 @@ NONE_OF_THESE = "none of these"
 _MOST_PAIRS = 4_000
 
 FEW = 50  # with fewer class names a head is too small to tell what it knows: how sure to be is mostly prior
-
 PRIOR_SPREAD = 0.5  # standard deviation of the prior of `prior_scores`, as a share of its values
 
 
@@ -27,10 +26,8 @@ class Scores:
 
     scale: float  # softmax over labels is of scale · cosine
     sigmoid_scale: float  # a label by itself has probability sigmoid(sigmoid_scale · (cosine - threshold))
-    threshold: float
-    """The cosine at which a label is as likely right as wrong, right and wrong ones being equally many."""
-    fitted_on: int = 0
-    """Number of held-out rows the numbers were fitted on; 0 where there were too few and a prior stands."""
+    threshold: float  # the cosine of even odds, right and wrong labels being equally many
+    fitted_on: int = 0  # held-out rows; 0 where there were too few and a prior stands
     first: int | None = None  # how many of them found their own name first, where that was counted
     by_chance: float | None = None  # how many would by chance
 

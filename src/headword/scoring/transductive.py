@@ -1,7 +1,7 @@
-"""A whole collection at once: what images and labels, or a reference, say of one another's nearness.
+"""A whole collection at once, *transductively*: an image's label depends on the other images.
 
-All of it is *transductive*: an image's label depends on the other images. Scores of unit-norm embeddings stay
-on the cosines' own scale, so that softmax(scale · score) stands for probabilities as before.
+Scores of unit-norm embeddings stay on the cosines' own scale, so that softmax(scale · score) stands for
+probabilities as before.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def collective_scores(
 
 
 def check_method(method: str, has_shares: bool, *, single_labels: bool = True) -> None:
-    """Refuse a method that does not exist, or does not go with a prior, with none, or with several labels."""
+    """Refuse a method that does not exist, or goes with no prior, needs one, or takes single labels alone."""
     if method not in METHODS:
         raise HeadwordError(f"there is no collection method {method!r}; choose {', '.join(METHODS)}")
     if method == "sinkhorn" and not has_shares:

@@ -28,8 +28,7 @@ from headword.training.superclip import SuperCLIP
 OWN = "model."  # how names of the model's tensors begin in a task's state
 
 SMALL_SIZE, SMALL_CONTEXT, SMALL_HEAD = 64, 32, 32
-SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0
-"""ln 10 and −10: where SigLIP's scale and bias start (Zhai et al. 2023)."""
+SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0  # ln 10, −10: SigLIP's start (Zhai et al. 2023)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,7 @@ class Blueprint:
 
 
 def build(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
-    """A configuration's model, in training mode, what no loss reaches frozen; and how to build it again.
-
-    What is random is drawn from `config.seed`; torch's own generator stays as it was.
-    """
+    """A configuration's model, in training mode, with what no loss reaches frozen; how to build it again."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.backbone is not None:

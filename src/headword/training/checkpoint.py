@@ -1,9 +1,8 @@
-"""A run's folder (`run.json`, `config.yaml`, `metrics.jsonl`, `model/`) and the checkpoints in it.
+"""A run's folder and the checkpoints in it, whole or not there, of safetensors and JSON.
 
-A checkpoint is a folder, whole or not there: `model.safetensors` (the task: model and word counts),
-`optimizer.safetensors` (AdamW's moments and steps by parameter), and `state.json` (step, options, the data's
-fingerprint, the loader's state, the best metric so far). Random numbers need no place: each step's are a
-function of (seed, step, process, piece).
+A checkpoint holds the task (model and word counts), AdamW's moments, and `state.json`: step, options, the
+data's fingerprint, the loader's state, the best metric so far. Random numbers need no place: each step's are
+a function of (seed, step, process, piece).
 """
 
 from __future__ import annotations
@@ -30,17 +29,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from headword.errors import HeadwordError
-from headword.files import (
-    check_new_folder,
-    expand,
-    load_tensors,
-    locked,
-    new_folder,
-    read_json,
-    remove_unfinished,
-    save_tensors,
-    write_text_atomic,
-)
+from headword.files.reading import expand, read_json
+from headword.files.tensors import load_tensors, save_tensors
+from headword.files.writing import check_new_folder, locked, new_folder, remove_unfinished, write_text_atomic
 from headword.results import environment
 from headword.training.build import Blueprint
 from headword.training.config import TrainConfig
@@ -51,8 +42,7 @@ RUN, OPTIONS, TRAINED = "run.json", "config.yaml", "model"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 KNOWN = (OPTIONS, METRICS, EVENTS, TRAINED, "checkpoints", "wandb")
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-"""Gathered from shards, in the first process alone."""
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,8 @@ def save_trained(
 ) -> Path:
     """Save a trained model, without its token head, as a folder that `headword.load` reads.
 
-    The folder's `clip/` is open_clip's own layout: `open_clip.create_model("local-dir:FOLDER/clip")`. What
-    the model was trained on and how is its `provenance`, as JSON; `templates` are the default of its
-    `classify`.
-
-    Raises:
-        HeadwordError: if the folder cannot be written, or holds anything but, with `overwrite`, a saved
-            model.
+    The folder's `clip/` is open_clip's own layout: `open_clip.create_model("local-dir:FOLDER/clip")`.
+    `provenance` says what it was trained on and how; `templates` are the default of its `classify`.
     """
     target = Path(folder)
     templates = check_templates(templates)

@@ -32,14 +32,9 @@ def backward(
 ) -> dict[str, Tensor]:
     """Leave the gradient of a batch's loss in the parameters; gives the losses by name, without a graph.
 
-    Args:
-        task: model and losses.
-        batch: "images" and "texts".
-        pieces: n ≥ 1; with 1 nothing is cached.
-        module: the task as it is called: what a strategy wraps it in, or itself when None.
-        seed: called with the piece's number before each forward pass, so that both draw the same dropout;
-            torch's generator gives the seeds when None.
-        unsynchronised: a context in which gradients stay in their process; all pieces but the last use it.
+    `module` is the task as a strategy wraps it. `seed` is called with the piece's number before each forward
+    pass, so that both draw the same dropout; all pieces but the last run in the context `unsynchronised`, in
+    which gradients stay in their process. With one piece nothing is cached.
     """
     run = module or task
     if seed is None:

@@ -31,10 +31,7 @@ SHAPES = ("overall", *ATTRIBUTES, "i2t_r1", "t2i_r1")  # what `measure_shapes` m
 def training_evaluators(
     config: TrainConfig, *, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Evaluator]:
-    """The evaluators that a configuration means; `say` is told of pictures that cannot be read.
-
-    `shapes` is measured on its validation split: the held-out combinations are for the end.
-    """
+    """The evaluators of a configuration (on `shapes`' validation split); `say` is told of unread pictures."""
     evaluators: dict[str, Evaluator] = {}
     if is_shapes(config.data):
         evaluators["shapes"] = Evaluator(SHAPES, partial(measure_shapes, split="val"))

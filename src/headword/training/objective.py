@@ -1,8 +1,5 @@
 """What is trained: a task a method, which holds a model and its losses.
 
-`training_forward(batch)` gives the losses by name; "loss" is their sum, to be differentiated. Its halves,
-between which cached gradients cut, are `features`, a row a pair, and `losses` of all rows.
-
 Losses are means over this process's pairs with all processes' negatives and counts, so that averaging
 gradients over processes, as DistributedDataParallel does, gives the joint batch's. All hold equally many.
 """
@@ -30,7 +27,9 @@ Tensors = Mapping[str, Tensor]  # by name. A batch has "images" `[B, 3, H, W]` a
 class TrainingTask(nn.Module):
     """A model and its losses, one module, so that whatever wraps it (DDP, FSDP) sees each use of a parameter.
 
-    Its `state_dict` holds the word counts beside the model. Build it when the process group is up.
+    `training_forward(batch)` gives the losses by name; "loss" is their sum. Cached gradients cut between its
+    halves, `features`, a row a pair, and `losses` of all rows. Build it when the process group is up; its
+    `state_dict` holds the word counts, too.
     """
 
     uses: ClassVar[tuple[str, ...]]  # what of the model's output the losses take

@@ -140,10 +140,9 @@ class Stop:
 
 @contextmanager
 def stoppable(*, alone: bool) -> Iterator[Stop]:
-    """Remember the first of `SIGNALS`, so that the step under way ends and is kept; in the main thread alone.
+    """Remember the first of `SIGNALS`, so that the step under way ends and is kept; in the main thread.
 
-    Where this process is `alone`, the second does what it did before. Otherwise torchrun sends them, perhaps
-    twice, and kills where nothing ends.
+    Where this process is `alone`, the second does what it did before; else torchrun sends and kills.
     """
     stop = Stop()
     before: dict[signal.Signals, Any] = {}

@@ -1,9 +1,4 @@
-"""A token layer that starts from recycled prototypes instead of noise.
-
-A recycled head maps any text to a direction in the image features' space; row v of the layer is token v's own
-text through text encoder and aligner. Rows are centred (what all tokens share tells none apart) and scaled to
-the usual start's standard deviation, width^−½. Tokens that say nothing by themselves keep their random row.
-"""
+"""A token layer that starts from recycled prototypes instead of noise: row v is the text of token v."""
 
 from __future__ import annotations
 
@@ -51,7 +46,7 @@ def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | N
 
 
 def prototype_rows(dual: DualEncoder, texts: Sequence[str]) -> Tensor:
-    """Texts → rows `[V, d]` in the image features' space, of mean 0 and standard deviation d^−½."""
+    """Texts → centred rows `[V, d]` of standard deviation d^−½, as the layer's usual start has it."""
     rows = dual.encode_text(texts)
     centred: Tensor = rows - rows.mean(dim=0)
     scaled: Tensor = centred * (rows.shape[1] ** -0.5 / centred.std())

@@ -28,26 +28,16 @@ from headword.training.trainer import Evaluator, Trainer
 class TrainResult:
     """What a run came to."""
 
-    folder: Path
-    """The run's folder."""
-    steps: int
-    """Of the whole run."""
-    frozen: tuple[str, ...]
-    """Parts of the model that were not trained, since no loss of the method reaches them."""
-    resumed_from: int
-    """The step it went on after; 0 for a new run."""
-    metrics: dict[str, float]
-    """Of the last evaluation."""
-    best: Best | None
-    """The best evaluation, whose checkpoint is kept."""
-    images_per_second: float
-    """Over all processes, evaluations and checkpoints left out."""
-    corrupt: int
-    """Unreadable samples that were replaced."""
-    model: SuperCLIP | None
-    """The trained model, in evaluation mode; None in all processes but the first."""
-    blueprint: Blueprint
-    """How to build it again."""
+    folder: Path  # the run's folder
+    steps: int  # of the whole run
+    frozen: tuple[str, ...]  # parts of the model that were not trained, since no loss reaches them
+    resumed_from: int  # the step it went on after; 0 for a new run
+    metrics: dict[str, float]  # of the last evaluation
+    best: Best | None  # the best evaluation, whose checkpoint is kept
+    images_per_second: float  # over all processes, evaluations and checkpoints left out
+    corrupt: int  # unreadable samples that were replaced
+    model: SuperCLIP | None  # the trained model, in evaluation mode; None in all processes but the first
+    blueprint: Blueprint  # how to build it again
     data_fingerprint: str
 
 

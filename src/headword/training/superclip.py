@@ -1,10 +1,4 @@
-"""SuperCLIP (Zhao et al., NeurIPS 2025): an open_clip model with a head that names the words of the caption.
-
-The head reads patch tokens, which are taken while the embedding is computed: the tower runs once. They are
-what the tower hands to its own pooling, without class or register tokens: after the final norm where that
-stands before the pooling (ViT, SigLIP), before it where it follows (ConvNeXt, "gap" ViTs). The head's own
-LayerNorm comes after the mean in either case.
-"""
+"""SuperCLIP (Zhao et al., NeurIPS 2025): an open_clip model with a head for the words of the caption."""
 
 from __future__ import annotations
 
@@ -149,10 +143,9 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
 
 
 def patch_reader(visual: nn.Module) -> tuple[Reader, int]:
-    """How to get at a tower's patch tokens, and their width.
+    """How to get at the patch tokens that a tower hands to its own pooling, while it runs, and their width.
 
-    A timm tower is tried on one black image, since only its output says how it lays tokens out; its weights,
-    batch-norm statistics and training mode stay as they are.
+    A timm tower is tried on one black image, since only its output says how it lays tokens out.
     """
     if isinstance(visual, VisionTransformer):
         width = int(visual.transformer.width)

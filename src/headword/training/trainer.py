@@ -37,8 +37,7 @@ class Evaluator:
     """What a model is measured by as it is trained."""
 
     metrics: tuple[str, ...]  # names of what it measures; the first counts where `best_metric` names none
-    measure: Callable[[SuperCLIP], Mapping[str, float]]
-    """A model in evaluation mode → metrics by name, higher being better."""
+    measure: Callable[[SuperCLIP], Mapping[str, float]]  # by name, higher being better
 
 
 class Trainer:
@@ -62,8 +61,7 @@ class Trainer:
         self.config, self.processes, self.blueprint, self.batches = config, processes, blueprint, batches
         self.folder, self.fingerprint = folder, fingerprint
         self.evaluators, self.best_metric = evaluators or {}, best_metric
-        self.steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps
-        """Of the whole run."""
+        self.steps = config.epochs * batches.steps_per_epoch if config.epochs else config.steps  # of all
         self.step = 0  # optimiser steps done
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.evaluated: int | None = None  # the step that `metrics` are of

@@ -1,9 +1,4 @@
-"""The training loader: batches that are a function of (seed, epoch, step), whatever reads them.
-
-A sample's randomness (which caption, crop, mirror) is seeded with (seed, epoch, index), the order with
-(seed, epoch). So the number of workers changes nothing, and a run goes on at any step without reading what
-came before.
-"""
+"""The training loader: batches that are a function of (seed, epoch, step), whatever reads them."""
 
 from __future__ import annotations
 
@@ -25,15 +20,10 @@ from headword.errors import HeadwordError
 
 T = TypeVar("T")
 
-Transform: TypeAlias = Callable[[Image.Image, torch.Generator], Tensor]
-"""RGB image and the sample's generator → float `[3, H, W]`."""
-
+Transform: TypeAlias = Callable[[Image.Image, torch.Generator], Tensor]  # → float `[3, H, W]`
 Tokenize: TypeAlias = Callable[[Sequence[str]], Tensor]  # B captions → `[B, L]` token ids
-
 PIECE = 256  # consecutive samples of a shard that stay together until the last shuffle
-
 WINDOW = 8192  # samples, of pieces from all over the shards, that are shuffled among each other
-
 _REPLACEMENTS = 100  # tried for one unreadable sample
 
 
@@ -78,7 +68,7 @@ class Batch:
 
 
 class Batches:
-    """The batches of a training set, epoch after epoch.
+    """The batches of a training set, epoch after epoch, the same however many workers read them.
 
     An unreadable sample is replaced by another one, always the same, and counted once. The last samples of an
     epoch that fill no global batch are left out; which these are differs from epoch to epoch.
@@ -197,11 +187,7 @@ class Batches:
 
 
 def ahead(make: Callable[[], Iterator[T]], depth: int = 2) -> Generator[T]:
-    """What `make()` yields, computed in a thread up to `depth` items before it is asked for.
-
-    The thread's errors are raised here, in their turn. Leaving the iterator ends it, waited for at most a
-    second.
-    """
+    """What `make()` yields, computed in a thread up to `depth` items before it is asked for."""
     ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     room, left = threading.Semaphore(depth - 1), threading.Event()
 

@@ -38,8 +38,7 @@ from headword.files import expand, open_file, open_regular, parse_json
 from headword.head.names import spoken
 from headword.training.data.batches import Sample, TrainingSet
 
-CLASS_TEMPLATES = ("a photo of a {}",)
-"""The captions of images that are sorted into classes, when no templates are given."""
+CLASS_TEMPLATES = ("a photo of a {}",)  # the captions of images that are sorted into classes, by default
 
 _SHAPES_SETTINGS = ("images", "size", "seed")
 
@@ -55,13 +54,9 @@ def open_training_set(
 ) -> TrainingSet:
     """A training set by name; no image is opened yet.
 
-    Args:
-        data: as in the table above.
-        split: which part, "train+restval" joining two; when not given, "train" where there is one, else all.
-        seed: of sets that are generated.
-        rewritten: a second caption file, of the same images, with captions that were written anew.
-        templates: captions for a folder of class folders, with "{}" for the class's name.
-        shrink_to: as in `load_image`: large JPEG files may be decoded at a fraction of their size.
+    `data` is as in the table above, `split` which part ("train+restval" joins two; "train" where there is
+    one, else all). `rewritten` is a second caption file of the same images, `templates` caption class
+    folders.
     """
     scheme, colon, rest = data.partition(":")
     path = expand(data)
@@ -168,8 +163,7 @@ class Shards:
         self._files = [os.path.abspath(file) for file in files]  # noqa: PTH100
         indices = [_index_of(file) for file in self._files]
         self.blocks = [len(index["places"]) for index in indices]  # samples in each shard
-        self.incomplete = sum(int(index["incomplete"]) for index in indices)
-        """Samples that lack an image or a caption, which were left out."""
+        self.incomplete = sum(int(index["incomplete"]) for index in indices)  # left out
         self._starts = np.cumsum([0, *self.blocks])
         self._places = torch.cat([index["places"] for index in indices]).numpy()
         self._names = b"".join(index["names"].numpy().tobytes() for index in indices)
