@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError
+from headword.export import Exportable
 from headword.scoring.centring import RunningCentre
 from headword.scoring.probabilities import NONE_OF_THESE, Scores
 from headword.scoring.transductive import OFF, check_method, collective_scores, label_shares
@@ -38,7 +39,7 @@ class Encoders(Protocol):
         """Images → `[N, D]`, unit norm."""
 
 
-class Classifier:
+class Classifier(Exportable):
     """A linear classifier of a model's embeddings, whose rows are words; made by `DualEncoder.classifier`.
 
     logits = embeddings · `coef_`ᵀ + `intercept_`, of which the softmax is a choice among the labels and the

@@ -16,12 +16,14 @@ from headword.aligners import Aligner
 from headword.aligners.pairs import Pairs
 from headword.classifier import Classifier
 from headword.encoders import TextEncoder, VisionEncoder
+from headword.encoders.hub import model_folder
 from headword.encoders.prompts import check_labels, check_templates, embed_names
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
+from headword.export.publishing import Publishable
 from headword.extract import Progress, extract, image_features
 from headword.extract.given import Pool
-from headword.files import expand
+from headword.extract.matches import Matches
 from headword.head.names import ClassName
 from headword.saved import read_model, write_model
 from headword.scoring.centring import STRENGTH, Centre, RunningCentre
@@ -32,7 +34,7 @@ from headword.scoring.transductive import OFF, Hubs
 
 
 @dataclass(slots=True, repr=False)
-class DualEncoder:
+class DualEncoder(Publishable):
     """Images and texts → unit-norm `[N, D]` in one space: from `headword.recycle`, `load`, or training."""
 
     vision: VisionEncoder
@@ -208,8 +210,9 @@ class DualEncoder:
         k: int = 10,
         templates: str | Sequence[str] = "{}",
         hubs: Hubs | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`).
+    ) -> Matches:
+        """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`), and
+        `paths` where images are.
 
         The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty. For
         more images than fit in memory at once, or again and again, build an index.
@@ -220,7 +223,7 @@ class DualEncoder:
         else:
             scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
         best = scores.topk(min(k, len(embeds)), dim=1)
-        return best.indices, best.values
+        return Matches.of(images, best.indices, best.values)
 
     def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
         """What is near to everything, by unlabelled images and texts like the ones to be searched with.
@@ -359,7 +362,7 @@ def load(
     """Load a saved model.
 
     Args:
-        folder: what `DualEncoder.save` wrote.
+        folder: what `DualEncoder.save` wrote, or "hf:USER/NAME", perhaps with "@REVISION", on the hub.
         vision: in place of the encoder the folder names, for one that moved, or a module of your own:
             itself, or as "module:FILE.py:FACTORY", imported because it is named here and never because a
             folder says so.
@@ -375,4 +378,4 @@ def load(
             had or has other weights than the model was made with.
     """
     options = {"device": device, "dtype": dtype, "defer_vision": defer_vision, **vision_options}
-    return DualEncoder(**read_model(expand(folder), vision=vision, text=text, **options))
+    return DualEncoder(**read_model(model_folder(folder), vision=vision, text=text, **options))

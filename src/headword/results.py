@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headword import __version__
@@ -36,3 +38,10 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def html_table(title: str, rows: Iterable[Sequence[object]]) -> str:
+    """A table for notebooks, whatever names hold."""
+    cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><caption>{html.escape(title)}</caption>{body}</table>"

@@ -39,21 +39,11 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture
 def hub(models, tmp_path, monkeypatch):
     """A local hub, an empty cache, and a first commit of each model as main and v1.0."""
-    from huggingface_hub import constants
-
     served = LocalHub()
     for name in (spec.rpartition("/")[2] for spec in KINDS):
         served.push(f"me/{name}", models / name, "main", "v1.0", "refs/pr/1")
-    monkeypatch.setattr(constants, "ENDPOINT", served.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    _hub.hub_unreachable.cache_clear()
-    yield served
-    served.close()
-    _hub.hub_unreachable.cache_clear()
+    with served.for_client(tmp_path / "hub-cache", monkeypatch):
+        yield served
 
 
 def other(folder: Path, target: Path) -> Path:

@@ -342,9 +342,9 @@ def test_openvino_is_not_imported_for_short_calls(vision, monkeypatch):
 
 
 def test_openvino_reports_nothing_to_its_makers():
-    from headword.extract.openvino_engine import _openvino
+    from headword.extract.openvino_engine import openvino_library
 
-    _openvino()
+    openvino_library()
     from openvino.tools.ovc import telemetry_utils
 
     assert telemetry_utils.tm.__name__.endswith("telemetry_stub")

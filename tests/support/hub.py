@@ -1,15 +1,21 @@
-"""A hub on this machine: enough of the Hugging Face hub's protocol to find, pin and download models.
+"""A hub on this machine: enough of the Hugging Face hub's protocol to find, pin, download and push models.
 
 A repository's commits are folders. Some names misbehave: "gated", "private", "busy" (429), "broken" (500),
-"unknown-token" (401) and "cut" (weights whose connection breaks half-way).
+"unknown-token" (401) and "cut" (weights whose connection breaks half-way). Who pushes needs the token
+`TOKEN`, and may write to all names but "theirs/…" (403).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,8 @@ REFUSALS = {
     "broken": (500, None),
 }
 
+TOKEN = "hf_a_token_that_may_write"
+
 
 class LocalHub:
     """Serves repositories on a free port of the loopback until it is closed."""
@@ -33,6 +41,10 @@ class LocalHub:
         self.refs: dict[str, dict[str, str]] = {}
         """For each repository, the commit of each branch and tag."""
         self.requests: list[str] = []
+        self.private: set[str] = set()
+        self._pushed = tempfile.TemporaryDirectory(prefix="hub-")
+        self.store = Path(self._pushed.name)
+        """What was pushed: large files by their sha256, commits as folders."""
         hub = self
 
         class Handler(_Handler):
@@ -53,6 +65,45 @@ class LocalHub:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+        self._pushed.cleanup()
+
+    @contextmanager
+    def for_client(self, cache: Path, monkeypatch: Any) -> Iterator[LocalHub]:
+        """Make it the hub that huggingface_hub asks, with an empty cache."""
+        from huggingface_hub import constants
+
+        from headword.encoders import hub
+
+        url = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        hub.hub_unreachable.cache_clear()
+        yield self
+        self.close()
+        hub.hub_unreachable.cache_clear()
+
+    def commit(self, repo: str, lines: list[dict[str, Any]]) -> str:
+        """A new commit on main: the one before it, and what the lines of a push say."""
+        before = self.repos[repo].get(self.refs[repo].get("main", ""))
+        folder = self.store / f"commit-{len(self.repos[repo])}-{repo.replace('/', '-')}"
+        shutil.copytree(before, folder) if before else folder.mkdir()
+        for line in lines:
+            value = line["value"]
+            file = folder / value.get("path", "")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if line["key"] == "file":
+                file.write_bytes(base64.b64decode(value["content"]))
+            elif line["key"] == "lfsFile":
+                shutil.copy(self.store / value["oid"], file)
+            elif line["key"] == "deletedFile":
+                file.unlink()
+                for parent in file.relative_to(folder).parents:  # as in git, no folder is empty
+                    if parent.name and not any((folder / parent).iterdir()):
+                        (folder / parent).rmdir()
+        return self.push(repo, folder, "main")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -78,11 +129,63 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, None)
 
+    def do_PUT(self) -> None:
+        size = int(self.headers["Content-Length"])
+        with (self.served.store / self.path.rpartition("/")[2]).open("wb") as file:
+            while size:
+                part = self.rfile.read(min(size, 1 << 20))
+                size -= file.write(part)
+        self._send(200, b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = unquote(urlsplit(self.path).path)
+        new, push = (
+            path == "/api/repos/create",
+            re.fullmatch(r"/api/models/(.+/.+)/(preupload|commit)/main", path),
+        )
+        asked = {} if push and push[2] == "commit" else json.loads(body)
+        large = re.fullmatch(r"/(.+/.+)\.git/info/lfs/objects/batch", path)
+        repo = "/".join(filter(None, (asked.get("organization"), asked.get("name")))) if new else ""
+        repo = push[1] if push else large[1] if large else repo
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._refuse(401, None)
+        elif repo.startswith("theirs/"):
+            self._refuse(403, None)
+        elif new:
+            if asked.get("private") or asked.get("visibility") == "private":
+                self.served.private.add(repo)
+            known = repo in self.served.repos
+            if not known:
+                self.served.repos[repo], self.served.refs[repo] = {}, {}
+                self.served.commit(repo, [])
+            self._answer({"url": f"{self.served.url}/{repo}"}, 409 if known else 200)
+        elif large is not None:
+            href = f"{self.served.url}/lfs/"
+            self._answer({"objects": [
+                {**one, "actions": {"upload": {"href": href + one["oid"]}}} for one in asked["objects"]
+            ]})  # fmt: skip
+        elif push is not None and push[2] == "preupload":
+            modes = {True: "lfs", False: "regular"}
+            self._answer({"files": [
+                {"path": one["path"], "uploadMode": modes[_large(one["path"])], "shouldIgnore": False}
+                for one in asked["files"]
+            ]})  # fmt: skip
+        elif push is not None:
+            commit = self.served.commit(repo, [json.loads(line) for line in body.splitlines()])
+            self._answer({"commitUrl": f"{self.served.url}/{repo}/commit/{commit}", "commitOid": commit})
+        else:  # the check of a card's front matter
+            self._answer({"errors": [], "warnings": []})
+
+    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+        self._send(status, json.dumps(content).encode())
+
     def _commit(self, repo: str, revision: str) -> tuple[str, Path] | None:
         name = repo.partition("/")[2]
         if name in REFUSALS:
             return self._refuse(*REFUSALS[name])
-        if repo not in self.served.repos:
+        hidden = repo in self.served.private and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+        if repo not in self.served.repos or hidden:
             return self._refuse(401, "RepoNotFound")
         commit = self.served.refs[repo].get(revision, revision)
         if commit not in self.served.repos[repo]:

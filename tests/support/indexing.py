@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headword.encoders import load_text
+from headword.encoders import TextEncoder, load_text
 from headword.encoders.text import TextSource
 from headword.model import DualEncoder
 from headword.recycling import recycle
@@ -35,8 +35,12 @@ def _embed(texts: list[str]) -> Tensor:
 
 def tiny_model(**options: Any) -> DualEncoder:
     """A dual encoder that takes no time: a convolution, and a vector a word."""
-    text = load_text(TextSource(kind="test", id="words", model=nn.Identity(), embed=_embed), device="cpu")
-    return recycle(tiny_vision(), text, device="cpu", **options)
+    return recycle(tiny_vision(), tiny_text(), device="cpu", **options)
+
+
+def tiny_text() -> TextEncoder:
+    """A vector a word."""
+    return load_text(TextSource(kind="test", id="words", model=nn.Identity(), embed=_embed), device="cpu")
 
 
 def found(index: Index) -> dict[str, Any]:

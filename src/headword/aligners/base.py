@@ -85,7 +85,7 @@ class Aligner(nn.Module, ABC):
 
     def _present(self, unit: Tensor) -> Tensor:
         """Which entries of the features `[M, d]` an image has, as ones and zeros that broadcast to them."""
-        return unit.new_ones(len(unit), 1)
+        return torch.ones_like(unit[:, :1])
 
     def image(self, features: Tensor, centre: Tensor | None = None) -> Tensor:
         """Image features `[M, d]` → unit-norm `[M, D]`, less a `centre` `[d]` or `[M, d]`, else `centre_`."""
@@ -128,6 +128,20 @@ class Aligner(nn.Module, ABC):
     def centred_on(self, features: Tensor, strength: float = 0.0) -> Self:
         """A copy that is centred so; see `centre_on`."""
         return copy.deepcopy(self).centre_on(features, strength)
+
+    def image_matrix(self) -> Tensor:
+        """M `[d, D]` of the image side normalise((x/‖x‖ − centre) M).
+
+        Raises:
+            HeadwordError: if the image side is not linear.
+        """
+        eye = torch.eye(self.image_dim).to(self.centre_)
+        probe = torch.linspace(-1, 1, len(eye)).to(eye)[None]
+        with torch.inference_mode():
+            matrix = self._map_image(eye)
+            if not torch.allclose(self._map_image(probe), probe @ matrix, rtol=1e-3, atol=1e-4):
+                raise HeadwordError(f"the image side of {self.name} is not linear, which this needs")
+        return matrix
 
     @property
     def fitted(self) -> bool:

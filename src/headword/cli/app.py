@@ -29,7 +29,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, whereve
 
 ORDER = (
     "recycle", "inspect", "classify", "explain", "embed", "index", "search", "tag", "app", "evaluate",
-    "train", "demo", "cache",
+    "export", "push", "train", "demo", "cache",
 )  # fmt: skip
 """The commands in the order of the work."""
 

@@ -44,6 +44,7 @@ _LAYERS = ("[1-9]*/model.safetensors", "[1-9]*/pytorch_model.bin")
 _OTHERS = ["onnx/*", "openvino/*"]
 """The same weights for engines that are not used here."""
 _WEIGHTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "headword": (("*.safetensors", "*.jsonl", "*.md"),),
     "timm": (("model.safetensors",), ("pytorch_model.bin",)),
     "transformers": (("model*.safetensors",), ("pytorch_model*.bin",)),
     "sentence-transformers": (
@@ -118,6 +119,12 @@ def fetch(library: str, repo: str, revision: str | None = None) -> Place:
                 return Place(folder, repo, revision)
     files = " or ".join(patterns[0] for patterns in _WEIGHTS[library])
     raise HeadwordError(f"the hub's {name} has no weights that {library} reads: no {files}")
+
+
+def model_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of a saved model: itself, or the repository's that "hf:USER/NAME[@REVISION]" names."""
+    scheme, _, repo = os.fspath(name).partition(":")
+    return fetch("headword", *parse_repository(repo)).folder if scheme == "hf" else expand(name)
 
 
 def refuse_path(name: str, what: str) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headword.encoders.hub import check_folder
-from headword.encoders.text import PROBES, token_fingerprint
+from headword.encoders.text import PROBES, TokenEncoder, token_fingerprint
 from headword.files import load_tensors, read_json, read_text
 
 
@@ -70,7 +70,8 @@ class MiniLM(nn.Module):
         self.max_length: int = limits["max_seq_length"]
         self.tokenizer = Tokenizer.from_str(read_text(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
-        self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
+        self.pad_id: int = config["pad_token_id"]
+        self.tokenizer.enable_padding(pad_id=self.pad_id, pad_token="[PAD]")
         width, eps = config["hidden_size"], config["layer_norm_eps"]
         tensors = {}
         for name, tensor in load_tensors(folder / "model.safetensors").items():
@@ -98,6 +99,10 @@ class MiniLM(nn.Module):
         ids = [encoded.ids for encoded in self.tokenizer.encode_batch(list(PROBES))]
         return token_fingerprint(ids, vocabulary=self.tokenizer.get_vocab(), pooling="mean")
 
+    def tokens(self) -> TokenEncoder:
+        """Itself and its tokenizer."""
+        return TokenEncoder(self.tokenizer.to_str, self.embed_tokens, self.max_length, self.pad_id, "[PAD]")
+
     def lengths(self, texts: list[str]) -> list[int]:
         """How many tokens each text has, none of them padding."""
         return [sum(e.attention_mask) for e in self.tokenizer.encode_batch(texts)]
@@ -108,9 +113,13 @@ class MiniLM(nn.Module):
         device = self.word.weight.device
         ids = torch.tensor([e.ids for e in encoded], device=device)  # [N, L]
         mask = torch.tensor([e.attention_mask for e in encoded], device=device)
+        return self.embed_tokens(ids, mask, padded=not bool(mask.all()))
+
+    def embed_tokens(self, ids: Tensor, mask: Tensor, *, padded: bool = True) -> Tensor:
+        """Token ids `[N, L]` and a mask, 0 where they pad, if any do → unit-norm float32 `[N, 384]`."""
         x = self.word(ids) + self.segment.weight[0] + self.position.weight[: ids.shape[1]]
         x = self.norm(x)  # [N, L, width]
-        keep = None if bool(mask.all()) else mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        keep = mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1) if padded else None
         for layer in self.layers:
             x = layer(x, keep)
         real = mask.unsqueeze(-1).to(x)

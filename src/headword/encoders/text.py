@@ -28,6 +28,19 @@ Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenEncoder:
+    """A text encoder in its two halves, tokenizer and model."""
+
+    tokenizer: Callable[[], str]
+    """Its `tokenizer.json`, which cuts and pads."""
+    embed: Callable[[Tensor, Tensor], Tensor]
+    """Token ids `[N, T]` and a mask, 0 where they pad → `[N, k]`."""
+    max_length: int
+    pad_id: int
+    pad_token: str
+
+
 @dataclass(slots=True, kw_only=True)
 class TextSource(Source):
     """One text encoder."""
@@ -36,6 +49,8 @@ class TextSource(Source):
     """A batch of N texts → `[N, k]`, on the model's device."""
     lengths: Callable[[list[str]], list[int]] | None = None
     """How many tokens each text has. A source that says so may be asked by several threads at once."""
+    tokens: TokenEncoder | None = None
+    """The halves, where the model can be taken apart there."""
     extra_fingerprint: str = ""
     """sha256 over what else decides an embedding: tokens, maximal length, pooling; empty where not known."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from headword.encoders.clip_folder import open_clip_model, text_source, text_tower
 from headword.encoders.hub import check_folder, find, loading, pretrained, silent
 from headword.encoders.minilm import MiniLM
-from headword.encoders.text import PROBES, TextSource, token_fingerprint
+from headword.encoders.text import PROBES, TextSource, TokenEncoder, token_fingerprint
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import expand, read_json
 
@@ -40,6 +40,7 @@ def from_embedded(name: str) -> TextSource:
         model,
         embed=model,
         lengths=model.lengths,
+        tokens=model.tokens(),
         licence=licence,
         extra_fingerprint=extra,
         save=save,
@@ -98,10 +99,31 @@ def from_sentence_transformers(name: str) -> TextSource:
         place.id,
         model,
         embed=embed,
+        tokens=_halves(model),
         revision=place.revision,
         extra_fingerprint=extra,
         save=save,
     )
+
+
+def _halves(model: Any) -> TokenEncoder | None:
+    """A sentence-transformers model before and after its tokens, where its tokenizer can be written down."""
+    tokenizer = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or tokenizer.pad_token is None or not model.max_seq_length:
+        return None
+
+    def cutting() -> str:
+        copy = type(backend).from_str(backend.to_str())
+        copy.enable_truncation(model.max_seq_length)
+        copy.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+        return str(copy.to_str())
+
+    def embed(ids: Tensor, mask: Tensor) -> Tensor:
+        vectors: Tensor = model({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+        return vectors
+
+    return TokenEncoder(cutting, embed, model.max_seq_length, tokenizer.pad_token_id, tokenizer.pad_token)
 
 
 def _check_modules(file: Path) -> None:

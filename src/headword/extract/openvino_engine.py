@@ -89,7 +89,7 @@ class OpenVinoEngine:
                 request.wait()
 
 
-def _openvino() -> Any:
+def openvino_library() -> Any:
     """The library without its telemetry, which would report every conversion over the network, unasked."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -99,7 +99,7 @@ def _openvino() -> Any:
 
 def _compile(vision: VisionEncoder, dtype: str, plan: PixelPlan | None) -> openvino.CompiledModel:
     """From this process, else from disk, else from the torch module."""
-    openvino = _openvino()
+    openvino = openvino_library()
     size = plan.crop if plan is not None else vision.source.input_size
     depends_on = {
         "weights": vision.fingerprint,
@@ -137,7 +137,7 @@ def _convert(vision: VisionEncoder, plan: PixelPlan | None, size: tuple[int, int
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer's, about itself and about shapes that are fixed here
         module, shape = _Features(vision, plan).eval(), [list(example.shape)]
-        return _openvino().convert_model(module, example_input=example, input=shape)
+        return openvino_library().convert_model(module, example_input=example, input=shape)
 
 
 class _Features(torch.nn.Module):

@@ -16,8 +16,10 @@ from headword.files.reading import (
 from headword.files.tensors import check_tensors, load_tensors, read_metadata, save_tensors
 from headword.files.writing import (
     MARKER,
+    check_new_file,
     check_new_folder,
     locked,
+    new_file,
     new_folder,
     remove_unfinished,
     sealed,
@@ -25,8 +27,8 @@ from headword.files.writing import (
 )  # fmt: skip
 
 __all__ = [
-    "MARKER", "check_new_folder", "check_tensors", "expand", "format_of", "is_file", "load_tensors", "locked",
-    "memory", "new_folder", "open_file", "open_regular", "parse_json", "printable", "read_json",
-    "read_metadata", "read_text", "remove_unfinished", "save_tensors", "sealed", "sha256",
-    "write_text_atomic",
+    "MARKER", "check_new_file", "check_new_folder", "check_tensors", "expand", "format_of", "is_file",
+    "load_tensors", "locked", "memory", "new_file", "new_folder", "open_file", "open_regular", "parse_json",
+    "printable", "read_json", "read_metadata", "read_text", "remove_unfinished", "save_tensors", "sealed",
+    "sha256", "write_text_atomic",
 ]  # fmt: skip

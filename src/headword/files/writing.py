@@ -20,6 +20,8 @@ from headword.files.reading import expand
 
 MARKER = "headword.json"  # the file that shows a folder to be headword's own
 
+_THERE = "{} already exists; give another name, or overwrite it (--overwrite; in Python overwrite=True)"
+
 
 @contextmanager
 def new_folder(
@@ -52,11 +54,7 @@ def check_new_folder(
     """Refuse a place that `new_folder` could not use, before long work is done for it."""
     target = expand(path)
     try:
-        above = next(parent for parent in target.absolute().parents if parent.exists())
-        if not above.is_dir():
-            raise HeadwordError(f"cannot write {target}: {above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise HeadwordError(f"cannot write {target}: no permission to write in {above}")
+        _check_writable(target)
         if target.exists() and not target.is_dir():
             raise HeadwordError(f"{target} is a file; give the name of a new folder")
         entries = sorted(entry.name for entry in target.iterdir()) if target.exists() else []
@@ -65,10 +63,7 @@ def check_new_folder(
     if not entries:
         return
     if not overwrite:
-        raise HeadwordError(
-            f"{target} already exists; give another name, or overwrite it (--overwrite; in Python "
-            "overwrite=True)"
-        )
+        raise HeadwordError(_THERE.format(target))
     if not (target / marker).is_file():
         raise HeadwordError(f"{target} is not overwritten: it has no {marker}, so it is not headword's own")
     strange = [name for name in entries if known is not None and name != marker and name not in known]
@@ -77,6 +72,34 @@ def check_new_folder(
             f"{target} is not overwritten: it holds {strange[0]!r}, which headword did not write; "
             "move it away"
         )
+
+
+def check_new_file(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Refuse a place that a new file could not take, before long work is done for it; returns its path.
+
+    Raises:
+        HeadwordError: if `path` is a folder, is there already and may not be replaced, or lies where nothing
+            can be written.
+    """
+    target = expand(path)
+    try:
+        _check_writable(target)
+        if target.is_dir():
+            raise HeadwordError(f"{target} is a folder; give the name of a file")
+        if target.exists() and not overwrite:
+            raise HeadwordError(_THERE.format(target))
+    except OSError as error:
+        raise HeadwordError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse a place below a file, or below a folder in which nothing can be made."""
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise HeadwordError(f"cannot write {target}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise HeadwordError(f"cannot write {target}: no permission to write in {above}")
 
 
 def write_text_atomic(path: str | Path, text: str, *, private: bool = False) -> None:

@@ -1,0 +1,45 @@
+"""What notebooks show, and paths where paths were given."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import torch
+
+import headword
+from support.extraction import draw_many
+from support.html_page import Page
+from support.indexing import tiny_model
+
+TEXTS = ["ant", "bee"]
+
+
+def test_a_search_of_paths_names_them(tmp_path):
+    model, folder = tiny_model(), draw_many(tmp_path / "drawn", 4)
+    paths = headword.list_images(folder)
+    matches = model.search(paths, TEXTS, k=3)
+    places, scores = matches
+    assert matches.paths == [[str(paths[place]) for place in row] for row in places.tolist()]
+    assert model.search(folder, TEXTS, k=3).paths == matches.paths
+    assert model.search(list(map(str, paths)), TEXTS, k=3).paths == matches.paths
+    features = model.search(model.image_features(paths), TEXTS, k=3)
+    assert features.paths is None
+    assert torch.equal(features[1], scores)
+    assert matches.paths[0][0] in Page(matches._repr_html_()).text
+
+
+def test_models_and_classifiers_in_a_notebook():
+    model = tiny_model()
+    assert "5 classes × 16 features" in Page(model._repr_html_()).text
+    shown = model.classifier(["<script>alert(1)</script>", *(f"label {n}" for n in range(80))])._repr_html_()
+    assert "<script>alert(1)</script>" in Page(shown).text
+    assert "<script>" not in shown
+    assert "31 more" in shown
+
+
+def test_the_stub_for_type_checkers_names_what_is_there():
+    tree = ast.parse(Path(headword.__file__).read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    stub = {alias.name: line.module for line in block.body for alias in line.names}
+    assert stub == headword._HOMES
