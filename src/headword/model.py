@@ -186,13 +186,9 @@ class DualEncoder(Publishable):
     ) -> Tensor:
         """Probabilities `[N, L]` of labels, any words: `classifier(labels).predict_proba(images)`.
 
-        Args:
-            images: as for `encode_image`, as are `centre` and `batch_size`.
-            labels: as for `classifier`, as are `templates`, `multi_label` and `none_of_these`.
-            collection: label all the images at once; see `Classifier.logits`, also for `prior`.
-
-        Raises:
-            HeadwordError: for a bad label, template or option, or an unreadable image.
+        `images`, `centre` and `batch_size` are as for `encode_image`; `labels`, `templates`, `multi_label`
+        and `none_of_these` as for `classifier`; `collection`, which labels all at once, and `prior` as for
+        `Classifier.logits`. What does not do is refused by a `HeadwordError`, as there.
         """
         classifier = self.classifier(
             labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
@@ -226,12 +222,9 @@ class DualEncoder(Publishable):
         return Matches.of(images, best.indices, best.values)
 
     def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
-        """What is near to everything, by unlabelled images and texts like the ones to be searched with.
+        """What is near to everything, by images and texts (two at least) like the ones to be searched with.
 
         They need not belong together. Take new ones after `centre_on`.
-
-        Raises:
-            HeadwordError: if there is no image, fewer than two texts, or a k that is not positive.
         """
         return Hubs.of(self.encode_image(images), self.encode_text(texts), k)
 
@@ -268,11 +261,7 @@ class DualEncoder(Publishable):
     def explain(
         self, texts: Sequence[str], *, k: int = 10, templates: str | Sequence[str] = "{}"
     ) -> list[Explanation]:
-        """Which of the pairs' prototypes make up the vector that `encode_text` gives a text: the heaviest k.
-
-        Raises:
-            HeadwordError: if k is not positive, or a text is none.
-        """
+        """The pairs' k heaviest prototypes in the vector that `encode_text` gives each text."""
         if self.pairs is None:
             raise HeadwordError(
                 "this model was trained on captions and has no head's rows to explain words by; "
@@ -317,9 +306,6 @@ class DualEncoder(Publishable):
             folder: must not hold anything yet, unless `overwrite` and it is a saved model.
             with_encoders: copy the encoders' weights along; else the folder names them and holds their hash.
             overwrite: replace a saved model that is there.
-
-        Raises:
-            HeadwordError: if the folder cannot be written.
         """
         return write_model(self, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 

@@ -34,11 +34,8 @@ class Aligner(nn.Module, ABC):
     """
 
     name: ClassVar[str]  # what the command line and a saved model call it
-
     iterative: ClassVar[bool] = False  # whether a fit takes minutes (gradient descent), not a moment
-
     text_axis: ClassVar[tuple[str, int]]  # the learnt tensor, and its axis, as wide as text embeddings
-
     centre_: Tensor = field(init=False)  # `[d]`, what is subtracted from unit-norm image features
 
     def __post_init__(self) -> None:

@@ -57,11 +57,8 @@ class GradientAligner(Aligner):
     def continue_fit(self, pairs: Pairs, *, epochs: int | None = None, lr: float = 5e-4) -> Self:
         """Train on from the learnt weights, on other pairs: the paper's sequential training, second stage.
 
-        Adam starts afresh and the learning rate anneals from `lr` again. `epochs` defaults as in `fit`.
+        Adam starts afresh and the learning rate anneals from `lr` again; `epochs` defaults as in `fit`.
         Neither is a setting: what is saved are the settings of the first stage and the weights of the last.
-
-        Raises:
-            HeadwordError: if not fitted, if the pairs' widths are others, or a number is not positive.
         """
         self._checked(pairs.image[:1], "image_dim")
         self._checked(pairs.text[:1], "text_dim")

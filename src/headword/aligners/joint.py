@@ -122,10 +122,10 @@ class JointKernelRidge(KernelRidge):
 
 
 def for_parts(aligner: Aligner, rows: Tensor, widths: tuple[int, ...]) -> Aligner:
-    """The aligner for features of several backbones side by side: kernel ridge becomes its joint form.
+    """The aligner for several backbones' features side by side: kernel ridge becomes its joint form.
 
-    Any other takes the concatenation as if it were one backbone's, and is refused where the head's `rows`
-    `[C, Σd]` are of different classes, other parts' blocks being zero.
+    Any other takes them as one backbone's, but not where the head's `rows` `[C, Σd]` are of different
+    classes.
     """
     if type(aligner) is KernelRidge:
         if aligner.centre_by_source:

@@ -112,9 +112,7 @@ class Probe(LabelledTask):
 
 
 class FewShot(Probe):
-    """Zero-shot classification after the mean of n images of each class was added to the pairs, as one pair
-    beside its name (Méndez et al. 2026); `mean_per_class_0` is without any, on the same images.
-    """
+    """Zero-shot with the mean of n ≥ 0 images of each class added to the pairs (Méndez et al. 2026)."""
 
     def __init__(self, protocol: Protocol, **options: Any) -> None:
         super().__init__(protocol, **options)

@@ -105,9 +105,7 @@ class Result:
     model: dict[str, Any]  # its provenance
     protocol: Protocol  # with split, class names, templates, k and metric settled
     metrics: dict[str, float]  # percent, save `seconds`, the time all of it took
-    data: dict[str, Any]
-    """Counts: `images` that were measured on, `classes` or `captions`, `skipped` unreadable images (a line
-    each), `missing` ones."""
+    data: dict[str, Any]  # counts: `images`, `classes` or `captions`, `missing`; a line each of `skipped`
     notes: tuple[str, ...] = field(default=())  # what a reader of the numbers should know
 
     def as_json(self) -> dict[str, Any]:

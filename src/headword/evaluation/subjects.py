@@ -35,13 +35,10 @@ def open_model(
 ) -> DualEncoder:
     """A model to evaluate, by name.
 
-    Args:
-        name: a saved model's folder; "embedded", recycled on the spot; or a CLIP model as the reference:
-            "open_clip:ARCHITECTURE/TAG", "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID",
-            "open_clip:local-dir:FOLDER" or "transformers:ID_OR_FOLDER", an ID perhaps with @REVISION.
-        vision: the classifier of a saved model, as in `headword.load`.
-        device: "auto", "cpu", "cuda" or "mps".
-        dtype: "auto", "float32" or "bfloat16", of the vision encoder; CLIP models are read in float32.
+    A saved model's folder, with `vision` as in `headword.load`; "embedded", recycled on the spot; or a CLIP
+    model as the reference, read in float32: "open_clip:ARCHITECTURE/TAG",
+    "open_clip:ARCHITECTURE/CHECKPOINT", "open_clip:hf-hub:ID", "open_clip:local-dir:FOLDER" or
+    "transformers:ID_OR_FOLDER", perhaps with @REVISION.
     """
     name = os.fspath(name)
     if expand(name).is_dir():
@@ -164,11 +161,11 @@ def refitted(model: DualEncoder, *, aligner: str | None = None, more: Pairs | No
 
 def check_aligners(names: Sequence[str]) -> None:
     """Refuse no aligner, one that does not exist, and one twice."""
+    known = ", ".join(ALIGNERS)
     if not names or len(set(names)) != len(names):
-        raise HeadwordError(f"name each aligner once; there are {', '.join(ALIGNERS)}")
-    for name in names:
-        if name not in ALIGNERS:
-            raise HeadwordError(f"there is no aligner {name!r}; the aligners are {', '.join(ALIGNERS)}")
+        raise HeadwordError(f"name each aligner once; there are {known}")
+    if unknown := [name for name in names if name not in ALIGNERS]:
+        raise HeadwordError(f"there is no aligner {unknown[0]!r}; the aligners are {known}")
 
 
 def arrival(n: int, seed: int) -> Tensor:

@@ -40,10 +40,7 @@ class Outcome(NamedTuple):
 
 
 class Task(ABC):
-    """A protocol whose data are open; nothing is decoded yet.
-
-    Where the protocol names no split, it is the first of `default` that the data have.
-    """
+    """A protocol whose data are open, not yet decoded; a split it does not name is the first of `default`."""
 
     def __init__(self, protocol: Protocol, *, default: Sequence[str] = TESTED, engine: str = "auto") -> None:
         self.protocol, self.default, self.engine = protocol, default, engine

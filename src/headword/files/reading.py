@@ -35,10 +35,7 @@ def printable(path: str) -> str:
 
 
 def open_regular(path: str | os.PathLike[str], *, inside: Path | None = None) -> BinaryIO:
-    """A regular file, open for reading, within the folder `inside`; a pipe or device could keep a reader.
-
-    What is checked is what was opened, so that nothing can take its place between the two.
-    """
+    """A regular file, open for reading, within the folder `inside`: checked is what was opened."""
     try:
         descriptor = os.open(path, _READING)
     except ValueError:

@@ -27,20 +27,11 @@ def fused_token_loss(
 ) -> Tensor:
     """Mean over rows of −Σ_j shares_ij · log softmax(features @ weight.T + bias)_i,ids_ij, in chunks.
 
-    −Σ ŷ log softmax(z) = (Σ ŷ) logsumexp(z) − Σ ŷ z: only the captions' own ids are ever looked up.
-
-    Args:
-        features: `[B, width]`, B ≥ 1.
-        weight: `[V, width]` of the linear layer.
-        bias: `[V]` of the linear layer.
-        ids: `[B, L]` int64 in [0, V); an id may stand twice in a row, its shares then add up.
-        shares: `[B, L]` the target ŷ of each id, 0 where there is none. A row of zeros adds 0 to the sum.
-        chunk_rows: rows of logits alive at a time; chosen from V when not given.
-
-    Returns:
-        A scalar in float32 (float64 for float64 inputs), as are all sums over vocabulary and batch. Products
-            run
-        in autocast's type where autocast is on, else in the inputs' own.
+    −Σ ŷ log softmax(z) = (Σ ŷ) logsumexp(z) − Σ ŷ z: only the captions' own ids are ever looked up. They are
+    `[B, L]` int64 in [0, V), and their shares the target ŷ: 0 where there is none, added up where an id
+    stands twice. Features are `[B, width]`, the layer `[V, width]` and `[V]`. Products run in autocast's
+    type where it is on, else in the inputs' own; all sums, and the scalar result, in float32 (float64 for
+    float64 inputs).
     """
     device = features.device.type
     dtype = torch.promote_types(features.dtype, weight.dtype)

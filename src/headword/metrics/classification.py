@@ -14,12 +14,7 @@ from headword.metrics._checks import check_k, check_matrix
 def places_of_labels(scores: Tensor, labels: Tensor) -> Tensor:
     """`[N]` the place, from 1, of the right class: one more than the wrong ones that score as high.
 
-    Args:
-        scores: `[N, C]`, higher is better.
-        labels: `[N]` right classes.
-
-    Raises:
-        HeadwordError: for scores that are not finite, or labels that are no column of them.
+    Scores `[N, C]`, higher being better, that are not finite are refused, as are labels `[N]` of no column.
     """
     scores = check_matrix(scores, "the scores")
     if labels.shape != scores.shape[:1] or labels.is_floating_point():
@@ -37,10 +32,8 @@ def classification_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (
     """Accuracies in percent: `top1`, `top5`, … over images; `mean_per_class`, the mean of `top1` over
     classes.
 
-    Args:
-        scores: `[N, C]`, higher is better; ties count against the model.
-        labels: `[N]` right classes; one without images is no part of the mean.
-        ks: the k of top-k.
+    Of scores `[N, C]`, higher being better (ties count against the model), and right classes `[N]`, of which
+    one without images is no part of the mean.
 
     Raises:
         HeadwordError: as `places_of_labels`, and for fewer than two classes or a k larger than their number.

@@ -85,12 +85,9 @@ def centroid_test(A: Tensor, B: Tensor, *, permutations: int = 10_000, seed: int
     distances = torch.cat([(signs @ points).norm(dim=1) for signs in shuffles])
     # The labels as they are come up among the shuffles of few points, equal but for rounding.
     as_far = int((distances >= observed * (1 - 1e-5)).sum())
+    p, mean, largest = (as_far + 1) / (permutations + 1), float(distances.mean()), float(distances.max())
     return CentroidTest(
-        distance=observed,
-        p=(as_far + 1) / (permutations + 1),
-        permutations=permutations,
-        shuffled_mean=float(distances.mean()),
-        shuffled_max=float(distances.max()),
+        distance=observed, p=p, permutations=permutations, shuffled_mean=mean, shuffled_max=largest
     )
 
 

@@ -26,13 +26,9 @@ class Places:
 def retrieval_places(image: Tensor, text: Tensor, owner: Tensor) -> Places:
     """Rank all captions for each image and all images for each caption; exact, in chunks.
 
-    Ties: a wrong item that scores as high as a right one goes before it, in both directions. Right captions
-    of one image that tie with each other take the places after, one each.
-
-    Args:
-        image: `[N, D]` unit-norm image embeddings.
-        text: `[M, D]` unit-norm caption embeddings, any number for an image.
-        owner: `[M]` the image of each caption.
+    Of unit-norm images `[N, D]` and captions `[M, D]`, and the image `[M]` that owns each caption. A wrong
+    item that scores as high as a right one goes before it, in both directions; right captions of one image
+    that tie with each other take the places after, one each.
 
     Raises:
         HeadwordError: for shapes that do not fit, values that are not finite, or an owner that is no image.

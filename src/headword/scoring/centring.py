@@ -44,11 +44,8 @@ class RunningCentre:
     ) -> None:
         if not strength > 0:
             raise HeadwordError(f"the prior centre must count as more than 0 images, got {strength}")
-        self.prior = prior.double()
-        self.strength = strength
-        self._unit = unit
-        self.images = 0
-        self._sum = torch.zeros_like(self.prior)
+        self.prior, self.strength, self._unit = prior.double(), strength, unit
+        self.images, self._sum = 0, torch.zeros_like(self.prior)
 
     def centres(self, features: Tensor) -> Tensor:
         """`[n, d]` the centre of each of the next n images `[n, d]`, in their order; normalised here."""

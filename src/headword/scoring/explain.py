@@ -29,9 +29,7 @@ class Prototype:
 class Explanation:
     """What a text's vector is made of, before it is brought to unit norm."""
 
-    kind: str
-    """"weights" where the vector is f = Σ β (x − μ) over the prototypes, which is exact; "cosines" for
-    mappings that are no such sum, of which the nearest prototypes are shown."""
+    kind: str  # "weights" of the exact sum f = Σ β (x − μ), else "cosines" of the nearest prototypes
     prototypes: tuple[Prototype, ...]  # the heaviest in absolute value first
     others: int  # how many more prototypes there are
     others_weight: float | None  # their weights' sum; None beside cosines
@@ -44,10 +42,7 @@ class Explanation:
 
 @torch.no_grad()
 def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> list[Explanation]:
-    """Explain the aligner's vectors of text embeddings `[M, k']` by the pairs it was fitted on.
-
-    Pairs that share an image row count as one prototype. For `kernel-ridge` this takes as long as a fit.
-    """
+    """Explain vectors of texts `[M, k']` by the pairs of the fit, those that share an image row being one."""
     if k < 1:
         raise HeadwordError(f"k must be at least 1, got {k}")
     rows, group = distinct_rows(pairs)
@@ -72,8 +67,8 @@ def explain(aligner: Aligner, pairs: Pairs, texts: Tensor, *, k: int = 10) -> li
         parts = tuple(
             Prototype(
                 name=pairs.names[rows[place]],
-                words=pairs.names[max(texts_of[place], key=lambda pair: abs(own[pair]))],
                 source=pairs.source[rows[place]],
+                words=pairs.names[max(texts_of[place], key=lambda pair: abs(own[pair]))],
                 weight=float(weight[place]),
                 share=float(share[place]),
             )

@@ -111,10 +111,10 @@ class Taught:
 
 
 def fit_familiarity(aligner: Aligner, left_out: LeftOut | None) -> Familiarity | None:
-    """Fit `Familiarity`, a logistic regression of the chance to be found on the evidence.
+    """Fit `Familiarity`, a logistic regression of the chance to be found; None below 50 class names.
 
-    Left-out rows tell how success falls with distance from the rest; the rows the mapping was fitted on, at
-    their own names, what holds for words it was taught. Both kinds weigh alike. None below 50 class names.
+    Left-out rows tell how success falls with distance from the rest; rows at their own names, what holds for
+    words that were taught. Both kinds weigh alike.
     """
     if left_out is None or len(set(left_out.known.names)) < FEW:
         return None

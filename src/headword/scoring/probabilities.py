@@ -54,8 +54,7 @@ class Scores:
 def prior_scores(names: int) -> Scores:
     """What to expect of a head of so many class names, before any is left out.
 
-    The scale of least cross-entropy on pictures, for parts of a head of k = 2 to 100 classes, follows
-    24 k / (k + 14), as docs/aligners.md has it measured: the less was taught, the less a cosine says.
+    The scale of least cross-entropy on pictures, measured on parts of a head, is 24 k / (k + 14) for k names.
     """
     scale = 24.0 * names / (names + 14.0)
     return Scores(scale, sigmoid_scale=0.75 * scale, threshold=0.01)
@@ -82,8 +81,7 @@ def _taught(pairs: Pairs) -> list[int]:
 def leave_classes_out(aligner: Aligner, pairs: Pairs, *, seed: int = 0) -> LeftOut | None:
     """Fit the aligner's settings with a fifth of the classes left out, five times; None below ten names.
 
-    Each left-out row stands for an image of its class, the names left out with it for the labels. Of more
-    than 4,000 `taught_rows` a sample is used.
+    A left-out row stands for an image, the names left out for labels; many `taught_rows` are sampled.
     """
     known = taught_rows(pairs)
     known = known.sample(_MOST_PAIRS, seed=seed) if len(known) > _MOST_PAIRS else known

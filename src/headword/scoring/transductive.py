@@ -123,10 +123,9 @@ def csls(cosines: Tensor, image_hub: Tensor, text_hub: Tensor) -> Tensor:
 
 
 def inverted_softmax(cosines: Tensor, scale: float) -> Tensor:
-    """cos − log(mean over images of exp(scale · cos))/scale: `[N, L]` → `[N, L]`.
+    """cos − log(mean over images of exp(scale · cos))/scale: `[N, L]` → `[N, L]` (Smith et al., ICLR 2017).
 
-    Its softmax over labels is the inverted softmax (Smith et al., ICLR 2017), brought to sum 1 an image: half
-    a round of `sinkhorn` with equal shares.
+    Half a round of `sinkhorn` with equal shares; its softmax over labels has sum 1 an image.
     """
     scaled = scale * cosines
     return cosines - (scaled.logsumexp(dim=0) - math.log(max(1, len(cosines)))) / scale
@@ -184,10 +183,7 @@ def adapt(images: Tensor, texts: Tensor, scale: float, *, weight: float = 1.0, r
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hubs:
-    """Unlabelled reference images and texts, which say how near images and texts are to everything.
-
-    A text's penalty (`csls`) is the same for all images: a search subtracts one number an image.
-    """
+    """Unlabelled images and texts, which say by penalties (`csls`) how near others are to everything."""
 
     images: Tensor  # [R, D] unit-norm
     texts: Tensor  # [S, D] unit-norm, centred on their own mean

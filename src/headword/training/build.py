@@ -190,13 +190,9 @@ def _from_backbone(config: TrainConfig) -> tuple[SuperCLIP, Blueprint]:
     size = config.image_size or int(source.input_size[0])
     drawn = _own_towers(config.replace(image_size=size), str(pretrained["architecture"]))
     settings = source.transform_settings
-    preprocess = {
-        **drawn.preprocess_cfg,
-        "mean": list(settings["mean"]),
-        "std": list(settings["std"]),
-        "interpolation": settings.get("interpolation", "bicubic"),
-    }
-    blueprint = Blueprint(drawn.model_cfg, preprocess)
+    own = {"mean": list(settings["mean"]), "std": list(settings["std"])}
+    own["interpolation"] = settings.get("interpolation", "bicubic")
+    blueprint = Blueprint(drawn.model_cfg, {**drawn.preprocess_cfg, **own})
     model = blueprint.assemble()
     if hasattr(trunk, "set_input_size"):
         trunk.set_input_size(img_size=(size, size))
@@ -225,15 +221,9 @@ def _blueprint(model_cfg: dict[str, Any], size: Any, config: TrainConfig) -> Blu
         model_cfg = {"init_logit_scale": SIGMOID_SCALE, "init_logit_bias": SIGMOID_BIAS, **model_cfg}
     else:
         model_cfg = {name: value for name, value in model_cfg.items() if name != "init_logit_bias"}
-    preprocess = {
-        "size": size,
-        "mode": "RGB",
-        "mean": list(OPENAI_DATASET_MEAN),
-        "std": list(OPENAI_DATASET_STD),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
-    return Blueprint(model_cfg, preprocess)
+    mean, std = list(OPENAI_DATASET_MEAN), list(OPENAI_DATASET_STD)
+    preprocess = {"size": size, "mode": "RGB", "mean": mean, "std": std}
+    return Blueprint(model_cfg, preprocess | {"interpolation": "bicubic", "resize_mode": "shortest"})
 
 
 @contextmanager

@@ -63,10 +63,7 @@ class Logs:
 
 
 class Interval:
-    """Sums between two lines of the log, kept on the device so that nothing waits for an accelerator.
-
-    A loss or gradient that is not finite is noticed one step later, but before anything of it is written.
-    """
+    """Sums between two lines of the log, kept on the device: what is not finite is noticed one step later."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes

@@ -159,12 +159,8 @@ def make_task(model: SuperCLIP, config: TrainConfig) -> TrainingTask:
     if config.method == "clip":
         return CLIPTask(model)
     task = SuperClassTask if config.method == "superclass" else SuperCLIPTask
-    return task(
-        model,
-        weight=config.token_weight,
-        uniform=config.token_targets == "uniform",
-        reference_counting=config.token_targets == "reference",
-    )
+    uniform, reference = (config.token_targets == kind for kind in ("uniform", "reference"))
+    return task(model, weight=config.token_weight, uniform=uniform, reference_counting=reference)
 
 
 def freeze_unreached(task: TrainingTask) -> None:

@@ -140,10 +140,7 @@ class Stop:
 
 @contextmanager
 def stoppable(*, alone: bool) -> Iterator[Stop]:
-    """Remember the first of `SIGNALS`, so that the step under way ends and is kept; in the main thread.
-
-    Where this process is `alone`, the second does what it did before; else torchrun sends and kills.
-    """
+    """Remember the first of `SIGNALS`; `alone`, the second does as before, while torchrun kills by itself."""
     stop = Stop()
     before: dict[signal.Signals, Any] = {}
 

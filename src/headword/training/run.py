@@ -122,18 +122,11 @@ def train(
                 raise KeyboardInterrupt(checkpoint.going_on(place.folder)) from None
         images = (trainer.steps - start) * config.batch_size
         return TrainResult(
-            folder=place.folder,
-            steps=trainer.steps,
-            frozen=trainer.frozen,
-            resumed_from=start,
-            metrics=trainer.metrics,
-            best=trainer.best,
+            folder=place.folder, steps=trainer.steps, frozen=trainer.frozen, resumed_from=start,
+            metrics=trainer.metrics, best=trainer.best, corrupt=batches.corrupt, blueprint=blueprint,
             images_per_second=images / trainer.seconds if trainer.seconds else 0.0,
-            corrupt=batches.corrupt,
-            model=trainer.whole_model(),
-            blueprint=blueprint,
-            data_fingerprint=data.fingerprint,
-        )
+            model=trainer.whole_model(), data_fingerprint=data.fingerprint,
+        )  # fmt: skip
 
 
 def make_batches(

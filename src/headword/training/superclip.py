@@ -143,10 +143,7 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tokens:
 
 
 def patch_reader(visual: nn.Module) -> tuple[Reader, int]:
-    """How to get at the patch tokens that a tower hands to its own pooling, while it runs, and their width.
-
-    A timm tower is tried on one black image, since only its output says how it lays tokens out.
-    """
+    """How to get at the patch tokens that a tower hands to its own pooling, and their width."""
     if isinstance(visual, VisionTransformer):
         width = int(visual.transformer.width)
         if visual.attn_pool is not None:

@@ -38,10 +38,7 @@ class Sample:
 
 
 class TrainingSet(Protocol):
-    """Captioned images with random access; picklable, for worker processes.
-
-    A set may also have `blocks`, the lengths of stretches that lie together on disk: see `epoch_order`.
-    """
+    """Captioned images with random access, for worker processes; perhaps with `blocks`: see `epoch_order`."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,21 +67,11 @@ class Batch:
 class Batches:
     """The batches of a training set, epoch after epoch, the same however many workers read them.
 
-    An unreadable sample is replaced by another one, always the same, and counted once. The last samples of an
-    epoch that fill no global batch are left out; which these are differs from epoch to epoch.
-
-    Args:
-        dataset: the training set.
-        batch_size: samples for this process in a step.
-        transform: makes a picture a tensor.
-        tokenize: makes captions token ids.
-        seed: of order, captions and augmentation.
-        rank: this process's number; the global batch does not depend on how many processes share it.
-        world_size: number of processes.
-        workers: processes that read ahead, as long as this object lives; 0 reads in this one.
-        rewritten_share: how often a re-written caption is taken where a sample has one.
-        max_corrupt: the share of the set's samples that may be unreadable before training stops.
-        pin_memory: put batches into page-locked memory, where there is CUDA.
+    An unreadable sample is replaced by another one, always the same, and counted once, up to the share
+    `max_corrupt` of the set. The last samples of an epoch that fill no global batch are left out; which
+    these are differs from epoch to epoch. `batch_size` is this process's share of a global batch, which does
+    not depend on how many processes share it; `workers` read ahead as long as this object lives, 0 in this
+    process; `rewritten_share` is how often a re-written caption is taken where there is one.
     """
 
     def __init__(

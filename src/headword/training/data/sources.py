@@ -1,12 +1,4 @@
-"""What training reads: sets of captioned images, by name.
-
-| `data` | what | captions |
-|---|---|---|
-| `shapes`, `shapes:images=5000,size=96` | generated: `headword.data.shapes` | its own, also re-written ones |
-| a file: JSONL, CSV, Karpathy, COCO | `headword.data.captions` | its own; `rewritten`, or a second file |
-| `wds:PATTERN`, `….tar` | local WebDataset shards, `x-{000..009}.tar`, a folder | `.txt` or `.json` |
-| a folder of class folders | `FOLDER/CLASS/….jpg` | templates of the class's name |
-"""
+"""What training reads: sets of captioned images, by name."""
 
 from __future__ import annotations
 
@@ -52,11 +44,14 @@ def open_training_set(
     templates: Sequence[str] = CLASS_TEMPLATES,
     shrink_to: int | None = None,
 ) -> TrainingSet:
-    """A training set by name; no image is opened yet.
+    """A training set by name; no image is opened yet. Data are
 
-    `data` is as in the table above, `split` which part ("train+restval" joins two; "train" where there is
-    one, else all). `rewritten` is a second caption file of the same images, `templates` caption class
-    folders.
+    - `shapes`, perhaps with settings, `shapes:images=5000,size=96`: generated, with two captions each;
+    - a caption file as of `headword.data.captions`, perhaps a second one, `rewritten`, of the same images;
+    - `wds:PATTERN` or `….tar`: local WebDataset shards, `x-{000..009}.tar`, or a folder of them;
+    - a folder of class folders, captioned by `templates` of the class's name.
+
+    `split` is a part, "train+restval" two; when not given, "train" of data that have it, else all.
     """
     scheme, colon, rest = data.partition(":")
     path = expand(data)
