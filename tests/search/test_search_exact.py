@@ -138,7 +138,8 @@ def test_products_of_small_integers_are_exact(kernels, d, monkeypatch):
     rows, queries = (rng.integers(-127, 128, (n, d)).astype(np.int8) for n in (300, 9))
     rows[:2], queries[0] = 127, 127
     right = rows.astype(np.int64) @ queries.T.astype(np.int64)
-    assert np.array_equal(exact._times(queries)(rows), right)
+    for n in (1, 2, 9):
+        assert np.array_equal(exact._times(queries[:n])(rows), right[:, :n])
 
 
 def test_rounding_is_bounded():
