@@ -15,6 +15,7 @@ from typing_extensions import Self
 from headword.aligners import Aligner
 from headword.aligners.pairs import Pairs
 from headword.classifier import Classifier
+from headword.dense import Locator
 from headword.encoders import TextEncoder, VisionEncoder
 from headword.encoders.hub import model_folder
 from headword.encoders.prompts import check_labels, check_templates, embed_names
@@ -49,12 +50,14 @@ class DualEncoder(Publishable):
     hypernym_weight: float = 0.0
     """How much of a label's embedding says what WordNet calls it a kind of; see `Prompts`."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds each step of making the model took; empty for a loaded one."""
+    """Seconds each step of making it took; empty for a loaded one."""
     training: dict[str, Any] | None = None
-    """What the encoders were trained on and how, as JSON, where headword trained them."""
+    """What headword trained the encoders on and how, as JSON."""
     familiarity_fit: Familiarity | None = None
     """What `familiarity` needs; None where the head has too few classes or an older headword saved it."""
     _taught: tuple[Pairs, Taught] | None = field(default=None, init=False)
+
+    _locator: Locator | None = field(default=None, init=False)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -92,17 +95,9 @@ class DualEncoder(Publishable):
         """Images → float32 `[N, D]`, unit norm.
 
         Args:
-            images: the N images, in one of these forms:
-
-                - one path, PIL image, uint8 tensor `[3, H, W]`, uint8 NumPy array `[H, W, 3]` (RGB), or the
-                  bytes of an image file;
-                - a folder or a glob: its images, sorted by path as `headword.list_images` does;
-                - a list, tuple, generator, pandas Series, column of a `datasets` data set, or any other
-                  iterable of single ones; read once, and but for paths no more than 64 at a time;
-                - a uint8 tensor `[N, 3, H, W]` or array `[N, H, W, 3]`;
-                - a float tensor or array `[N, 3, H, W]`, transformed already (`vision.preprocess`), also as
-                  the batch (x, y) of a DataLoader, whose labels are left aside;
-                - a float tensor or array `[N, d]`: the classifier's features.
+            images: the N images: a path, folder, glob, PIL image, tensor or array, an image file's bytes, any
+                iterable of these, or features `[N, d]`; see `headword.extract.given.given` for all kinds.
+                Anything else is refused by name.
             batch_size: images that go through the model together.
             centre: from `running_centre`: each image is centred on those that came up to it.
             skipped: where given, an image that cannot be read is left out, and the line that says why put
@@ -210,8 +205,7 @@ class DualEncoder(Publishable):
         """The k best images for each query, best first: (places in `images` `[Q, k]`, scores `[Q, k]`), and
         `paths` where images are.
 
-        The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty. For
-        more images than fit in memory at once, or again and again, build an index.
+        The scores are cosines; with `hubs`, of queries centred as its texts, less each image's penalty.
         """
         embeds, words = self.encode_image(images), self.encode_text(queries, templates=templates)
         if hubs is None:
@@ -220,6 +214,38 @@ class DualEncoder(Publishable):
             scores = hubs.centred(words) @ embeds.T - hubs.image_penalty(embeds)
         best = scores.topk(min(k, len(embeds)), dim=1)
         return Matches.of(images, best.indices, best.values)
+
+    def locate(
+        self,
+        images: object,
+        texts: Sequence[str],
+        *,
+        size: int | None = None,
+        refine: bool = True,
+        templates: str | Sequence[str] | None = None,
+    ) -> list[Tensor]:
+        """Where in each image each text is: a map `[L, h, w]` an image, of each place's share of the cosine.
+
+        A map covers the image; where features are means over places (`locator.exact`), the mean of one made
+        with `refine=False` at the classifier's own size, of the crop it reads, is `cosines`'s.
+
+        Args:
+            images: as for `encode_image`, except features; transformed ones are read as they are.
+            texts: L words; `templates` as in `classify`.
+            size: longer side in pixels to read at; 4 times the classifier's own when not given.
+            refine: average two sizes and neighbouring places, and more (docs/locate.md).
+
+        Raises:
+            HeadwordError: if the encoder keeps no places, does not take the size, or an image is unreadable.
+        """
+        words = self.encode_text(texts, templates=templates or self.templates)
+        return list(self.locator.each(images, words, size=size, refine=refine))
+
+    @property
+    def locator(self) -> Locator:
+        """What makes the maps of `locate`, one by one."""
+        self._locator = self._locator or Locator(self.vision, self.aligner)
+        return self._locator
 
     def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:
         """What is near to everything, by images and texts (two at least) like the ones to be searched with.

@@ -17,6 +17,8 @@ from headword.aligners.linalg import double
 from headword.aligners.pairs import HEAD, ROW_SOURCES, Pairs, distinct
 from headword.errors import HeadwordError
 
+_LEAST = 1e-12  # below this a vector has no direction, as for `F.normalize`
+
 
 @dataclass(eq=False, repr=False)
 class Aligner(nn.Module, ABC):
@@ -89,6 +91,22 @@ class Aligner(nn.Module, ABC):
         unit = self.unit(self._checked(features, "image_dim"))
         subtracted = self._present(unit) * (self.centre_ if centre is None else centre)
         return F.normalize(self._map_image(unit - subtracted), dim=1)
+
+    def places(self, cells: Tensor, whole: Tensor) -> Tensor:
+        """Each place's share of a picture's vector: features of P places `[P, d]` → `[P, D]`.
+
+        Nothing is normalised place by place, so that where `whole` `[d]`, the picture's features, is the
+        mean over places, the mean of the shares is `image(whole)`.
+        """
+        unit, centred = self._split(cells, whole, self.centre_)
+        shares: Tensor = self._map_image(unit) / self._map_image(centred).norm().clamp_min(_LEAST)
+        return shares
+
+    @staticmethod
+    def _split(cells: Tensor, whole: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Places `[P, d]` and the whole `[1, d]`, centred on the scale on which the whole has unit norm."""
+        length = whole.norm().clamp_min(_LEAST)
+        return cells / length - centre, (whole / length - centre)[None]
 
     def text(self, embeddings: Tensor) -> Tensor:
         """Text embeddings `[M, k]` → unit-norm `[M, D]` in the shared space."""

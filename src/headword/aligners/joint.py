@@ -89,6 +89,21 @@ class JointKernelRidge(KernelRidge):
             return super()._present(unit)
         return torch.cat([_there(block)[:, None].expand_as(block) for block in self._blocks(unit)], dim=1)
 
+    def places(self, cells: Tensor, whole: Tensor) -> Tensor:
+        """As `Aligner.places`, block by block."""
+        blocks = zip(
+            self.part_weights or (1.0,) * len(self._blocks(cells)),
+            *(self._blocks(rows) for rows in (cells, whole[None], self.centre_[None])),
+            strict=True,
+        )
+        shares: list[Tensor] = []
+        total = 0.0
+        for weight, block, of_whole, centre in blocks:
+            unit, centred = self._split(block, of_whole[0], centre[0])
+            shares.append(weight**0.5 * unit / centred.norm().clamp_min(1e-12))
+            total += weight
+        return torch.cat(shares, dim=1).div(total**0.5)
+
     def _map_image(self, centred: Tensor) -> Tensor:
         return torch.cat(self._weighted(centred), dim=1)
 

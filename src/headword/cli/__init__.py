@@ -19,6 +19,7 @@ from headword.cli import (  # noqa: F401
     export,
     index,
     inspect,
+    locate,
     push,
     recycle,
     search,

@@ -43,7 +43,11 @@ def evaluate(
         ),
     ] = None,
     task: Annotated[
-        str | None, protocol_option(help="classification (zero-shot), retrieval, probe or few-shot.")
+        str | None,
+        protocol_option(
+            help="classification (zero-shot), retrieval, probe, few-shot, localisation (against boxes) or "
+            "segmentation (against masks)."
+        ),
     ] = None,
     k: Annotated[
         list[int] | None, protocol_option("-k", help="A k of top-k or recall@k; may be repeated.")
@@ -55,13 +59,18 @@ def evaluate(
             help="Images a class for probe and few-shot; may be repeated.  [default: 1, 2, 4, 8, 16]"
         ),
     ] = None,
+    probe: Annotated[
+        bool | None,
+        protocol_option("--probe", help="For segmentation: a linear layer on features of places, no words."),
+    ] = None,
     draws: Annotated[int | None, protocol_option(help="How often shots are drawn.  [default: 3]")] = None,
     seed: Annotated[int | None, protocol_option(help="Seed of what is drawn.  [default: 0]")] = None,
     data: Annotated[
         str | None,
         data_option(
             help="Class folders, a table of images and labels, hf:NAME, torchvision:NAME or wds:SHARDS; for "
-            "retrieval, a caption file."
+            "retrieval, a caption file; for localisation, a JSON of boxes; for segmentation, a folder of "
+            "masks or COCO's panoptic JSON."
         ),
     ] = None,
     split: Annotated[
@@ -124,7 +133,7 @@ def evaluate(
     settings = Protocol.from_sources(
         protocol, task=task, data=data, split=split, train_split=train_split, class_names=names,
         templates=template, centre_on=centre_on, collection=collection, prior=prior, hubness=hubness, k=k,
-        shots=shots, draws=draws, missing=missing, metric=metric, seed=seed,
+        shots=shots, probe=probe, draws=draws, missing=missing, metric=metric, seed=seed,
     )  # fmt: skip
     mappings = None if aligners is None else [name.strip() for name in aligners.split(",")]
     with output.progress("images") as progress:

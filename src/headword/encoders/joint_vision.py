@@ -107,6 +107,7 @@ def join(parts: Sequence[VisionEncoder]) -> tuple[VisionSource, Head]:
         input_size=(1, sum(height * width for height, width in sizes)),
         labels=Labels(classes, "; ".join(dict.fromkeys(one.origin for one in labels))),
         licence=", ".join(dict.fromkeys(source.licence or "unknown" for source in sources)),
+        parts=tuple(sources),
         save=partial(_save_parts, sources) if all(source.save is not None for source in sources) else None,
     )
     return source, _joined_head(heads, groups)

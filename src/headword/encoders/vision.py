@@ -55,6 +55,8 @@ class VisionSource(Source):
     """The transform in JSON, for the record and for cache keys."""
     input_size: tuple[int, int]
     """(H, W) of a transformed image."""
+    parts: tuple[VisionSource, ...] = ()
+    """Of several classifiers side by side: each one's own."""
     tower: bool = False
     """Whether the model is an image tower, whose output is the feature, and not a classifier."""
     head_hint: str | Sequence[str] | None = None

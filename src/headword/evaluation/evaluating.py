@@ -14,6 +14,7 @@ from headword.evaluation.probe import FewShot, Probe
 from headword.evaluation.protocol import Protocol, Result
 from headword.evaluation.subjects import check_aligners, open_model, refitted
 from headword.evaluation.tasks import Retrieval, Task, ZeroShot
+from headword.evaluation.where import Localisation, Segmentation
 from headword.extract import Progress
 from headword.files import expand
 from headword.model import DualEncoder
@@ -23,6 +24,8 @@ TASKS: dict[str, type[Task]] = {
     "retrieval": Retrieval,
     "probe": Probe,
     "few-shot": FewShot,
+    "localisation": Localisation,
+    "segmentation": Segmentation,
 }
 
 Model: TypeAlias = "str | Path | DualEncoder"  # a model, or the name that `open_model` opens it by

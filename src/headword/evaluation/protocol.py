@@ -25,9 +25,13 @@ class Protocol(Settings):
         HeadwordError: for a setting that does not exist, or a value that cannot be meant.
     """
 
-    task: Literal["classification", "retrieval", "probe", "few-shot"]
-    """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features) or "few-shot"."""
-    data: str  # where the images are: see `headword.data.labelled`; for retrieval, a caption file
+    task: Literal["classification", "retrieval", "probe", "few-shot", "localisation", "segmentation"]
+    """"classification" (zero-shot), "retrieval", "probe" (logistic regression on features), "few-shot",
+    "localisation" (labels against boxes) or "segmentation" (against masks)."""
+    data: str
+    """Where the images are: see `headword.data.labelled`; for retrieval, a caption file; for localisation and
+    segmentation, see `headword.data.boxes_and_masks`."""
+    probe: bool = False  # for segmentation: a linear layer on the features of places in place of words
     name: str | None = None  # what tables call it; the task and the data when None
     split: str | None = None
     """Which part of the data, "a+b" being two; when None, the test split of data that have one, else the
@@ -64,6 +68,8 @@ class Protocol(Settings):
         check_method(self.collection, self.prior is not None)
         if self.collection != OFF and self.task != "classification":
             raise HeadwordError(f"collection is for the task classification, not for {self.task}")
+        if self.probe and self.task != "segmentation":
+            raise HeadwordError(f"probe as a setting is for the task segmentation, not for {self.task}")
         if self.hubness is not None and self.task != "retrieval":
             raise HeadwordError(f"hubness is for the task retrieval, not for {self.task}")
         if self.centre_on == "reference" and self.hubness is None:

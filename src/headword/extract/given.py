@@ -72,9 +72,20 @@ class Pool:
 
 
 def given(images: Any) -> Tensor | Given:
-    """What a user gave as images (see `DualEncoder.encode_image` for the kinds): a float tensor, `[N, d]` of
-    features or `[N, 3, H, W]` of transformed images, or single images. Anything else is refused, with what
-    to do; what an iterable gives, when it is reached.
+    """What a user gave as images, in one of these forms:
+
+    - one path, PIL image, uint8 tensor `[3, H, W]`, uint8 NumPy array `[H, W, 3]` (RGB), or the bytes of an
+      image file;
+    - a folder or a glob: its images, sorted by path as `headword.data.folders.list_images` does;
+    - a list, tuple, generator, pandas Series, column of a `datasets` data set, or any other iterable of
+      single ones; read once, and but for paths no more than 64 at a time;
+    - a uint8 tensor `[N, 3, H, W]` or array `[N, H, W, 3]`;
+    - a float tensor or array `[N, 3, H, W]`, transformed already (`vision.preprocess`), also as the batch
+      (x, y) of a DataLoader, whose labels are left aside;
+    - a float tensor or array `[N, d]`: the classifier's features.
+
+    Comes back as a float tensor, `[N, d]` of features or `[N, 3, H, W]` of transformed images, or as single
+    images. Anything else is refused, with what to do; what an iterable gives, when it is reached.
     """
     if _is_labelled_batch(images):
         images = images[0]
