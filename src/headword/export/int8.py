@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headword.export.onnx_file import quiet, run, session
 
-_QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "Pad", "MaxPool"]
+_QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "Pad"]
 _ROUNDS = 15  # of timing, float32 and int8 in turn
 
 
@@ -93,10 +93,14 @@ def _weight_ranges(file: Path) -> dict[str, list[dict[str, Any]]]:
         weight = tensors.get(node.input[1]) if node.op_type == "Conv" else None
         if weight is None:
             continue
-        rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1)  # as the kernels read them
-        sides = np.stack([rows.clip(min=0), (-rows).clip(min=0)])
-        pairs = sides[..., :-1] + sides[..., 1:] if weight.shape[1] > 1 else np.zeros((1, len(rows), 1))
-        steps = np.maximum(np.abs(rows).max(axis=1) / 127, pairs.max(axis=(0, 2)) / 128)
+        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+        steps = largest / 127
+        if weight.shape[1] > 1:  # in either order that kernels read a patch in
+            for order in (weight, np.moveaxis(weight, 1, -1)):
+                rows = order.reshape(len(weight), -1)
+                sides = np.stack([rows.clip(min=0), (-rows).clip(min=0)])
+                pairs = sides[..., :-1] + sides[..., 1:]
+                steps = np.maximum(steps, pairs.max(axis=(0, 2)) / 128)
         ranges[node.input[1]] = [
             {
                 "quant_type": quantization.QuantType.QInt8,
