@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headword.encoders.fingerprint import describe, encoder_identity
 from headword.model import DualEncoder
 from headword.search.building import commit
 from headword.search.catalogue import OK, Entry
 from headword.search.draft import begin
-from headword.search.manifest import describe, encoder_identity
 from headword.search.rows import append_rows
 
 NOISE = 0.5

@@ -24,6 +24,7 @@ _HOMES = {
     "evaluate": "headword.evaluation",
     "list_images": "headword.data.folders",
     "load": "headword.model",
+    "load_classifier": "headword.teaching",
     "load_text": "headword.encoders",
     "load_vision": "headword.encoders",
     "make_aligner": "headword.aligners",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from headword.search import Index as Index
     from headword.search import Query as Query
     from headword.search import build_index as build_index
+    from headword.teaching import load_classifier as load_classifier
     from headword.training.superclip import SuperCLIP as SuperCLIP
 
 

@@ -25,6 +25,7 @@ from headword.cli import (  # noqa: F401
     search,
     serve,
     tag,
+    teach,
     train,
 )
 from headword.cli.app import app, main

@@ -29,9 +29,8 @@ def classify(
     template: options.Template = None,
     k: Annotated[int, Option("-k", min=1, help="How many labels to show for each image.")] = 3,
     multi_label: Annotated[bool, Option("--multi-label", help="Judge each label by itself.")] = False,
-    none_of_these: Annotated[
-        bool, Option("--none-of-these", help='Let "none of these" be an answer.')
-    ] = False,
+    none_of_these: options.NoneOfThese = False,
+    classifier_at: options.TaughtClassifier = None,
     centre_on: Annotated[
         str,
         Option(
@@ -59,7 +58,9 @@ def classify(
 
     They need not be classes of the head.
     """
-    words = read_labels(labels, labels_file)
+    if classifier_at is not None and (template or multi_label or none_of_these):
+        raise HeadwordError(f"how labels are judged is settled in {classifier_at}; leave these options out")
+    words = read_labels(labels, labels_file, classifier_at)
     paths = expand_images(images)
     from headword.scoring.transductive import OFF, check_method, label_shares, read_prior
 
@@ -71,9 +72,16 @@ def classify(
 
     # The labels' texts are embedded once, though they tell their familiarity too.
     encoder = remembering(load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype))
+    classifier = None
+    if classifier_at is not None:
+        from headword.teaching import load_classifier
+
+        classifier = load_classifier(classifier_at, model=encoder)
+        encoder.aligner.centre_, encoder.centre = classifier.model.aligner.centre_, classifier.model.centre
+        multi_label, none_of_these = classifier.multi_label, classifier.none_of_these
     with output.progress("images") as progress:
         if centre_on == AUTO:
-            as_made = encoder.centre.kind == "default" and not encoder.one_space
+            as_made = encoder.centre.kind == "default" and not encoder.one_space and classifier is None
             centre_on = ONLINE if as_made and len(paths) > 1 else NONE
         running = encoder.running_centre() if centre_on == ONLINE else None
         if running is None and centre_on != NONE:
@@ -86,7 +94,7 @@ def classify(
     read = [path for place, path in enumerate(paths) if place not in skipped]
     if collection != OFF and len(read) < 2:
         raise HeadwordError(f"--collection {collection} labels images by one another; give two or more")
-    classifier = encoder.classifier(
+    classifier = classifier or encoder.classifier(
         words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
     )
     cosines = classifier.cosines(embeds).tolist()

@@ -176,8 +176,16 @@ def expand_images(arguments: Sequence[str]) -> ImageList:
     return images
 
 
-def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
-    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; none that is empty."""
+def read_labels(labels: str | None, labels_file: Path | None, classifier: Path | None = None) -> list[str]:
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; none that is empty. Or
+    those of a `--classifier`.
+    """
+    if classifier is not None and labels is None and labels_file is None:
+        from headword.classifier.folder import read_classifier
+
+        return list(read_classifier(classifier).parameters["labels"])
+    if classifier is not None:
+        raise HeadwordError(f"the labels are those of {classifier}; leave out --labels and --labels-file")
     if (labels is None) == (labels_file is None):
         raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
     from headword.encoders.prompts import check_labels, tidy_labels

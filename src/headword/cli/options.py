@@ -50,6 +50,11 @@ LabelsFile: TypeAlias = Annotated[
 ]
 TEMPLATE_HELP = 'A template with "{}" for the name; give several to average them.'
 Template: TypeAlias = Annotated[list[str] | None, Option("--template", help=TEMPLATE_HELP)]
+NoneOfThese: TypeAlias = Annotated[bool, Option("--none-of-these", help='Let "none of these" be an answer.')]
+TaughtClassifier: TypeAlias = Annotated[
+    Path | None,
+    Option("--classifier", metavar="DIR", help="In place of labels: what headword teach wrote, or the page."),
+]
 
 CENTRE_HELP = (
     "What images are centred on, unlabelled: a FOLDER of images; collection, the images at hand themselves; "

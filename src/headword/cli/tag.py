@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, flags, quoted, read_labels
+from headword.errors import HeadwordError
 
 
 @command(
@@ -19,6 +20,7 @@ def tag(
     index: options.Index,
     labels: options.Labels = None,
     labels_file: options.LabelsFile = None,
+    classifier: options.TaughtClassifier = None,
     template: options.Template = None,
     none_of_these: Annotated[
         bool, Option("--none-of-these", help="Leave images without a tag that no label fits.")
@@ -31,12 +33,20 @@ def tag(
 
     A search may then ask for one: --where "tag = 'a cat'".
     """
-    words = read_labels(labels, labels_file)
+    words = read_labels(labels, labels_file, classifier)
+    if classifier is not None and (template or none_of_these):
+        raise HeadwordError(f"how labels are judged is settled in {classifier}; leave these options out")
     from headword.search import Index
 
     opened = Index.open(index, model=model, vision=vision, device=device)
+    chosen: Any = words
+    if classifier is not None:
+        from headword.teaching import load_classifier
+
+        chosen = load_classifier(classifier, model=opened.model)
+        chosen = opened.lesson(chosen).classifier  # around the index's own centre
     with output.progress("images") as progress:
-        counts = opened.tag(words, templates=template, none_of_these=none_of_these, progress=progress)
+        counts = opened.tag(chosen, templates=template, none_of_these=none_of_these, progress=progress)
     untagged = len(opened) - sum(counts.values())
     rows = [
         (label, f"{counts.get(label, 0):,}") for label in [*counts, *(w for w in words if w not in counts)]

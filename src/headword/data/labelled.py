@@ -41,6 +41,7 @@ def open_images(
     split: str | None = None,
     default: Sequence[str] = TESTED,
     class_names: Sequence[str] | None = None,
+    fewest: int = 2,
 ) -> LabelledImages:
     """Labelled images by name, as in the table above; nothing is decoded yet.
 
@@ -49,9 +50,10 @@ def open_images(
         split: which part.
         default: which where none is named: the first of these that the data have, else all of them.
         class_names: other names for the classes, in the order of the set's own.
+        fewest: classes that there must be.
 
     Raises:
-        HeadwordError: if the data or the split is not there, a class has no image, there are fewer than two
+        HeadwordError: if the data or the split is not there, a class has no image, there are too few
             classes, or the names do not fit the labels.
     """
     scheme, _, rest = data.partition(":")
@@ -78,7 +80,7 @@ def open_images(
                 f"({', '.join(result.names[:3])}, …); give one for each, in that order"
             )
         result = replace(result, names=tuple(class_names))
-    if len(result.names) < 2:
+    if len(result.names) < fewest:
         raise HeadwordError(
             f"{data} has one class only ({result.names[0]!r}); classification needs at least two"
         )

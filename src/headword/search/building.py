@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headword.data.folders import Found, Scan, scan
+from headword.encoders.fingerprint import describe, encoder_identity
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.extract import Progress
@@ -24,10 +25,10 @@ from headword.model import DualEncoder
 from headword.search.catalogue import Entry, Tag, write_catalogue
 from headword.search.draft import Draft, begin
 from headword.search.embedding import Embedder
-from headword.search.manifest import NAME, Manifest, describe, encoder_identity, is_ours, publish, writing
+from headword.search.manifest import NAME, Manifest, is_ours, publish, writing
 from headword.search.rows import BLOCK, ROUNDED, Rows, append_rows, next_rows, present_rows, write_rounded
 from headword.search.space import Floats, Indices, Space, exact_sum, mean_of
-from headword.search.tagging import label_all
+from headword.search.tagging import label_all, tagger
 
 CENTRES = ("collection", "none")
 
@@ -243,6 +244,7 @@ def commit(
 ) -> None:
     """Make a draft, whose rows are on the disk, the version of its index; facts are as in its manifest."""
     before, folder, aligner, dim = draft.before, draft.folder, draft.model.aligner, draft.model.vision.dim
+    taught: Floats = np.empty(0, np.float32) if draft.state is None else draft.state["taught"]
     entries = _compacted(draft, list(entries))
     read = sorted((entry for entry in entries if entry.slot >= 0), key=lambda entry: entry.path)
     unreadable = [entry for entry in entries if entry.slot < 0]
@@ -258,13 +260,12 @@ def commit(
         "inverse_norms": shared.inverse_norms(rows.values),
         "centre": shared.centre,
         "total": total,
+        "taught": taught,
     }
     tags = None if before is None else before.tags
     labelled: Iterable[Tag] = ()
     if tags is not None:
-        classifier = draft.model.classifier(
-            tags["labels"], templates=tags["template"], none_of_these=tags["none_of_these"]
-        )
+        classifier = tagger(draft.model, tags, taught)
         labelled = label_all(classifier, slots, rows, state["inverse_norms"], shared)
     facts = {
         "root": str(draft.root),

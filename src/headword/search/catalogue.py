@@ -48,6 +48,7 @@ STATE: dict[str, type[np.generic]] = {
     "inverse_norms": np.float32,  # of each slot; this and the next two as in `headword.search.space`
     "centre": np.float32,
     "total": np.int64,  # the sum of the features of all images
+    "taught": np.float32,  # weights and biases of the tags' classifier, where it is more than words
 }
 
 _KINDS = {
@@ -130,8 +131,10 @@ class Catalogue:
             for (line,) in self._database.execute("PRAGMA quick_check(1)"):
                 if line != "ok":
                     raise _damaged(path, line)
-            arrays = self._database.execute("SELECT name, value FROM state LIMIT 9").fetchall()
-            self.state = {name: np.frombuffer(value, STATE[name]).copy() for name, value in arrays}
+            arrays = self._database.execute("SELECT name, value FROM state LIMIT 12").fetchall()
+            # An index from before there were taught classifiers has none.
+            self.state: dict[str, NDArray[Any]] = {"taught": np.empty(0, np.float32)}
+            self.state |= {name: np.frombuffer(value, STATE[name]).copy() for name, value in arrays}
             """The arrays of `STATE`."""
             sizes = {len(self.state[name]) for name in ("slots", "sums")}
         except (sqlite3.Error, LookupError, ValueError) as error:
@@ -178,10 +181,14 @@ class Catalogue:
         rows = self._ask(f"SELECT {_FACTS} FROM images ORDER BY place")
         return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def write_retagged(self, path: Path, tags: Iterable[Tag]) -> None:
-        """Write the same images with other tags; as `write_catalogue`."""
+    def write_retagged(self, path: Path, tags: Iterable[Tag], taught: NDArray[np.float32]) -> None:
+        """Write the same images with other tags, and what their classifier was taught; as
+        `write_catalogue`.
+        """
         with _new(path) as database:
             self._database.backup(database)
+            database.execute("DELETE FROM state WHERE name = 'taught'")
+            database.execute("INSERT INTO state VALUES ('taught', ?)", (taught.tobytes(),))
             _set_tags(database, tags)
 
     def _ask(self, query: str, *values: object) -> list[Any]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headword.encoders.fingerprint import encoder_identity
 from headword.errors import HeadwordError
 from headword.extract.engines import LONG
 from headword.model import DualEncoder
 from headword.search.catalogue import Entry, salvaged
-from headword.search.manifest import Manifest, encoder_identity, not_written
+from headword.search.manifest import Manifest, not_written
 from headword.search.rows import append_rows, blank_rows, next_rows, present_rows
 from headword.search.space import Floats
 from headword.search.version import Version

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from headword.classifier import Classifier
+from headword.encoders.fingerprint import check_model
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder
-from headword.search.manifest import NAME, Manifest, check_model
+from headword.scoring.centring import Centre
+from headword.search.lesson import Lesson
+from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit, Query
 from headword.search.tagging import tag_index
 from headword.search.version import Version, Where, newest
+from headword.teaching import around
 
 if TYPE_CHECKING:
     from headword.extract import Progress
@@ -306,6 +310,28 @@ class Index:
         tag_index(self.path, self.model, labels, progress=progress)
         self.reload()
         return self.tags()
+
+    def lesson(self, labels: Sequence[str] | Classifier, *, none_of_these: bool = False) -> Lesson:
+        """A classifier to teach by the pictures of this version, around the index's own centre.
+
+        Args:
+            labels: the words to start from; or a classifier of the index's model, which goes on.
+            none_of_these: whether none of the labels may be an answer, where `labels` are words.
+
+        Raises:
+            HeadwordError: for a bad label.
+        """
+        version = self._version
+        pool = Centre("pool", len(self), str(self.root))
+        centre = pool if version.manifest.centre["kind"] == "collection" else self.model.centre
+        model = around(self.model, torch.from_numpy(version.centre), centre)
+        if isinstance(labels, Classifier):
+            classifier = Classifier(**(labels.get_params() | {"model": model}))
+            classifier.learn(labels.examples)
+        else:
+            classifier = model.classifier(labels, none_of_these=none_of_these)
+        features = torch.from_numpy(version.rows[version.slots]).float()
+        return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
 
     def _picture(self, query: Query, version: Version) -> Tensor:
         if query.like is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headword.classifier import Classifier
+from headword.encoders.fingerprint import check_model
 from headword.encoders.prompts import check_templates
 from headword.model import DualEncoder
 from headword.search.catalogue import Tag
-from headword.search.manifest import Manifest, check_model, publish, writing
+from headword.search.manifest import Manifest, publish, writing
 from headword.search.rows import Rows
 from headword.search.space import Floats, Indices, Space
 from headword.search.version import Version
@@ -43,7 +44,20 @@ def tag_index(
         version = Version.open(folder, before)
         space, r = version.space(model.aligner), version.inverse_norms
         given = label_all(classifier, version.slots, version.rows, r, space, progress)
-        publish(folder, before, lambda path: version.catalogue.write_retagged(path, given), {"tags": tags})
+        rows = torch.cat([classifier.weight, classifier.bias[:, None]], dim=1).float().numpy()
+        taught = rows if len(classifier.examples) else rows[:0]
+        facts = {"tags": tags}
+        publish(folder, before, lambda path: version.catalogue.write_retagged(path, given, taught), facts)
+
+
+def tagger(model: DualEncoder, tags: dict[str, Any], taught: Floats) -> Classifier:
+    """The classifier that an index was tagged by, of words or with what it was taught."""
+    templates, none_of_these = tags["template"], tags["none_of_these"]
+    classifier = model.classifier(tags["labels"], templates=templates, none_of_these=none_of_these)
+    if len(taught):
+        rows = torch.from_numpy(taught).view(len(classifier.classes_), -1)
+        classifier.use(rows[:, :-1], rows[:, -1])
+    return classifier
 
 
 def label_all(

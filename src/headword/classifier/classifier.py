@@ -1,27 +1,34 @@
-"""Words as a classifier: the one way from texts to label vectors, and from cosines to probabilities."""
+"""Words as a classifier, and pictures that teach it: the one way from labels to probabilities."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
+from headword.classifier.folder import Centred, write_classifier
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError
 from headword.export import Exportable
 from headword.scoring.centring import RunningCentre
+from headword.scoring.estimator import Estimator
+from headword.scoring.examples import Examples, judgements
 from headword.scoring.probabilities import NONE_OF_THESE, Scores
+from headword.scoring.suggestions import suggest
+from headword.scoring.taught import TaughtWeights, teach
 from headword.scoring.transductive import OFF, check_method, collective_scores, label_shares
 
 
-class Encoders(Protocol):
+class Encoders(Centred, Protocol):
     """What a classifier asks of its model, as `DualEncoder` has it."""
 
     @property
@@ -32,6 +39,9 @@ class Encoders(Protocol):
     def scores(self) -> Scores:
         """How sure to be of a cosine."""
 
+    def image_features(self, images: object) -> Tensor:
+        """Images → features `[N, d]`, before centring."""
+
     def encode_text(self, texts: Sequence[str], *, templates: str | Sequence[str]) -> Tensor:
         """Texts → `[L, D]`, unit norm."""
 
@@ -39,14 +49,20 @@ class Encoders(Protocol):
         """Images → `[N, D]`, unit norm."""
 
 
-class Classifier(Exportable):
-    """A linear classifier of a model's embeddings, whose rows are words; made by `DualEncoder.classifier`.
+class Classifier(Estimator, Exportable):
+    """A linear classifier of a model's embeddings, whose start are words and whose evidence are pictures;
+    made by `DualEncoder.classifier`.
 
     logits = embeddings · `coef_`ᵀ + `intercept_`, of which the softmax is a choice among the labels and the
     sigmoid, with `multi_label`, each label's own chance. With s the model's scale, t_l a label's unit vector
     and θ the threshold where it is as likely right as wrong,
 
-        coef_l = s t_l,  intercept_l = 0;   multi_label: s' t_l and −s' θ;   none of these: 0 and s θ.
+        coef_l = s t_l,  intercept_l = 0;   multi_label: s' t_l and −s' θ;   none of these: 0 and s θ
+
+    until `fit` or `partial_fit` is given examples. Then `coef_` is a multinomial logistic regression (one for
+    each label with `multi_label`) with these rows as the mean of its Gaussian prior; scale and strength of
+    the prior follow the examples, and the probabilities are calibrated on examples left out. See
+    docs/teach.md.
 
     It has scikit-learn's interface (`get_params`, `set_params`, `clone`, `score`, tags) without importing
     scikit-learn, and is ready as it is: words are all it needs. `decision_function` gives a column for each
@@ -60,7 +76,7 @@ class Classifier(Exportable):
         multi_label: an independent probability for each label instead of one choice among them.
     """
 
-    _estimator_type = "classifier"
+    depends = ("label_vectors", "examples_", "taught", "weight", "bias")
 
     def __init__(
         self,
@@ -99,9 +115,30 @@ class Classifier(Exportable):
         _ = self.label_vectors
         return self
 
+    examples_: Examples
+    """What `fit` was given; not there before."""
+
+    @cached_property
+    def taught(self) -> TaughtWeights | None:
+        """What the examples teach; None where there are none."""
+        examples = self.examples
+        if not len(examples):
+            return None
+        words, bias, scores = self.label_vectors, torch.zeros(len(self.classes_)), self.model.scores
+        if self.none_of_these:
+            words = torch.cat([words, torch.zeros_like(words[:1])])
+            bias[-1] = scores.threshold
+        elif self.multi_label:
+            bias -= scores.threshold
+        embeddings = self.model.encode_image(examples.features, batch_size=len(examples))
+        scale = scores.sigmoid_scale
+        return teach(embeddings, examples.judged, words, bias, independent=self.multi_label, scale=scale)
+
     @cached_property
     def weight(self) -> Tensor:
         """`coef_` as a tensor."""
+        if self.taught is not None:
+            return self.taught.weight
         scores, words = self.model.scores, self.label_vectors
         if self.multi_label:
             return scores.sigmoid_scale * words
@@ -111,6 +148,8 @@ class Classifier(Exportable):
     @cached_property
     def bias(self) -> Tensor:
         """`intercept_` as a tensor."""
+        if self.taught is not None:
+            return self.taught.bias
         scores, bias = self.model.scores, torch.zeros(len(self.weight))
         if self.multi_label:
             bias -= scores.sigmoid_scale * scores.threshold
@@ -160,10 +199,10 @@ class Classifier(Exportable):
         shares = self.check(collection, prior)
         if collection == OFF:
             return embeddings @ self.weight.T + self.bias
-        scale = self.model.scores.scale
-        return scale * collective_scores(
-            embeddings, self.label_vectors, method=collection, scale=scale, shares=shares
-        )
+        scale, vectors = self.model.scores.scale, self.label_vectors
+        if self.taught is not None:
+            scale, vectors = float(self.weight.norm(dim=1).mean()), F.normalize(self.weight, dim=1)
+        return scale * collective_scores(embeddings, vectors, method=collection, scale=scale, shares=shares)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits `[N, L]` → probabilities `[N, L]`."""
@@ -224,45 +263,136 @@ class Classifier(Exportable):
         right = self.predict(X) == np.asarray(y)
         return float(np.average(right.reshape(len(right), -1).all(axis=1), weights=sample_weight))
 
-    # ---- what scikit-learn asks of an estimator
+    # ---- taught by pictures
 
-    @classmethod
-    def _parameters(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+    def fit(self, X: object, y: Any, *, names: Sequence[str] | None = None) -> Self:
+        """Start anew from the words, with examples.
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 - nothing is nested
-        """The arguments of the constructor, as given."""
-        return {name: getattr(self, name) for name in self._parameters()}
-
-    def set_params(self, **params: Any) -> Self:
-        """Replace arguments of the constructor; returns the classifier.
+        Args:
+            X: whatever `DualEncoder.encode_image` takes, features `[N, d]` included.
+            y: the label of each, by name or place in `classes_`; with `multi_label` a list of labels for each
+                picture, all others absent, or rows `[N, L]` of 0 and 1.
+            names: how the pictures are called, for `forget`; their paths, say.
 
         Raises:
-            ValueError: for a name that is none, as scikit-learn has it.
+            HeadwordError: if a picture cannot be read, a label is none of `classes_`, or one picture is given
+                two labels.
         """
-        for name, value in params.items():
-            if name not in self._parameters():
-                raise ValueError(f"Classifier has no parameter {name!r}; it has {self._parameters()}")
-            setattr(self, name, value)
-        for name in ("label_vectors", "weight", "bias") if params else ():
-            self.__dict__.pop(name, None)
+        self.learn(self._read(X, y, names, wrong=False))
         return self
 
-    def __sklearn_clone__(self) -> Self:  # the model is shared, not copied
-        return type(self)(**self.get_params())
+    def partial_fit(
+        self, X: object, y: Any, *, names: Sequence[str] | None = None, wrong: bool = False
+    ) -> Self:
+        """Add examples; as `fit` with all of them. Of a picture that is there already the new label counts.
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
+        Args:
+            X: as for `fit`, as are `y` and `names`.
+            wrong: the pictures do not have the labels `y`; which they have, if any, is not said.
+        """
+        new = self._read(X, y, names, wrong=wrong)
+        self.learn(self.examples.plus(new, single=not self.multi_label))
+        return self
 
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+    def forget(self, names: Iterable[str | int]) -> Self:
+        """Unlearn examples, by name or by place in `examples_`.
 
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags(multi_label=self.multi_label),
-            input_tags=InputTags(),
+        Raises:
+            HeadwordError: for a name or place that none has.
+        """
+        self.learn(self.examples.without(names))
+        return self
+
+    def add_labels(self, labels: Sequence[str]) -> Self:
+        """Add labels, known by their words until there are examples; what was learnt stays.
+
+        Raises:
+            HeadwordError: for no label, or one that is empty or there already.
+        """
+        known = self.examples
+        at = len(self.labels)
+        self.labels = check_labels([*self.labels, *check_labels(labels)])
+        self.__dict__.pop("label_vectors", None)
+        self.learn(known.widened(len(labels), at))
+        return self
+
+    @property
+    def accuracy_(self) -> float | None:
+        """The share of the examples that the classifier labels right without them, by as many fits as there
+        are examples, at most 20; None without examples. Examples that `suggest` chose are harder than others.
+        """
+        return None if self.taught is None else self.taught.accuracy
+
+    @property
+    def unseen_(self) -> list[str]:
+        """Labels without an example, which stay at their words."""
+        has = (self.examples.judged > 0).any(dim=0).tolist()
+        return [label for label, seen in zip(self.labels, has, strict=False) if not seen]
+
+    def suggest(self, X: object, k: int = 1) -> NDArray[np.intp]:
+        """Places `[k]` of the pictures that are no examples and whose labels would teach most, the first
+        first; see `headword.scoring.suggestions`.
+        """
+        embeddings = self.model.encode_image(X, batch_size=32)
+        known = self.examples.features
+        examples = self.model.encode_image(known, batch_size=32) if len(known) else embeddings[:0]
+        chances = self.probabilities(self.logits(embeddings))
+        return suggest(embeddings, chances, examples, k, independent=self.multi_label).numpy()
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Save into a new folder of safetensors and JSON, without the model and without pictures.
+
+        `headword.load_classifier` reads it.
+
+        Args:
+            folder: must not hold anything yet, unless `overwrite` and it is a saved classifier.
+            model: where the model lies, so that it need not be given again.
+            overwrite: replace a classifier that is there.
+
+        Raises:
+            HeadwordError: if the folder cannot be written; nothing is left half-written.
+        """
+        parameters = self.get_params() | {"labels": list(self.labels)}
+        del parameters["model"]
+        weights = {"weight": self.weight, "bias": self.bias}
+        where = None if model is None else Path(model)
+        return write_classifier(
+            Path(folder), self.model, parameters, self.examples, weights, where, overwrite=overwrite
         )
+
+    @property
+    def examples(self) -> Examples:
+        """What it was taught by; none before `fit`."""
+        kept = self.__dict__.get("examples_")
+        return Examples.none(len(self.classes_)) if kept is None else kept
+
+    def _read(self, X: object, y: Any, names: Sequence[str] | None, *, wrong: bool) -> Examples:
+        labels = self.classes_.tolist()
+        judged = judgements(y, labels, several=self.multi_label, wrong=wrong)
+        return Examples.of(self.model.image_features(X), judged, names)
+
+    def use(self, weight: Tensor, bias: Tensor) -> None:
+        """Take weights `[L, D]` and biases `[L]` that were learnt before, until something is learnt."""
+        self.__dict__ |= {"weight": weight, "bias": bias}
+
+    def learn(self, examples: Examples) -> None:
+        """Learn from these examples alone, or stay as before where that cannot be done."""
+        before = dict(self.__dict__)
+        try:
+            for name in ("taught", "weight", "bias"):
+                self.__dict__.pop(name, None)
+            self.examples_ = examples
+            _ = self.taught
+        except HeadwordError:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def __repr__(self) -> str:
         few = ", ".join(map(repr, self.labels[:3])) + ", …" * (len(self.labels) > 3)
