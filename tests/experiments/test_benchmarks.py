@@ -40,6 +40,7 @@ SMALL = {
     "superclip-flops": ("--models", "RN50"),
     "superclip-matrix": ("lr", "--images", 64, "--only", "0.001"),
     "superclip-step": ("--model", "ViT-S-32-alt", "--batch", 2, "--steps", 1),
+    "teach": ("--set", "tf_flowers", "--draws", 1, "--no-clicks"),
     "text-cache": ("--prompts", 20),
     "token-loss-memory": ("--batch", 64, "--vocab", 300, "--width", 8, "--steps", 1, "--repeats", 1),
     "train-input": ("--batch", 4, "--steps", 1, "--blocks", 1),
@@ -49,7 +50,7 @@ SMALL = {
 SLOW = {
     *("beyond-fit", "beyond-tried", "centring", "collection", "extract-memory", "extract-speed"),
     *("familiarity", "first-minutes", "gradcache", "joint", "kernel-vs-paper-mlp", "score-calibration"),
-    *("serve-speed", "small-heads", "soak", "superclip-matrix", "superclip-step", "train-input"),
+    *("serve-speed", "small-heads", "soak", "superclip-matrix", "superclip-step", "teach", "train-input"),
 }
 """Those that take more than a few seconds: `pytest -m slow` runs them."""
 

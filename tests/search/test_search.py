@@ -59,6 +59,17 @@ def test_the_formula_of_a_query(index, tiny, folder):
     np.testing.assert_allclose([hit.score for hit in hits], (embeds @ right).numpy(), atol=1e-5)
 
 
+def test_judged_hits_move_a_query(index, tiny):
+    a, b, c = (index.encode([Query(like=path)])[0] for path in ("0003.jpg", "0004.jpg", "0005.jpg"))
+    (t,) = tiny.encode_text(["ant"])
+    moved = index.encode([Query(text="ant", right=("0003.jpg", "0004.jpg"), wrong=("0005.jpg",))])[0]
+    expected = torch.nn.functional.normalize(t + (0.1 + 0.7 / 3) * ((a + b) / 2 - c / 2), dim=0)
+    torch.testing.assert_close(moved, expected)
+    all_right = index.encode([Query(text="ant", right=("0003.jpg",))])[0]
+    torch.testing.assert_close(all_right, torch.nn.functional.normalize(t + 0.1 * a, dim=0))
+    assert index.search(Query(right=("0003.jpg",)), k=1)[0].path == "0003.jpg"
+
+
 def test_a_picture_finds_itself(index, folder):
     """By file, in memory, and by its path in the index."""
     path = folder / "trips" / "sea.png"
@@ -97,6 +108,8 @@ def test_many_queries_are_encoded_together(index):
         (Query(text="ant", text_weight=0), "must be positive"),
         (Query(text="ant", negative_weight=float("nan")), "must be positive"),
         (Query(like="../0001.jpg"), "not in the index"),
+        (Query(text="ant", wrong=("../0001.jpg",)), "not in the index"),
+        (Query(text="ant", right=("0003.jpg",), wrong=("0003.jpg",)), "judged right and wrong"),
         (Query(image="none.jpg"), r"there is no image file .*none\.jpg"),
         (Query(negative=("ant",)), "nothing to search for"),
     ],

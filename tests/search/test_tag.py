@@ -117,7 +117,7 @@ def test_tags_of_a_catalogue_keep_its_other_columns(tmp_path):
     state = {name: np.arange(3).astype(kind) for name, kind in STATE.items()}
     write_catalogue(tmp_path / "1.sqlite", entries, state, ())
     Catalogue(tmp_path / "1.sqlite", 3).write_retagged(
-        tmp_path / "2.sqlite", [("x", 0.5), (None, None), ("y", 1.0)]
+        tmp_path / "2.sqlite", [("x", 0.5), (None, None), ("y", 1.0)], np.ones(2, np.float32)
     )
     tagged = Catalogue(tmp_path / "2.sqlite", 3)
     assert [tagged.image(place)[2] for place in range(3)] == [0.5, None, 1.0]

@@ -41,7 +41,14 @@ class TaughtWeights:
 
 
 def teach(
-    embeddings: Tensor, judged: Tensor, words: Tensor, bias: Tensor, *, independent: bool, scale: float
+    embeddings: Tensor,
+    judged: Tensor,
+    words: Tensor,
+    bias: Tensor,
+    *,
+    independent: bool,
+    scale: float,
+    assessed: bool = True,
 ) -> TaughtWeights:
     """The logistic regression of examples around words; see `headword.scoring.logistic` and `.trust`.
 
@@ -52,6 +59,7 @@ def teach(
         bias: `[L]` what is added to the cosines with words; where all are 0 none is learnt.
         independent: whether each label is judged by itself.
         scale: of labels by themselves, before any example.
+        assessed: whether examples are left out, to calibrate and to estimate how often it is right.
     """
     label = _only(judged)
     spoken = (label >= 0) & words.any(dim=1)[label]
@@ -66,20 +74,22 @@ def teach(
     offsets = s * (embeddings @ words.T + bias)
     moved = regress(offsets, coordinates, judged, penalty, independent=independent)[0]
     delta = moved @ axes.T
-    counted, parts = _left_out(label, coordinates.shape[1] * judged.shape[1])
-    apart = regress(
-        offsets,
-        coordinates,
-        judged,
-        penalty,
-        independent=independent,
-        counted=counted,
-        start=moved,
-        tolerance=_CLOSE,
-    )
-    out = parts < len(counted)
-    left_out = offsets[out] + torch.einsum("nr,nlr->nl", coordinates[out], apart[parts[out]])
-    temperature, right = _assessed(left_out, judged[out], independent)
+    temperature, right = _USUAL, torch.zeros(0, dtype=torch.bool)
+    if assessed:
+        counted, parts = _left_out(label, coordinates.shape[1] * judged.shape[1])
+        apart = regress(
+            offsets,
+            coordinates,
+            judged,
+            penalty,
+            independent=independent,
+            counted=counted,
+            start=moved,
+            tolerance=_CLOSE,
+        )
+        out = parts < len(counted)
+        left_out = offsets[out] + torch.einsum("nr,nlr->nl", coordinates[out], apart[parts[out]])
+        temperature, right = _assessed(left_out, judged[out], independent)
     weight = s * words + delta[:, : words.shape[1]]
     shift = s * bias + (delta[:, -1] if learns_bias else 0)
     return TaughtWeights(temperature * weight, temperature * shift, believed, temperature, right)

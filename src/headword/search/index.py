@@ -21,7 +21,8 @@ from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
-from headword.search.query import Hit, Query
+from headword.search.query import LEAST_MOVE, MOVE, Hit, Query
+from headword.search.space import Floats
 from headword.search.tagging import tag_index
 from headword.search.version import Version, Where, newest
 from headword.teaching import around
@@ -194,10 +195,12 @@ class Index:
             if query.text is not None:
                 parts.append(query.text_weight * next(encoded))
             if query.image is not None or query.like is not None:
-                parts.append(query.image_weight * self._picture(query, version))
+                picture = self._given(query) if query.like is None else self._units([query.like], version)
+                parts.append(query.image_weight * self._embeddings(picture, version)[0])
             parts += [-query.negative_weight * next(encoded) for _ in query.negative]
-            row = torch.stack(parts).sum(dim=0)
-            rows.append(torch.nn.functional.normalize(row, dim=0))
+            row = torch.stack(parts).sum(dim=0) if parts else torch.zeros(self.model.dim)
+            row = torch.nn.functional.normalize(row, dim=0)
+            rows.append(torch.nn.functional.normalize(row + self._judged(query, version), dim=0))
         return torch.stack(rows)
 
     def nearest(self, vectors: Tensor, *, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
@@ -333,21 +336,34 @@ class Index:
         features = torch.from_numpy(version.rows[version.slots]).float()
         return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
 
-    def _picture(self, query: Query, version: Version) -> Tensor:
-        if query.like is not None:
-            place = version.catalogue.place_of(query.like)
-            if place is None:
-                raise HeadwordError(
-                    f"{query.like!r} is not in the index {self.path}; give its path as a search shows it, "
-                    "within the indexed folder"
-                )
-            slot = version.slots[place]
-            units = np.asarray(version.rows[slot : slot + 1])
-        else:
-            image = query.image
-            features = self.model.image_features(image if isinstance(image, Tensor) else [image])
-            units = torch.nn.functional.normalize(features, dim=1).numpy()
-        return torch.from_numpy(version.space(self.model.aligner).image(units)[0])
+    def _given(self, query: Query) -> Floats:
+        """Unit-norm features `[1, d]` of a query's own picture."""
+        image = query.image
+        features = self.model.image_features(image if isinstance(image, Tensor) else [image])
+        units: Floats = torch.nn.functional.normalize(features, dim=1).numpy()
+        return units
+
+    def _units(self, paths: Sequence[str], version: Version) -> Floats:
+        """Unit-norm features `[N, d]` of pictures of the index."""
+        places = [version.catalogue.place_of(path) for path in paths]
+        if None in places:
+            raise HeadwordError(
+                f"{paths[places.index(None)]!r} is not in the index {self.path}; give its path as a search "
+                "shows it, within the indexed folder"
+            )
+        return np.asarray(version.rows[version.slots[np.array(places, np.int64)]])
+
+    def _embeddings(self, units: Floats, version: Version) -> Tensor:
+        return torch.from_numpy(version.space(self.model.aligner).image(units))
+
+    def _judged(self, query: Query, version: Version) -> Tensor:
+        """What judged pictures add to a query `[D]`; see `Query`."""
+        added = torch.zeros(self.model.dim)
+        judged = len(query.right) + len(query.wrong)
+        for paths, sign in ((query.right, 1.0), (query.wrong, -0.5)):
+            if paths:
+                added += sign * self._embeddings(self._units(paths, version), version).mean(dim=0)
+        return added * (LEAST_MOVE + MOVE * len(query.wrong) / max(1, judged))
 
 
 def familiarity(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float | None, bool] | None]:

@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     from headword.data.images import ImageSource
 
 
+LEAST_MOVE, MOVE = 0.1, 0.7
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Words, a picture, or both, and words to stay away from.
+    """Words, a picture, or both, words to stay away from, and hits that were judged.
 
     With unit vectors t of the text, v of the picture and nⱼ of the negative words, the query vector is
 
         normalise(text_weight · t + image_weight · v − negative_weight · Σ nⱼ)
 
-    where what is not given is left out.
+    where what is not given is left out. Pictures of the index that were `right`, with the mean embedding r,
+    and that were `wrong`, with w, move this q to
+
+        normalise(q + β (r − w/2)),   β = `LEAST_MOVE` + `MOVE` · share of the judged that were wrong,
+
+    so that a query that finds what is meant stays where it is.
     """
 
     text: str | None = None
@@ -30,6 +38,10 @@ class Query:
     like: str | None = None
     """A picture of the index, by its path: instead of `image`, and nothing is opened."""
     negative: tuple[str, ...] = ()
+    right: tuple[str, ...] = ()
+    """Pictures of the index that are what is looked for, by path."""
+    wrong: tuple[str, ...] = ()
+    """Pictures of the index that are not, by path."""
     text_weight: float = 1.0
     image_weight: float = 1.0
     negative_weight: float = 0.5
@@ -43,7 +55,9 @@ class Query:
         """
         if self.image is not None and self.like is not None:
             raise HeadwordError("a query has one picture: give image or like, not both")
-        if self.text is None and self.image is None and self.like is None:
+        if both := set(self.right) & set(self.wrong):
+            raise HeadwordError(f"{min(both)!r} is judged right and wrong; keep one")
+        if self.text is None and self.image is None and self.like is None and not self.right:
             raise HeadwordError("nothing to search for: give words, a picture, or both")
         if any(not word.strip() for word in (*self.negative, *([] if self.text is None else [self.text]))):
             raise HeadwordError("the words to search for are empty")
