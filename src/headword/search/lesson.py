@@ -37,7 +37,8 @@ class Lesson:
     def __init__(self, classifier: Classifier, features: Tensor, names: list[str]) -> None:
         self.classifier = classifier
         self.answers: list[Answer] = []
-        self._features, self._names = features, names
+        self.names = names
+        self._features = features
         self._embeddings = classifier.model.encode_image(features, batch_size=4096)
         self._before = classifier.examples
         self._examples = self._before
@@ -118,4 +119,4 @@ class Lesson:
             raise HeadwordError(f"there is no picture {place}; there are {len(self._features)}")
         # Of several labels one is said; the others stay as they are.
         judged = judgements([label], self.classifier.classes_.tolist(), several=False, wrong=wrong)
-        return Examples(self._features[place : place + 1], judged, (self._names[place],))
+        return Examples(self._features[place : place + 1], judged, (self.names[place],))

@@ -31,7 +31,14 @@ export const classify = (path, labels, signal) => post("/classify", { pictures: 
 export const pictures = (tag, offset, k, signal) => ask(`/pictures?${given({ tag, offset, k })}`, { signal });
 export const search = (request, signal) => post("/search", request, signal);
 export const tags = () => ask("/tags");
-export const tag = (labels, noneOfThese) => post("/tag", { labels, none_of_these: noneOfThese });
+
+// What is taught: of pictures on the page their labels, and a number of pictures to ask about next.
+export const lesson = (shown, suggest) => post("/lesson/state", { shown, suggest });
+export const beginLesson = (labels, noneOfThese) => post("/lesson", { labels, none_of_these: noneOfThese });
+export const answerLesson = (answers, shown, suggest) => post("/lesson/answers", { answers, shown, suggest });
+export const undoLesson = (shown, suggest) => post("/lesson/undo", { shown, suggest });
+export const tagLesson = () => post("/lesson/tags", {});
+export const saveLesson = () => post("/lesson/classifier", {});
 
 export const imageAddress = (path) => `/images/${inPath(path)}`;
 export const thumbnailAddress = (path, size, version) =>

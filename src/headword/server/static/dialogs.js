@@ -19,11 +19,8 @@ export function listen({ retag, labels }) {
     findClasses();
   });
   $("classes-find").addEventListener("input", findClasses);
-  $("labels-open").addEventListener("click", () => {
-    $("labels-words").value = labels().join("\n");
-    $("labels-problem").textContent = "";
-    $("labels").showModal();
-  });
+  editing = labels;
+  $("labels-open").addEventListener("click", editLabels);
   $("labels-words").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("labels-form").requestSubmit();
   });
@@ -46,6 +43,14 @@ export function listen({ retag, labels }) {
 }
 
 // ---- labels
+
+let editing = () => [];
+
+export function editLabels() {
+  $("labels-words").value = editing().join("\n");
+  $("labels-problem").textContent = "";
+  $("labels").showModal();
+}
 
 async function applyLabels(retag) {
   const lines = $("labels-words").value.split("\n").map((line) => line.replace(/^[\s,]+|[\s,]+$/g, ""));

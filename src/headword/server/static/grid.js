@@ -36,6 +36,7 @@ function make(path) {
   tile.querySelector(".file").title = path;
   tile.querySelector(".like").setAttribute("aria-label", `More like ${path}`);
   tile.querySelector(".open").setAttribute("aria-label", `Open ${path}`);
+  tile.querySelector(".other").setAttribute("aria-label", `Another label for ${path}`);
   return tile;
 }
 
@@ -47,7 +48,24 @@ function fill(tile, hit, best, version) {
   tile.querySelector(".score").textContent = asked ? score(hit.score) : "";
   tile.classList.toggle("scored", asked);
   tile.style.setProperty("--fit", asked ? Math.max(hit.score, 0) / best : 0);
-  tile.querySelector(".tag").textContent = hit.tag ?? "";
+  label(tile, { label: hit.tag, said: null });
+}
+
+function label(tile, { label: said, said: judged }) {
+  tile.dataset.label = said ?? "";
+  tile.dataset.said = judged ?? "";
+  tile.querySelector(".label").textContent = said ?? "";
+  for (const [kind, verb] of [["right", "is"], ["wrong", "is not"]]) {
+    const button = tile.querySelector(`.${kind}`);
+    button.hidden = !said;
+    button.setAttribute("aria-label", `${name(tile.dataset.path)} ${verb} ${said}`);
+    button.setAttribute("aria-pressed", String(judged === kind));
+  }
+}
+
+// Labels as they are taught, over those that the index has.
+export function relabel(pictures) {
+  for (const picture of pictures) if (tiles.has(picture.path)) label(tiles.get(picture.path), picture);
 }
 
 function mark() {
@@ -71,14 +89,19 @@ function columns() {
   return row === -1 ? grid.children.length : row;
 }
 
-// Calls back with the path of a picture; `leave` when a key goes up and out of the grid.
-export function listen({ like, open, leave }) {
+const JUDGEMENTS = { y: "right", n: "wrong", l: "other" };
+
+// Calls back with the path of a picture; `leave` when a key goes up and out of the grid. `judge` gets the
+// picture's label, too, and what is said of it: "right", "wrong", "other", or the number of a label.
+export function listen({ like, open, judge, leave }) {
+  const say = (tile, said) => judge(tile.dataset.path, tile.dataset.label, said);
   grid.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     const { path } = button.closest("li").dataset;
     if (button.matches(".open")) open(path);
-    else like(path);
+    else if (button.matches(".like")) like(path);
+    else say(button.closest("li"), button.className);
   });
   grid.addEventListener("focusin", (event) => {
     current = [...grid.children].indexOf(event.target.closest("li"));
@@ -96,6 +119,8 @@ export function listen({ like, open, leave }) {
     else if (event.key === "End") focus(last);
     else if (event.key === "o") open(grid.children[current].dataset.path);
     else if (event.key === "Escape") leave();
+    else if (event.key in JUDGEMENTS) say(grid.children[current], JUDGEMENTS[event.key]);
+    else if (/^\d$/.test(event.key)) say(grid.children[current], (Number(event.key) + 9) % 10);
     else return;
     event.preventDefault();
     event.stopPropagation();

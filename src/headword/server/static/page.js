@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as dialogs from "./dialogs.js";
 import * as grid from "./grid.js";
+import * as teach from "./teach.js";
 
 const $ = (id) => document.getElementById(id);
 const words = $("words");
@@ -32,6 +33,7 @@ async function answer() {
     const said = searching() ? await search(mine.signal) : await browse(mine.signal);
     if (asking !== mine) return;
     draw(said, performance.now() - start);
+    if (teach.isTaught()) await teach.load(); // labels as they are taught, over those of the index
   } catch (error) {
     if (error.name === "AbortError" || asking !== mine) return;
     $("status").textContent = error.message;
@@ -187,9 +189,11 @@ function markTags() {
     button.setAttribute("aria-pressed", String(button.dataset.tag === asked.tag));
 }
 
+const editable = () => (teach.isTaught() ? teach.ownLabels() : [...tagCounts.keys()]);
+
 async function retag(labels, noneOfThese) {
-  const said = await api.tag(labels, noneOfThese);
-  showTags(said.tags);
+  await teach.begin(labels, noneOfThese);
+  if (!teach.isTaught()) showTags((await api.tags()).tags);
   await ask({ tag: tagCounts.has(asked.tag) ? asked.tag : null });
 }
 
@@ -225,17 +229,27 @@ $("more").addEventListener("click", async () => {
   await answer();
   grid.focus(before);
 });
-$("tags").addEventListener("click", (event) => {
+$("tags").addEventListener("click", async (event) => {
   const tag = event.target.closest("button")?.dataset.tag;
-  if (tag !== undefined) ask({ tag: tag === asked.tag ? null : tag });
+  if (tag === undefined) return;
+  await teach.write().catch(teach.tell);
+  ask({ tag: tag === asked.tag ? null : tag });
 });
 
 grid.listen({
   like,
   open: (path) => dialogs.openPicture(path, shown, { version, labels: [...tagCounts.keys()], like }),
+  judge: (path, label, said) => teach.judge(path, label, said).catch(teach.tell),
   leave: () => words.focus(),
 });
-dialogs.listen({ retag, labels: () => [...tagCounts.keys()] });
+dialogs.listen({ retag, labels: editable });
+teach.listen({
+  shown: () => shown.map(({ path }) => path),
+  version: () => version,
+  relabel: grid.relabel,
+  showTags,
+  editLabels: dialogs.editLabels,
+});
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, dialog");
@@ -300,5 +314,6 @@ $("folder").title = facts.folder;
 document.title = `${grid.name(facts.folder)} · headword`;
 dialogs.fillAbout(facts);
 showTags((await api.tags()).tags);
+await teach.start();
 if (words.value !== asked.words) asked.words = words.value; // typed while this was under way
 await ask({});
