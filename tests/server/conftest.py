@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +34,22 @@ def alive_afterwards(live: Live) -> Iterator[None]:
     yield
     reply = live.post("/search", {"text": "a cat", "k": 1})
     assert reply.json["hits"][0]["path"] == "cat.png"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    sandbox = [] if hasattr(os, "getuid") and os.getuid() else ["--no-sandbox"]  # root has none
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+        yield running
+        running.close()

@@ -1,23 +1,16 @@
-"""The page in a real headless Chromium, over a real server; and its files without one.
-
-Screenshots go to $HEADWORD_ARTEFACTS, if that is set.
-"""
+"""The page in a real headless Chromium, over a real server; and its files without one."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from contextlib import contextmanager
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
 from headword.search import Index
+from support.browser import first, focused, keep, opened_page, status, tiles
 from support.serving import base64_of, gallery_index, served
 
-PATIENCE = 20_000  # milliseconds; a busy machine takes its time
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a building", "text on paper"]
 
 
@@ -36,7 +29,11 @@ def test_page_needs_nothing_from_elsewhere():
         for imported in re.findall(r'from "\./([^"]+)"', text):
             assert imported in contents
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", page)
-    used = set(re.findall(r'\$\("([\w-]+)"\)', contents["page.js"] + contents["dialogs.js"]))
+    used = set(
+        re.findall(
+            r'\$\("([\w-]+)"\)', "".join(text for name, text in contents.items() if name.endswith(".js"))
+        )
+    )
     there = re.findall(r'\sid="([\w-]+)"', page)
     assert used <= set(there)
     assert len(there) == len(set(there))
@@ -48,88 +45,16 @@ def test_page_needs_nothing_from_elsewhere():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
-    return found
-
-
-@pytest.fixture(scope="module")
 def live(chromium, embedded, saved, pictures, tmp_path_factory):
     index = gallery_index(saved, pictures, tmp_path_factory.mktemp("page"))
     with served(Index.open(index, model=embedded)) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    sandbox = [] if hasattr(os, "getuid") and os.getuid() else ["--no-sandbox"]  # root has none
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=sandbox)
-        yield running
-        running.close()
-
-
-@contextmanager
-def opened_page(browser, live, pictures: int, width: int = 1280):
-    """The page, loaded and filled; anything it complains about fails the test."""
-    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme="light")
-    context.set_default_timeout(PATIENCE)
-    opened = context.new_page()
-    wrong: list[str] = []
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    opened.on(
-        "request", lambda r: None if r.url.startswith((live.address.url, "blob:")) else wrong.append(r.url)
-    )
-    opened.wrong = wrong
-    opened.goto(live.address.url)
-    tiles(opened, pictures)
-    try:
-        yield opened
-    finally:
-        context.close()
-    assert wrong == []
-
-
 @pytest.fixture
 def page(browser, live):
     with opened_page(browser, live, 14) as opened:
         yield opened
-
-
-def tiles(page, n: int) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator("#grid li")).to_have_count(n, timeout=PATIENCE)
-
-
-def first(page, path: str) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator("#grid li").first).to_have_attribute("data-path", path, timeout=PATIENCE)
-
-
-def status(page, text: str | re.Pattern[str]) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator("#status")).to_contain_text(text, timeout=PATIENCE)
-
-
-def focused(page) -> str:
-    return page.evaluate(
-        "document.activeElement.id || document.activeElement.closest('li')?.dataset.path || ''"
-    )
-
-
-def keep(page, name: str) -> None:
-    folder = os.environ.get("HEADWORD_ARTEFACTS")
-    if folder:
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=str(Path(folder) / f"page-{name}.png"))
 
 
 @pytest.mark.browser

@@ -17,7 +17,7 @@ from headword.search.lesson import Answer, Lesson
 from headword.search.tagging import tag_index
 from headword.server.clicks import NAME, Click, Clicks, Undo
 from headword.server.schemas import MAX_K, InIndex, Labelling
-from headword.server.service import BusyError, NotInIndexError, Serving, Service
+from headword.server.service import BusyError, NotInIndexError, Service, Serving
 
 CLASSIFIER = "classifier"
 """The folder of what was taught, within the index's."""

@@ -97,7 +97,7 @@ function show() {
 function sentence() {
   if (!isTaught()) return lesson.labels.length ? "Labels follow their words alone so far." : "";
   const clicks = `${count.format(lesson.answers)} click${lesson.answers === 1 ? "" : "s"}`;
-  const estimate = lesson.accuracy === null ? "" : ` · ${percent(lesson.accuracy)} right on clicked pictures left out`;
+  const estimate = lesson.accuracy === null ? "" : `, ${percent(lesson.accuracy)} of them foreseen by the others`;
   return clicks + estimate;
 }
 
@@ -129,7 +129,9 @@ async function act(request) {
   } finally {
     sheet.busy = false;
   }
-  if ($("teach").open) draw();
+  if (!$("teach").open) return;
+  draw();
+  if (!$("teach").contains(document.activeElement)) $("teach").focus(); // the button that had it is gone
 }
 
 function draw() {
