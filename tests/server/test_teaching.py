@@ -124,14 +124,14 @@ for number in range(1_000_000):
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_kill_loses_no_click(tmp_path):
     file = tmp_path / "clicks.jsonl"
-    running = subprocess.Popen([sys.executable, "-c", CLICKING, str(file)], stdout=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    for line in running.stdout:
-        if line == "20\n":
-            running.send_signal(signal.SIGKILL)
-            break
-    answered = 20 + len(running.stdout.readlines())
-    running.wait()
+    command = [sys.executable, "-c", CLICKING, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line == "20\n":
+                running.send_signal(signal.SIGKILL)
+                break
+        answered = 20 + len(running.stdout.readlines())
     kept = Clicks(file)
     assert [one.path for one in kept.clicks[: answered + 1]] == [f"{n}.png" for n in range(answered + 1)]
     kept.add(Undo(undo=True))
