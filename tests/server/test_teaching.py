@@ -275,3 +275,31 @@ def test_under_a_picture(browser, taught, width):
         page.click("#save")
         expect(page.locator("#taught")).to_contain_text("4 labels and 1 examples")
     assert headword.load_classifier(taught.index.path / "classifier").labels[-1] == "a weed"
+
+
+@pytest.mark.browser
+@pytest.mark.data
+def test_hits_that_are_right_or_wrong(browser, taught, width):
+    """Marks on hits refine the search at once, by mouse and by keys; another search begins without them."""
+    from playwright.sync_api import expect
+
+    status = "#status"
+    with opened_page(browser, taught, 60, width) as page:
+        page.fill("#words", "a flower")
+        expect(page.locator(status)).to_contain_text("“a flower”")
+        hits = taught.post("/search", {"text": "a flower", "k": 60}).json["hits"]
+        right, wrong = hits[1]["path"], hits[0]["path"]
+        page.locator(f'[data-path="{wrong}"]').hover()
+        page.locator(f'[data-path="{wrong}"] .less-so').click()
+        expect(page.locator(status)).to_contain_text("0 right and 1 wrong")
+        page.locator(f'[data-path="{right}"] .like').focus()
+        page.keyboard.press("+")
+        expect(page.locator(status)).to_contain_text("1 right and 1 wrong")
+        refined = {"text": "a flower", "k": 60, "right": [right], "wrong": [wrong]}
+        expected = [hit["path"] for hit in taught.post("/search", refined).json["hits"]]
+        assert expected != [hit["path"] for hit in hits]
+        assert [tile.get_attribute("data-path") for tile in page.locator("#grid li").all()] == expected
+        expect(page.locator(f'[data-path="{right}"] .more-so')).to_have_attribute("aria-pressed", "true")
+        keep(page, f"refined-{width}")
+        page.fill("#words", "a flower in a field")
+        expect(page.locator(status)).to_contain_text("“a flower in a field” ·")

@@ -24,6 +24,7 @@ MAX_PIXELS = 64_000_000
 """Pixels an image sent to the server may have; decoded, 256 MB, and with transparency twice that."""
 
 MAX_K = 500
+MAX_JUDGED = 100
 MAX_TEXTS = 256
 MAX_LABELS = 1_000
 MAX_IMAGES = 16
@@ -85,6 +86,8 @@ class SearchRequest(_Closed):
     negative: list[Text] = Field(default=[], max_length=16, description="What to keep away from.")
     image: Upload | None = Field(default=None, description="A picture to find the like of, as base64.")
     like: InIndex | None = Field(default=None, description="A picture of the index to find the like of.")
+    right: list[InIndex] = Field(default=[], max_length=MAX_JUDGED, description="Hits that are meant.")
+    wrong: list[InIndex] = Field(default=[], max_length=MAX_JUDGED, description="Hits that are not.")
     k: K = Field(default=24, description="How many pictures to return.")
     tag: Label | None = Field(default=None, description="Only pictures with this tag.")
     where: Filter | None = Field(default=None, description="Only pictures that meet this condition.")
@@ -96,7 +99,8 @@ class SearchRequest(_Closed):
             if text is not None or negative:
                 raise HeadwordError("give words as typed, or text and negative, not both")
             text, negative = parse_words(self.words)
-        return Query(text=text, like=self.like, negative=negative)
+        judged = {"right": tuple(self.right), "wrong": tuple(self.wrong)}
+        return Query(text=text, like=self.like, negative=negative, **judged)
 
 
 class Picture(BaseModel):

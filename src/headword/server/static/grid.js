@@ -36,6 +36,8 @@ function make(path) {
   tile.querySelector(".file").title = path;
   tile.querySelector(".like").setAttribute("aria-label", `More like ${path}`);
   tile.querySelector(".open").setAttribute("aria-label", `Open ${path}`);
+  tile.querySelector(".more-so").setAttribute("aria-label", `${path} is what is searched for`);
+  tile.querySelector(".less-so").setAttribute("aria-label", `${path} is not what is searched for`);
   tile.querySelector(".other").setAttribute("aria-label", `Another label for ${path}`);
   return tile;
 }
@@ -47,6 +49,8 @@ function fill(tile, hit, best, version) {
   const asked = hit.score !== null;
   tile.querySelector(".score").textContent = asked ? score(hit.score) : "";
   tile.classList.toggle("scored", asked);
+  const judged = new Map([["more-so", hit.right], ["less-so", hit.wrong]]);
+  for (const [kind, on] of judged) tile.querySelector(`.${kind}`).setAttribute("aria-pressed", String(Boolean(on)));
   tile.style.setProperty("--fit", asked ? Math.max(hit.score, 0) / best : 0);
   label(tile, { label: hit.tag, said: null });
 }
@@ -89,11 +93,13 @@ function columns() {
   return row === -1 ? grid.children.length : row;
 }
 
+const HITS = { "more-so": "right", "less-so": "wrong", "+": "right", "-": "wrong" };
 const JUDGEMENTS = { y: "right", n: "wrong", l: "other" };
 
 // Calls back with the path of a picture; `leave` when a key goes up and out of the grid. `judge` gets the
-// picture's label, too, and what is said of it: "right", "wrong", "other", or the number of a label.
-export function listen({ like, open, judge, leave }) {
+// picture's label, too, and what is said of it: "right", "wrong", "other", or the number of a label. `refine`
+// gets "right" or "wrong", said of a hit.
+export function listen({ like, open, judge, refine, leave }) {
   const say = (tile, said) => judge(tile.dataset.path, tile.dataset.label, said);
   grid.addEventListener("click", (event) => {
     const button = event.target.closest("button");
@@ -101,6 +107,7 @@ export function listen({ like, open, judge, leave }) {
     const { path } = button.closest("li").dataset;
     if (button.matches(".open")) open(path);
     else if (button.matches(".like")) like(path);
+    else if (button.matches(".hit button")) refine(path, HITS[button.className]);
     else say(button.closest("li"), button.className);
   });
   grid.addEventListener("focusin", (event) => {
@@ -119,6 +126,7 @@ export function listen({ like, open, judge, leave }) {
     else if (event.key === "End") focus(last);
     else if (event.key === "o") open(grid.children[current].dataset.path);
     else if (event.key === "Escape") leave();
+    else if (event.key === "+" || event.key === "-") refine(grid.children[current].dataset.path, HITS[event.key]);
     else if (event.key in JUDGEMENTS) say(grid.children[current], JUDGEMENTS[event.key]);
     else if (/^\d$/.test(event.key)) say(grid.children[current], (Number(event.key) + 9) % 10);
     else return;

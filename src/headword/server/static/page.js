@@ -11,10 +11,11 @@ const count = new Intl.NumberFormat("en");
 
 const PAGE = 60; // pictures shown at first, and added by "Show more"
 const MOST = 500; // the API's limit for one search
+const MOST_JUDGED = 100; // hits of one search
 const PAUSE = 70; // milliseconds without a key before a search goes out
 
 // What is asked. Of `like` (a picture of the index) and `image` (one of the user's) at most one is set.
-const asked = { words: "", like: null, image: null, tag: null, k: PAGE };
+const asked = { words: "", like: null, image: null, tag: null, right: [], wrong: [], k: PAGE };
 let shown = []; // the pictures on the page
 let version = ""; // of the index that the last answer came from
 let images = 0;
@@ -54,6 +55,8 @@ function search(signal) {
   if (asked.like) request.like = asked.like;
   if (asked.image) request.image = asked.image.data;
   if (asked.tag) request.tag = asked.tag;
+  if (asked.right.length) request.right = asked.right;
+  if (asked.wrong.length) request.wrong = asked.wrong;
   return api.search(request, signal);
 }
 
@@ -64,7 +67,9 @@ async function browse(signal) {
 
 function draw(said, milliseconds) {
   version = said.index_version;
-  shown = said.hits.filter((hit) => hit.path !== asked.like);
+  shown = said.hits
+    .filter((hit) => hit.path !== asked.like)
+    .map((hit) => ({ ...hit, right: asked.right.includes(hit.path), wrong: asked.wrong.includes(hit.path) }));
   grid.show(shown, version);
   const total = said.total ?? (asked.tag ? tagCounts.get(asked.tag) : images) ?? 0;
   $("more").hidden = asked.k >= MOST || shown.length < asked.k || shown.length >= total;
@@ -88,11 +93,15 @@ function sentence(said, total, milliseconds) {
   if (asked.image) parts.push("like your picture");
   if (said.text) parts.push(`“${said.text}”`);
   for (const word of said.negative) parts.push(`without “${word}”`);
+  const { right, wrong } = asked;
+  if (right.length || wrong.length) parts.push(`by ${right.length} right and ${wrong.length} wrong`);
   const best = `Best ${count.format(shown.length)} of ${count.format(total)}${within}`;
   return `${best}: ${parts.join(", ")} · ${Math.max(1, Math.round(milliseconds))} ms`;
 }
 
 function ask(changes, { keep = false } = {}) {
+  const other = ["words", "like", "image"].some((key) => key in changes && changes[key] !== asked[key]);
+  if (other) Object.assign(asked, { right: [], wrong: [] }); // they were said of another search
   Object.assign(asked, { k: PAGE }, changes);
   if (words.value !== asked.words) words.value = asked.words;
   example();
@@ -139,6 +148,16 @@ function like(path) {
   ask({ like: path, image: null, words: "" });
   scrollTo({ top: 0 });
   words.focus({ preventScroll: true });
+}
+
+// A hit is right or wrong: the search goes on from there; said again, it is taken back.
+function refine(path, said) {
+  if (!searching()) return;
+  const without = (paths) => paths.filter((one) => one !== path);
+  const again = asked[said].includes(path);
+  const changes = { right: without(asked.right), wrong: without(asked.wrong) };
+  if (!again) changes[said].push(path);
+  if (changes.right.length + changes.wrong.length <= MOST_JUDGED) ask(changes, { keep: true });
 }
 
 // ---- the address, so that Back works and a search can be sent to someone
@@ -240,6 +259,7 @@ grid.listen({
   like,
   open: (path) => dialogs.openPicture(path, shown, { version, labels: [...tagCounts.keys()], like }),
   judge: (path, label, said) => teach.judge(path, label, said).catch(teach.tell),
+  refine,
   leave: () => words.focus(),
 });
 dialogs.listen({ retag, labels: editable });

@@ -107,6 +107,7 @@ function open(picture = null) {
   Object.assign(sheet, { picture, queue: picture === null, busy: false });
   $("teach-problem").textContent = "";
   $("teach").showModal();
+  $("teach").focus(); // or the digits would be typed into the field
   if (picture) draw();
   else next();
 }
