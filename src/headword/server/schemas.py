@@ -99,8 +99,8 @@ class SearchRequest(_Closed):
             if text is not None or negative:
                 raise HeadwordError("give words as typed, or text and negative, not both")
             text, negative = parse_words(self.words)
-        judged = {"right": tuple(self.right), "wrong": tuple(self.wrong)}
-        return Query(text=text, like=self.like, negative=negative, **judged)
+        judged = tuple(self.right), tuple(self.wrong)
+        return Query(text=text, like=self.like, negative=negative, right=judged[0], wrong=judged[1])
 
 
 class Picture(BaseModel):
