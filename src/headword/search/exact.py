@@ -19,6 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +30,9 @@ from headword.extract.machine import available_cpus
 from headword.search.rows import BLOCK, Rows, rounded
 from headword.search.space import Doubles, Floats, Indices
 
-try:
-    import numkong
-except ImportError:  # the same numbers without it, more slowly
-    numkong = None
+numkong: Any = None  # the same numbers without it, more slowly
+with suppress(ImportError):
+    numkong = import_module("numkong")
 
 Mask = NDArray[np.bool_]
 Integers = NDArray[np.int8]
