@@ -70,7 +70,7 @@ def test_centring_has_one_meaning() -> None:
     ("typed", "line"),
     [
         ("--foo", "no such option --foo; see headword -h"),
-        ("serch x", "no such command 'serch'; did you mean 'search'?"),
+        ("serch x", "no such command 'serch'; did you mean 'search'"),
         ("cache inf", "no such command 'inf'; did you mean 'info'?"),
         ("search", "missing argument 'index'; see headword search -h"),
         ("search ix --not", "option '--not' requires an argument"),

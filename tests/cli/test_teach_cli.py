@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import headword
 from support.commands import check_result, run
@@ -48,6 +50,20 @@ def test_taught_said_and_used(saved, shown, pictures, tmp_path):
     assert best["label"] == "a machine"
     chances = classifier.predict_proba(pictures["rocket"])
     assert best["probability"] == pytest.approx(float(chances.max()), abs=1e-5)
+
+
+def test_taken_away(saved, pets, pictures, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "pets.onnx"
+    run("export", saved, "--classifier", pets, "--out", file)
+    session = onnxruntime.InferenceSession(str(file))
+    kept = session.get_modelmeta().custom_metadata_map
+    assert json.loads(kept["labels"]) == [*LABELS.split(","), "a plant"]
+    pixels = np.asarray(Image.open(pictures["cat"]).convert("RGB").resize((224, 224)), np.float32) / 255
+    chances, _ = session.run(["probabilities", "embeddings"], {"pixels": pixels.transpose(2, 0, 1)[None]})
+    assert chances[0].argmax() == 0
+    line = run("export", saved, "--classifier", pets, "--none-of-these", "--out", tmp_path / "x.onnx", code=2)
+    assert "are settled in" in line
 
 
 def test_it_goes_on_and_unlearns(pets, shown, pictures, tmp_path):

@@ -276,20 +276,15 @@ def test_features_of_another_engine_or_precision_are_never_served(tmp_path, monk
     choose = job.choose
     for engine, dtype in (("torch", "bfloat16"), ("openvino", "float32")):
         monkeypatch.setattr(job, "choose", lambda *_, e=engine, d=dtype, **__: job.Choice(e, d))
-        monkeypatch.setattr(job, "open_engine", lambda _, choice, *__, **___: (_Other(choice), None))
+        monkeypatch.setattr(job, "open_engine", lambda _, choice, *__, **___: (all_red, choice, None))
         assert measured(model, **protocol).metrics["top1"] == pytest.approx(100 / 3)
     monkeypatch.setattr(job, "choose", choose)
     assert measured(model, **protocol).metrics["top1"] == 100
 
 
-class _Other:
+def all_red(batches):
     """An engine to which all pictures are red."""
-
-    def __init__(self, choice: job.Choice) -> None:
-        self.choice = choice
-
-    def features(self, batches):
-        return (torch.tensor([1.0, 0, 0]).expand(len(batch), 3) for batch in batches)
+    return (torch.tensor([1.0, 0, 0]).expand(len(batch), 3) for batch in batches)
 
 
 # ---- a real model

@@ -17,7 +17,7 @@ IMMICH = "immich"
 
 @command(
     'export model --labels "a cat,a dog" --to onnx --out pets.onnx',
-    "export model --to immich --out clip/",
+    "export model --classifier pets --to onnx --out pets.onnx",
 )
 def export(
     output: Output,
@@ -25,6 +25,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file; for immich a new folder.")],
     labels: options.Labels = None,
     labels_file: options.LabelsFile = None,
+    classifier_at: options.TaughtClassifier = None,
     template: options.Template = None,
     to: Annotated[
         Literal["onnx", "openvino", "head", "immich"],
@@ -62,7 +63,9 @@ def export(
     immich = to == IMMICH
     if immich and (labels or labels_file or template or int8 or with_text or multi_label or none_of_these):
         raise HeadwordError("immich takes the model without labels, options of labels, --int8 or --with-text")
-    words = [] if immich else read_labels(labels, labels_file)
+    if classifier_at is not None and (immich or template or multi_label or none_of_these or centre_on):
+        raise HeadwordError(f"labels, how they are judged and the centre are settled in {classifier_at}")
+    words = [] if immich else read_labels(labels, labels_file, classifier_at)
     from headword.files import check_new_file, check_new_folder
 
     (check_new_folder if immich else check_new_file)(out, overwrite=overwrite)
@@ -76,9 +79,14 @@ def export(
     if immich:
         exported = export_immich(loaded, out, overwrite=overwrite)
     else:
-        classifier = loaded.classifier(
-            words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
-        )
+        if classifier_at is not None:
+            from headword.teaching import load_classifier
+
+            classifier = load_classifier(classifier_at, model=loaded)
+        else:
+            classifier = loaded.classifier(
+                words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
+            )
         exported = export_labels(
             classifier,
             out,

@@ -17,8 +17,7 @@ _FEW = 10  # examples from which their own mean is a better centre than the mode
 
 
 @command(
-    'teach model --labels "a cat,a dog,a bird" --examples shown/ --out pets',
-    "teach model --examples shown.csv --none-of-these --out pets",
+    'teach model --labels "a cat,a dog" --examples shown/ --out pets',
     "teach pets --examples more/",
 )
 def teach(
@@ -40,7 +39,7 @@ def teach(
     centre_on: Annotated[
         str,
         Option(
-            metavar="FOLDER|examples|none|auto",
+            metavar="FOLDER|none|…",
             help="What pictures are centred on, unlabelled: a FOLDER like those to be labelled, best; the "
             "examples; none, the model's own centre. auto is examples, of ten or more, for a recycled model "
             "without a centre.",
@@ -53,7 +52,7 @@ def teach(
     vision: options.Vision = None,
     device: options.Device = "auto",
 ) -> None:
-    """Teach a classifier: labels by words, mended by a few pictures of each.
+    """Teach a classifier by words and a few pictures of each label.
 
     The pictures are not kept, only what the model sees in them.
     """
