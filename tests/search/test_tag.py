@@ -122,4 +122,5 @@ def test_tags_of_a_catalogue_keep_its_other_columns(tmp_path):
     tagged = Catalogue(tmp_path / "2.sqlite", 3)
     assert [tagged.image(place)[2] for place in range(3)] == [0.5, None, 1.0]
     assert tagged.entries() == entries
-    assert all(np.array_equal(tagged.state[name], state[name]) for name in STATE)
+    assert all(np.array_equal(tagged.state[name], state[name]) for name in STATE if name != "taught")
+    assert np.array_equal(tagged.state["taught"], np.ones(2))
