@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -30,6 +31,7 @@ SMALL = {
         *("--classes", 12),
     ),
     "kernel-vs-paper-mlp": ("--classes", 30, "--epochs", 2),
+    "locate": ("--pictures", 1, "--no-variants"),
     "metrics-speed": ("--share", 0.01),
     "reproduce": (),
     "score-calibration": (),
@@ -47,10 +49,21 @@ SMALL = {
 }
 
 
+REAL = os.environ.get("HEADWORD_DATA")  # where boxes and masks are
+
 SLOW = {
     *("beyond-fit", "beyond-tried", "centring", "collection", "extract-memory", "extract-speed"),
-    *("familiarity", "first-minutes", "gradcache", "joint", "kernel-vs-paper-mlp", "score-calibration"),
-    *("serve-speed", "small-heads", "soak", "superclip-matrix", "superclip-step", "teach", "train-input"),
+    *(
+        "familiarity",
+        "first-minutes",
+        "gradcache",
+        "joint",
+        "kernel-vs-paper-mlp",
+        "locate",
+        "score-calibration",
+    ),
+    *("score-calibration", "serve-speed", "small-heads", "soak"),
+    *("superclip-matrix", "superclip-step", "teach", "train-input"),
 }
 """Those that take more than a few seconds: `pytest -m slow` runs them."""
 
@@ -65,7 +78,7 @@ def results(data, model, tmp_path, monkeypatch):
     """Where results go, with few pictures for data and the model that other tests have recycled."""
     monkeypatch.setenv("HEADWORD_DATA", str(data))
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(headword, "recycle", lambda **_options: model)
+    monkeypatch.setattr(headword, "recycle", lambda *_, **__: model)
     return tmp_path / "results"
 
 
@@ -81,6 +94,10 @@ def test_runs_small(name, results, saved, monkeypatch):
     if name == "search-speed":
         pytest.importorskip("faiss")
         monkeypatch.delenv("HEADWORD_DATA")
+    if name == "locate":
+        if REAL is None:
+            pytest.skip("HEADWORD_DATA does not name a folder with data/coco128")
+        monkeypatch.setenv("HEADWORD_DATA", REAL)
     if name == "first-minutes":
         options += ["--model", saved]
     if name == "familiarity":
