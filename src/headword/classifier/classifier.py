@@ -326,18 +326,18 @@ class Classifier(Estimator, Exportable):
     @property
     def unseen_(self) -> list[str]:
         """Labels without an example, which stay at their words."""
-        has = (self.examples.judged > 0).any(dim=0).tolist()
-        return [label for label, seen in zip(self.labels, has, strict=False) if not seen]
+        return [label for label, seen in zip(self.labels, self.examples.counts, strict=False) if not seen]
 
     def suggest(self, X: object, k: int = 1) -> NDArray[np.intp]:
-        """Places `[k]` of the pictures that are no examples and whose labels would teach most, the first
-        first; see `headword.scoring.suggestions`.
-        """
-        embeddings = self.model.encode_image(X, batch_size=32)
+        """Places `[k]` of pictures whose labels would teach most; see `headword.scoring.suggestions`."""
+        return self.suggest_among(self.model.encode_image(X, batch_size=32), k).numpy()
+
+    def suggest_among(self, embeddings: Tensor, k: int) -> Tensor:
+        """As `suggest`, among pictures whose embeddings `[N, D]` are at hand."""
         known = self.examples.features
-        examples = self.model.encode_image(known, batch_size=32) if len(known) else embeddings[:0]
+        examples = self.model.encode_image(known, batch_size=4096) if len(known) else embeddings[:0]
         chances = self.probabilities(self.logits(embeddings))
-        return suggest(embeddings, chances, examples, k, independent=self.multi_label).numpy()
+        return suggest(embeddings, chances, examples, k, independent=self.multi_label)
 
     def save(
         self,
@@ -360,11 +360,10 @@ class Classifier(Estimator, Exportable):
         """
         parameters = self.get_params() | {"labels": list(self.labels)}
         del parameters["model"]
+        target, where = Path(folder), None if model is None else Path(model)
         weights = {"weight": self.weight, "bias": self.bias}
-        where = None if model is None else Path(model)
-        return write_classifier(
-            Path(folder), self.model, parameters, self.examples, weights, where, overwrite=overwrite
-        )
+        write_classifier(target, self.model, parameters, self.examples, weights, where, overwrite=overwrite)
+        return target
 
     @property
     def examples(self) -> Examples:

@@ -20,7 +20,16 @@ from torch import Tensor
 from headword import __version__
 from headword.encoders.fingerprint import Model, describe
 from headword.errors import HeadwordError
-from headword.files import expand, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
+from headword.files import (
+    expand,
+    format_of,
+    load_tensors,
+    new_folder,
+    read_json,
+    save_tensors,
+    sealed,
+    sha256,
+)
 from headword.scoring.centring import Centre
 from headword.scoring.examples import Examples
 
@@ -98,14 +107,7 @@ def read_classifier(folder: Path) -> SavedClassifier:
             "--labels … --examples FOLDER --out DIR"
         )
     config: Any = read_json(root / CONFIG)
-    written = config.get("format") if isinstance(config, dict) else None
-    if type(written) is not int or written < 1:
-        raise HeadwordError(f"{root / CONFIG} does not say its format; it was edited")
-    if written > FORMAT:
-        raise HeadwordError(
-            f"{folder} has format {written}, newer than this headword {__version__} reads (up to {FORMAT}); "
-            "upgrade: pip install --upgrade headword"
-        )
+    format_of(config, root / CONFIG, FORMAT)
     edited = f"{root / CONFIG} was edited; save the classifier again"
     if any(name not in config for name in _NEEDED) or config.get("sha256") != sealed(config)["sha256"]:
         raise HeadwordError(edited)

@@ -110,10 +110,7 @@ def teach(
         )
         unreadable = {shown.images[place].name: why for place, why in read.errors.items()}
     classifier.save(target, model=where, overwrite=overwrite or out is None)
-    counts = {
-        label: int(count)
-        for label, count in zip(classifier.classes_, (classifier.examples.judged > 0).sum(dim=0), strict=True)
-    }
+    counts = dict(zip(classifier.classes_.tolist(), classifier.examples.counts, strict=True))
     output.table(f"Examples of {target}", ("label", "examples"), [(k, f"{n:,}") for k, n in counts.items()])
     if classifier.unseen_:
         output.say(f"No examples, so known by words alone: {', '.join(classifier.unseen_)}")

@@ -38,6 +38,7 @@ def quantised(
     prepared = target.with_suffix(".prepared")
     with quiet():
         quant_pre_process(written, prepared, skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
         quantization.quantize_static(
             prepared,
             target,
@@ -48,8 +49,8 @@ def quantised(
             per_channel=True,
             reduce_range=True,
             op_types_to_quantize=_QUANTISED,
-            nodes_to_exclude=_after_embeddings(prepared),
-            extra_options={"TensorQuantOverrides": _weight_ranges(prepared)},
+            nodes_to_exclude=_after_embeddings(graph),
+            extra_options={"TensorQuantOverrides": _weight_ranges(graph)},
         )
     model = onnx.load(target)
     onnx.helper.set_model_props(model, dict(metadata))
@@ -62,11 +63,9 @@ def quantised(
     }
 
 
-def _after_embeddings(file: Path) -> list[str]:
+def _after_embeddings(graph: Any) -> list[str]:
     """The nodes that make probabilities of embeddings: a small product, in which labels lie close."""
-    import onnx
-
-    makers = {output: node for node in onnx.load(file).graph.node for output in node.output}
+    makers = {output: node for node in graph.node for output in node.output}
     names, waiting = [], ["probabilities"]
     while waiting:
         tensor = waiting.pop()
@@ -76,7 +75,7 @@ def _after_embeddings(file: Path) -> list[str]:
     return names
 
 
-def _weight_ranges(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _weight_ranges(graph: Any) -> dict[str, list[dict[str, Any]]]:
     """The largest range of each convolution's output channels that no processor saturates on.
 
     Without dot products of bytes (VNNI), x86 adds up pairs of products of an activation (to 255) and a weight
@@ -86,7 +85,6 @@ def _weight_ranges(file: Path) -> dict[str, list[dict[str, Any]]]:
     import onnx
     from onnxruntime import quantization
 
-    graph = onnx.load(file).graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     ranges = {}
     for node in graph.node:

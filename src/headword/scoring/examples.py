@@ -56,6 +56,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def counts(self) -> list[int]:
+        """How many pictures have each label, `[L]`."""
+        counts: list[int] = (self.judged > 0).sum(dim=0).tolist()
+        return counts
+
     def plus(self, new: Examples, *, single: bool) -> Examples:
         """These and others; of a picture that is in both, what was said last counts.
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from headword.classifier import Classifier
 from headword.errors import HeadwordError
 from headword.scoring.examples import Examples, judgements
-from headword.scoring.suggestions import suggest
 
 
 class Answer(NamedTuple):
@@ -85,16 +84,14 @@ class Lesson:
 
     def tags(self) -> tuple[Tensor, Tensor]:
         """The place of the likeliest label in `classifier.classes_` and its probability, of each picture."""
-        chances = self._chances()
-        best = chances.max(dim=1)
+        self.learn()
+        best = self.classifier.probabilities(self.classifier.logits(self._embeddings)).max(dim=1)
         return best.indices, best.values
 
     def suggest(self, k: int = 1) -> list[int]:
         """Places of the pictures whose labels would teach most, the first first; none that was answered."""
-        chances, several = self._chances(), self.classifier.multi_label
-        known = self._examples.features
-        examples = self.classifier.model.encode_image(known, batch_size=4096) if len(known) else known
-        places: list[int] = suggest(self._embeddings, chances, examples, k, independent=several).tolist()
+        self.learn()
+        places: list[int] = self.classifier.suggest_among(self._embeddings, k).tolist()
         return places
 
     @property
@@ -106,12 +103,7 @@ class Lesson:
     @property
     def counts(self) -> dict[str, int]:
         """How many pictures were shown of each label."""
-        shown = (self._examples.judged > 0).sum(dim=0).tolist()
-        return dict(zip(self.classifier.classes_.tolist(), shown, strict=True))
-
-    def _chances(self) -> Tensor:
-        self.learn()
-        return self.classifier.probabilities(self.classifier.logits(self._embeddings))
+        return dict(zip(self.classifier.classes_.tolist(), self._examples.counts, strict=True))
 
     def _example(self, answer: Answer) -> Examples:
         place, label, wrong = answer

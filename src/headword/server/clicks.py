@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from headword.errors import HeadwordError
 from headword.files import open_file
 from headword.scoring.probabilities import NONE_OF_THESE
-from headword.server.schemas import InIndex, Label, Labelling
+from headword.server.schemas import Closed, InIndex, Label, Labelling
 
 NAME = "clicks.jsonl"
 MAX_BYTES = 64_000_000
@@ -25,10 +25,8 @@ MAX_BYTES = 64_000_000
 _LOG = logging.getLogger(__name__)
 
 
-class Click(BaseModel):
+class Click(Closed):
     """What was said of one picture."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: InIndex
     label: Label
@@ -36,10 +34,8 @@ class Click(BaseModel):
     """The picture has the label not; which it has is not said."""
 
 
-class Undo(BaseModel):
+class Undo(Closed):
     """The last click is taken back."""
-
-    model_config = ConfigDict(extra="forbid")
 
     undo: Literal[True]
 

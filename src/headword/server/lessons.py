@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from headword.classifier import Classifier
@@ -16,7 +16,7 @@ from headword.errors import HeadwordError
 from headword.search.lesson import Answer, Lesson
 from headword.search.tagging import tag_index
 from headword.server.clicks import NAME, Click, Clicks, Undo
-from headword.server.schemas import MAX_K, InIndex, Labelling
+from headword.server.schemas import MAX_K, Closed, InIndex, Labelling
 from headword.server.service import BusyError, NotInIndexError, Service, Serving
 
 CLASSIFIER = "classifier"
@@ -26,11 +26,7 @@ MAX_PICTURES = 100_000
 """Pictures of an index that is taught on the page: their features and embeddings are in memory, 1 GB."""
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Asked(_Closed):
+class Asked(Closed):
     """What an answer about the lesson shall say besides its counts."""
 
     shown: list[InIndex] = Field(default=[], max_length=MAX_K, description="Pictures whose labels to give.")

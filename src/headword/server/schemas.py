@@ -74,11 +74,13 @@ K = Annotated[int, Field(ge=1, le=MAX_K)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """What is sent, without fields that are none."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class SearchRequest(_Closed):
+class SearchRequest(Closed):
     """Words, a picture, or both; with words and pictures to keep away from."""
 
     words: Text | None = Field(default=None, description="As typed: -word keeps away from a word.")
@@ -139,7 +141,7 @@ class PicturesResponse(BaseModel):
     index_version: str
 
 
-class EmbedRequest(_Closed):
+class EmbedRequest(Closed):
     """Texts and images to bring into the shared space."""
 
     texts: list[Text] = Field(default=[], max_length=MAX_TEXTS)
@@ -155,7 +157,7 @@ class EmbedResponse(BaseModel):
     images: list[list[float]]
 
 
-class Labelling(_Closed):
+class Labelling(Closed):
     """Labels to choose from."""
 
     labels: Labels
