@@ -19,9 +19,10 @@ from headword.training.checkpoint import Best
 from headword.training.config import TrainConfig
 from headword.training.data import Batches, TrainingSet, TrainTransform, open_training_set
 from headword.training.logs import Logs, Record
+from headword.training.objective import make_task
 from headword.training.processes import Processes, stoppable
 from headword.training.superclip import SuperCLIP
-from headword.training.trainer import Evaluator, Trainer
+from headword.training.trainer import Evaluator, MakeTask, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ def train(
     *,
     dataset: TrainingSet | None = None,
     evaluators: Mapping[str, Evaluator] | None = None,
+    task: MakeTask = make_task,
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     watch: Callable[[Record], None] | None = None,
@@ -62,6 +64,7 @@ def train(
         out: the run's folder, a new one unless `resume` or `overwrite` is given.
         dataset: in place of the one that `config.data` names.
         evaluators: run every `config.eval_every` steps and at the end; logged as "NAME/METRIC".
+        task: makes the model's losses of it and the configuration, in place of the ones that `method` names.
         resume: "auto", from the last checkpoint in `out` where there is one; or a checkpoint's folder.
         overwrite: replace another run in `out`.
         watch: called with each record that is logged; as `say`, in the first process.
@@ -97,7 +100,7 @@ def train(
             _initialise_token_head(config, model, data, blueprint, processes.world_size)
         trainer = Trainer(
             config, processes, model, blueprint, batches, folder=place.folder, fingerprint=data.fingerprint,
-            evaluators=evaluators, best_metric=best_metric,
+            evaluators=evaluators, best_metric=best_metric, task=task,
         )  # fmt: skip
         if place.source is not None:
             trainer.restore(place.source)

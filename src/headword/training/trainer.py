@@ -23,12 +23,13 @@ from headword.training.config import TrainConfig
 from headword.training.data import Batches, ahead
 from headword.training.gradcache import backward
 from headword.training.logs import Interval, Logs
-from headword.training.objective import frozen_parts, make_task
+from headword.training.objective import TrainingTask, frozen_parts, make_task
 from headword.training.processes import Processes, Stop, whole
 from headword.training.superclip import SuperCLIP
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
+MakeTask = Callable[[SuperCLIP, TrainConfig], TrainingTask]
 TRUNK = "model.clip.visual.trunk."  # how names of a trained backbone's parameters begin in a task
 
 
@@ -57,6 +58,7 @@ class Trainer:
         fingerprint: str = "",
         evaluators: Mapping[str, Evaluator] | None = None,
         best_metric: str | None = None,
+        task: MakeTask = make_task,
     ) -> None:
         self.config, self.processes, self.blueprint, self.batches = config, processes, blueprint, batches
         self.folder, self.fingerprint = folder, fingerprint
@@ -83,7 +85,7 @@ class Trainer:
         # Convolutions are faster with channels last; FSDP2 takes contiguous parameters alone.
         self._format = torch.contiguous_format if processes.sharded else torch.channels_last
         model.to(processes.device, memory_format=self._format)  # type: ignore[call-overload]
-        self.task = make_task(model, config)  # model and losses; its parameters are this process's shards
+        self.task = task(model, config)  # model and losses; its parameters are this process's shards
         self._module = processes.wrap(self.task)
         self.optimizer = make_optimizer(self.task, config, processes.device)
         self.train()
