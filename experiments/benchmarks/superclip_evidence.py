@@ -47,8 +47,8 @@ NAME = "superclip_evidence"
 PAIRS = 48_000  # that a run on shapes sees, unless it has as many steps as one of batch 32
 LR_PAIRS, LR_SEED = 24_000, 100
 LRS = (1e-3, 2e-3, 4e-3)  # at batch 64; the rest by the root of the batch
+FIRST_LR = 2e-3  # chosen for CLIP at batch 64
 SEEDS = range(8)
-RECYCLED_SEEDS = (3, 4, 5)  # whose token heads are kept, to be recycled
 EQUAL_COMPUTE = 1.3  # what a step of SuperCLIP costs, in steps of CLIP, on these towers
 FLICKR_METRICS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 SHAPES = TrainConfig(
@@ -159,19 +159,17 @@ def lr_runs(arm: str, batch: int) -> dict[float, Run]:
     return {lr: shapes_run(arm, batch, LR_PAIRS // batch, lr, LR_SEED) for lr in LRS}
 
 
-def chosen_lr(arm: str, batch: int) -> float | None:
-    """The method's best rate at a batch size, on the pictures for choosing; None before all were run."""
+def chosen_lr(arm: str, batch: int) -> float:
+    """The method's best rate at a batch size, on the pictures for choosing; before all were run, `FIRST_LR`."""
     method = "clip" if arm.startswith("clip") else "superclip"
     values = {lr: finished(run) for lr, run in lr_runs(method, batch).items()}
     if any(record is None for record in values.values()):
-        return None
+        return FIRST_LR
     return max(LRS, key=lambda lr: values[lr]["metrics"]["choice/overall"])  # type: ignore[index]
 
 
 def flickr_runs() -> Iterator[Run]:
     """From a trained classifier's backbone, at two batch sizes; the rate goes with the root of the batch."""
-    for arm in ("superclip", "superclass"):
-        yield Run(arm, FLICKR.replace(**VARIANTS[arm], seed=2), kept=True)
     for seed in (0, 1):
         for arm in ("superclip", "clip"):
             config = FLICKR.replace(**VARIANTS[arm], seed=seed)
@@ -181,39 +179,35 @@ def flickr_runs() -> Iterator[Run]:
         yield Run("superclip, prototypes", FLICKR.replace(seed=seed, token_init="prototypes"))
 
 
+def recycled_runs() -> Iterator[Run]:
+    """Those whose token heads are kept, to be recycled: on flickr8k smaller and shorter than the others."""
+    for arm in ("superclip", "superclass"):
+        yield shapes_run(arm, 128, PAIRS // 128, FIRST_LR, 3, kept=True)
+    for arm in ("superclip", "superclass"):
+        yield Run(arm, FLICKR.replace(**VARIANTS[arm], seed=2, image_size=64, epochs=2), kept=True)
+
+
 def planned() -> Iterator[Run]:
-    """All runs, the most telling first; those whose learning rate is not chosen yet are left out."""
-    for batch in (32, 128):
+    """All runs, the most telling first."""
+    b32, b128 = PAIRS // 32, PAIRS // 128
+    yield from recycled_runs()
+    for seed in SEEDS:
+        lr = {(arm, batch): chosen_lr(arm, batch) for arm in ("clip", "superclip") for batch in (32, 128)}
+        for arm, batch, steps in (
+            *(("shuffled", 32, b32), ("clip", 32, b32), ("superclip", 32, b32)),
+            *(("clip", 128, b128), ("superclip", 128, b128), ("clip", 32, round(EQUAL_COMPUTE * b32))),
+        ):
+            yield shapes_run(arm, batch, steps, lr["clip" if arm == "clip" else "superclip", batch], seed)
+    for batch in (32, 128, 64):
         for arm in ("clip", "superclip"):
             yield from lr_runs(arm, batch).values()
-    b32, b128 = PAIRS // 32, PAIRS // 128
-    longer = round(EQUAL_COMPUTE * b32)
     others = [arm for arm in VARIANTS if arm not in ("clip", "superclip", "superclass", "shuffled")]
-    for seed in RECYCLED_SEEDS:
-        for arm, batch, steps in (
-            *(("clip", 32, b32), ("superclip", 32, b32), ("shuffled", 32, b32), ("superclass", 32, b32)),
-            *(("clip", 128, b128), ("superclip", 128, b128), ("clip", 32, longer)),
-        ):
-            yield from _with_lr(arm, batch, steps, seed)
-    yield from flickr_runs()
     for seed in SEEDS:
-        for arm, batch, steps in (
-            *(("clip", 32, b32), ("superclip", 32, b32), ("clip", 128, b128), ("superclip", 128, b128)),
-            *(("shuffled", 32, b32), ("clip", 32, longer)),
-        ):
-            yield from _with_lr(arm, batch, steps, seed)
-    for seed in (*RECYCLED_SEEDS, *(s for s in SEEDS if s not in RECYCLED_SEEDS)):
-        yield from (run for arm in others for run in _with_lr(arm, 32, b32, seed))
-        yield from (run for arm in ("clip", "superclip") for run in _with_lr(arm, 128, b32, seed))
-    for arm in ("clip", "superclip"):
-        yield from lr_runs(arm, 64).values()
-
-
-def _with_lr(arm: str, batch: int, steps: int, seed: int) -> Iterator[Run]:
-    lr = chosen_lr(arm, batch)
-    if lr is not None:
-        kept = arm in ("superclip", "superclass") and batch == 32 and seed in RECYCLED_SEEDS
-        yield shapes_run(arm, batch, steps, lr, seed, kept=kept)
+        for arm in others:
+            yield shapes_run(arm, 32, b32, chosen_lr(arm, 32), seed)
+        for arm in ("clip", "superclip"):
+            yield shapes_run(arm, 128, b32, chosen_lr(arm, 128), seed)
+    yield from flickr_runs()
 
 
 def own_place() -> Path:

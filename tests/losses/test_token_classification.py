@@ -270,7 +270,7 @@ def test_captions_without_words_add_nothing() -> None:
     mine = head(3)
     loss = build()
     two_of_three = loss(*mine, captions([1], [], [2]), update=False)
-    assert loss.count_empty(captions([1], [], [START])) == 2
+    assert loss.token_sets(captions([1], [], [START])).n_empty == 2
     x, W, b = mine
     alone = build()(x[[0, 2]], W, b, captions([1], [2]), update=False)
     assert two_of_three.item() == pytest.approx(alone.item() * 2 / 3, rel=1e-6)

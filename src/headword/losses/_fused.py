@@ -66,7 +66,7 @@ def _token_loss(
 
     losses = features.new_empty(batch, dtype=wide)
     grad_input = torch.empty_like(features) if want_input else features.new_empty(0)
-    grad_weight = torch.zeros_like(weight, dtype=wide) if want_head else weight.new_empty(0)
+    grad_weight = torch.empty_like(weight, dtype=wide) if want_head else weight.new_empty(0)
     grad_bias = torch.zeros_like(bias, dtype=wide) if want_head else bias.new_empty(0)
     buffer = features.new_empty((min(chunk_rows, batch), vocab_size), dtype=wide)
     with torch.autocast(features.device.type, enabled=False):  # the types below are chosen, not to be cast
@@ -76,7 +76,7 @@ def _token_loss(
         for start in range(0, batch, chunk_rows):
             rows = slice(start, min(start + chunk_rows, batch))
             x, share, columns = features[rows].to(dtype), shares[rows], ids[rows]
-            z = buffer[: len(x)]  # [rows, V], overwritten in place: logits, then softmax, then gradient
+            z = buffer[: len(x)]  # [rows, V], overwritten in place: logits, their exponentials, then gradient
             if wide == dtype:
                 torch.addmm(b, x, W.T, out=z)
             else:
@@ -89,16 +89,21 @@ def _token_loss(
             losses[rows] = torch.where(mass != 0, mass * (peak + total.log()), 0).squeeze(1) - hits
             if not (want_input or want_head):
                 continue
-            z.mul_(mass / (batch * total)).scatter_add_(1, columns, share / -batch)
+            # The gradient of a row is `factor` · z from here on; the factors go to the products' small sides.
+            factor = mass / (batch * total)
+            z.scatter_add_(1, columns, -share * (total / mass.where(mass != 0, 1)))
             g = z.to(back)
             if want_input:
-                grad_input[rows] = g @ W_back
+                grad_input[rows] = (g @ W_back) * factor
             if want_head:
+                x = (x * factor).to(back)
                 if back == wide:
-                    grad_weight.addmm_(g.T, x.to(back))
-                else:
+                    torch.addmm(grad_weight, g.T, x, beta=float(start > 0), out=grad_weight)
+                elif start:
                     grad_weight += g.T @ x
-                grad_bias += z.sum(dim=0)
+                else:
+                    grad_weight.copy_(g.T @ x)
+                grad_bias += factor.squeeze(1) @ z
     return losses.mean(), grad_input, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
@@ -124,8 +129,13 @@ def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[
         return (None,) * 9
     kept: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
     # In place where nothing will read them again: a scaled copy would hold the head's gradient, the largest
-    # tensor left, twice.
-    scaled = [k * grad for k in kept] if _graph_is_kept() else [k.mul_(grad) for k in kept]
+    # tensor left, twice. Looking at the factor costs nothing on the CPU; elsewhere it would wait.
+    if _graph_is_kept():
+        scaled = [k * grad for k in kept]
+    elif grad.device.type == "cpu" and grad == 1:
+        scaled = list(kept)
+    else:
+        scaled = [k.mul_(grad) for k in kept]
     wanted = (ctx.want_input, ctx.want_head, ctx.want_head)
     return (*(one if want else None for one, want in zip(scaled, wanted, strict=True)), *(None,) * 6)
 

@@ -75,6 +75,11 @@ class TokenSets(NamedTuple):
     ids: Tensor  # `[B, L]` int64, the words of each caption; 0 at positions that do not count
     keep: Tensor  # `[B, L]` bool, True where `ids` holds a word, and at one position only for each word
 
+    @property
+    def n_empty(self) -> Tensor:
+        """How many captions have no word: a scalar int64 on their device."""
+        return (~self.keep.any(dim=1)).sum()
+
 
 class TokenTargets(NamedTuple):
     """The soft targets of B captions."""
@@ -166,7 +171,13 @@ class TokenClassificationLoss(nn.Module):
         return cls(rules.vocab_size, excluded_ids=rules.excluded_ids, end_id=rules.end_id, **settings)
 
     def forward(
-        self, features: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor, *, update: bool | None = None
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        token_ids: Tensor | TokenSets,
+        *,
+        update: bool | None = None,
     ) -> Tensor:
         """The loss of one batch, a float32 scalar (float64 for float64 features).
 
@@ -174,7 +185,7 @@ class TokenClassificationLoss(nn.Module):
             features: `[B, width]`, the input of the linear layer.
             weight: `[V, width]` of the linear layer.
             bias: `[V]` of the linear layer.
-            token_ids: `[B, L]` captions as the text tower gets them.
+            token_ids: `[B, L]` captions as the text tower gets them, or what `token_sets` finds in them.
             update: count these captions first; by default in training mode only. Say False where they come
                 by a second time (cached gradients, a recomputation). All ranks must agree.
 
@@ -189,10 +200,10 @@ class TokenClassificationLoss(nn.Module):
             )
         if features.ndim != 2 or features.shape[1] != weight.shape[1]:
             raise HeadwordError(f"features must be [B, {weight.shape[1]}], got {list(features.shape)}")
-        if not 0 < len(features) == len(token_ids):
-            counts = f"{len(token_ids)} and {len(features)}"
+        sets = token_ids if isinstance(token_ids, TokenSets) else self.token_sets(token_ids)
+        if not 0 < len(features) == len(sets.ids):
+            counts = f"{len(sets.ids)} and {len(features)}"
             raise HeadwordError(f"need as many captions as images and at least one, got {counts}")
-        sets = self.token_sets(token_ids)
         if self.training if update is None else update:
             self._count(sets)
         ids, shares = self._targets(sets)
@@ -211,11 +222,6 @@ class TokenClassificationLoss(nn.Module):
         keep = ordered < self.vocab_size
         keep[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
         return TokenSets(ordered.masked_fill(~keep, 0), keep)
-
-    def count_empty(self, token_ids: Tensor) -> Tensor:
-        """How many of the captions `[B, L]` have no word: a scalar int64 on their device."""
-        _, is_word = _find_words(token_ids, self.excluded, self.end_id)
-        return (~is_word.any(dim=1)).sum()
 
     def update(self, token_ids: Tensor) -> None:
         """Count captions `[B, L]`, on all ranks together, which must all call it with equally many."""
@@ -236,11 +242,16 @@ class TokenClassificationLoss(nn.Module):
     def _count(self, sets: TokenSets) -> None:
         if self.uniform:
             return
+        alone, words, kept = self.world_size == 1, sets.ids.flatten(), sets.keep.flatten()
+        if alone and not self.reference_counting:
+            self.document_frequency.index_add_(0, words, kept.long())
+            self.documents += len(sets.ids) - sets.n_empty
+            return
         # [V + 1]: captions with each word, and with any, in one collective. float32 is exact up to 16 M.
         counts = torch.zeros(self.vocab_size + 1, device=sets.ids.device)
-        counts[:-1].scatter_add_(0, sets.ids.flatten(), sets.keep.flatten().float())
-        counts[-1] = sets.keep.any(dim=1).sum()
-        if self.world_size > 1:
+        counts[:-1].index_add_(0, words, kept.float())
+        counts[-1] = len(sets.ids) - sets.n_empty
+        if not alone:
             dist.all_reduce(counts, group=self.process_group)
         if self.reference_counting:
             # Ranks hold equally many captions: the global batch's sum is the average of the ranks' means.

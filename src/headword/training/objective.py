@@ -83,8 +83,9 @@ class TrainingTask(nn.Module):
     def _token(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
         loss: Any = self.loss["token_loss"]
         linear = self.model.token_head.linear
-        token = loss(features["token_features"], linear.weight, linear.bias, texts)
-        return {"token": token, "n_empty": loss.count_empty(texts)}
+        sets = loss.token_sets(texts)
+        token = loss(features["token_features"], linear.weight, linear.bias, sets)
+        return {"token": token, "n_empty": sets.n_empty}
 
 
 class CLIPTask(TrainingTask):
