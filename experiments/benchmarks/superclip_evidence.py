@@ -160,7 +160,7 @@ def lr_runs(arm: str, batch: int) -> dict[float, Run]:
 
 
 def chosen_lr(arm: str, batch: int) -> float:
-    """The method's best rate at a batch size, on the pictures for choosing; before all were run, `FIRST_LR`."""
+    """A method's best rate at a batch size, on the pictures for choosing; `FIRST_LR` before all were run."""
     method = "clip" if arm.startswith("clip") else "superclip"
     values = {lr: finished(run) for lr, run in lr_runs(method, batch).items()}
     if any(record is None for record in values.values()):

@@ -24,6 +24,7 @@ from headword import __version__
 from headword.aligners import ALIGNERS, Aligner, Identity
 from headword.aligners.pairs import Pairs
 from headword.encoders import Labels, TextEncoder, VisionEncoder, VisionSource, load_text, load_vision
+from headword.encoders.clip_folder import TOKEN_HEAD
 from headword.encoders.joint_vision import KIND, SEPARATOR
 from headword.encoders.text_sources import SOURCES as TEXT_SOURCES
 from headword.encoders.vision import DeferredVision, Vision
@@ -40,7 +41,8 @@ from headword.scoring.probabilities import Scores
 FORMAT = 2
 CONFIG, ALIGNER = "headword.json", "aligner.safetensors"
 PAIRS, CLASSES = "prototypes.safetensors", "classes.jsonl"
-COPIES = ("vision", "text", "clip")  # folders of copied encoders: named as their sides are, or one for both
+COPIES = ("vision", "text", "clip", TOKEN_HEAD)
+"""Copied encoders: folders named as their sides are, or one for both, and what may be kept beside that."""
 
 _RENAMED = {"template": "templates", "kinds": "hypernym_weight", "coverage": "familiarity"}
 """Entries of the first format → of this one; the oldest models have no weight of hypernyms."""
@@ -111,7 +113,7 @@ def _own_files(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _copied_files(root: Path) -> list[str]:
     """Names of the copied encoders' files; what a file manager leaves behind (`.DS_Store`) does not count."""
-    files = (file for side in COPIES for file in (root / side).rglob("*") if file.is_file())
+    files = (file for side in COPIES for file in [root / side, *(root / side).rglob("*")] if file.is_file())
     return sorted(file.relative_to(root).as_posix() for file in files if not file.name.startswith("."))
 
 
@@ -170,8 +172,7 @@ def read_config(root: Path) -> dict[str, Any]:
             f"{path} was edited, so the model is not the one that was saved; recycle again, or give other "
             "settings where they are used"
         )
-    copies = tuple(f"{side}/" for side in COPIES)
-    if {name for name in config["files"] if not name.startswith(copies)} != set(_own_files(config)):
+    if {name for name in config["files"] if name.partition("/")[0] not in COPIES} != set(_own_files(config)):
         raise HeadwordError(f"{path} was edited: its file list must name {', '.join(_own_files(config))}")
     return {"hypernym_weight": 0.0, **config, "format": FORMAT}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -351,3 +352,29 @@ def test_event_files_are_written(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+
+
+def test_an_average_of_the_weights_is_kept_measured_and_gone_on_with(tmp_path: Path) -> None:
+    seen: list[SuperCLIP] = []
+
+    def measure(model: SuperCLIP) -> dict[str, float]:
+        seen.append(copy.deepcopy(model))
+        return {"one": 1.0}
+
+    evaluators = {"own": Evaluator(("one",), measure)}
+    whole = train(tiny(ema=0.5, eval_every=0), tmp_path / "whole", evaluators=evaluators)
+    with pytest.raises(Stopped):
+        train(tiny(ema=0.5, eval_every=0), tmp_path / "parts", watch=stop_after(5))
+    train(tiny(ema=0.5, eval_every=0), tmp_path / "parts", resume="auto")
+    assert_same_end(tmp_path / "parts", tmp_path / "whole")
+    plain = train(tiny(eval_every=0), tmp_path / "plain")
+    assert whole.model is not None
+    assert plain.model is not None
+    averaged, last = dict(whole.model.named_parameters()), dict(plain.model.named_parameters())
+    differ = [name for name in last if not torch.equal(averaged[name], last[name])]
+    assert "token_head.linear.weight" in differ
+    tensors = load_tensors(tmp_path / "whole" / "checkpoints" / "step-00000012" / "model.safetensors")
+    for name, value in averaged.items():
+        assert torch.equal(value, tensors[f"average.{name}"])
+        assert torch.equal(tensors[f"model.{name}"], last[name]), "the weights themselves are as without"
+        assert torch.equal(value, dict(seen[0].named_parameters())[name])

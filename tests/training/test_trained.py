@@ -19,13 +19,14 @@ from headword.cli import app
 from headword.data.shapes import Shapes
 from headword.encoders import load_text, load_vision
 from headword.encoders.clip_folder import evaluation_transform
+from headword.encoders.token_head import token_texts
 from headword.errors import HeadwordError
 from headword.evaluation import Protocol, evaluate
 from headword.evaluation.shape_questions import evaluate_shapes
 from headword.training.build import build
 from headword.training.config import TrainConfig
 from headword.training.export import dual_encoder, save_trained
-from headword.training.prototypes import init_token_head, prototype_rows, token_texts
+from headword.training.prototypes import init_token_head, prototype_rows
 
 TINY = {
     "vision_width": 32,
@@ -288,6 +289,64 @@ def test_identity_changes_directions_by_its_centre_alone():
         Identity().fit(Pairs(x[:4], t[:, :3]))
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A model of which ten words were seen in training, with its token head."""
+    model, blueprint = build(TrainConfig(**TINY | {"patch_size": 16}))
+    counts = torch.zeros(model.vocab_size, dtype=torch.int64)
+    words = ["red", "blue", "green", "black", "circle", "square", "star", "heart", "ring", "moon"]
+    counts[model.tokenize(words).ids[:, 1]] = 3
+    counts[model.tokenize(["!"]).ids[0, 1]] = 5
+    folder = tmp_path_factory.mktemp("kept") / "model"
+    save_trained(model, blueprint, folder, provenance={}, keep_token_head=True, token_counts=counts)
+    return model, words, folder
+
+
+def test_a_kept_token_head_is_a_classifier_of_the_words_seen(kept, images):
+    model, words, folder = kept
+    encoder = load_vision(str(folder), head="tokens", device="cpu")
+    head, labels = encoder.named_head()
+    assert {c.name for c in labels.classes} == set(words)
+    assert not encoder.source.tower
+    pixels = encoder.preprocess(images)
+    with torch.no_grad():
+        features = model.eval()(pixels)["token_features"]
+    model.train()
+    assert torch.allclose(encoder.encode(pixels), features, atol=1e-5)
+    token = model.tokenize(["moon"]).ids[0, 1]
+    row = [c.name for c in labels.classes].index("moon")
+    assert torch.equal(head.weight[row], model.token_head.linear.weight[token])
+
+
+def test_the_words_of_a_token_head_are_recycled(kept, images, tmp_path):
+    _, words, folder = kept
+    command = ["recycle", "--vision", str(folder), "--head", "tokens", "--out", str(tmp_path / "words")]
+    made = CliRunner().invoke(app, command)
+    assert made.exit_code == 0, made.output
+    recycled = headword.load(tmp_path / "words", device="cpu")
+    assert {c.name for c in recycled.classes} == set(words)
+    chances = recycled.classify(images, ["a red circle", "something blue"])
+    assert chances.shape == (6, 2)
+    recycled.save(tmp_path / "whole", with_encoders=True)
+    shutil.copytree(folder, tmp_path / "moved")
+    again = headword.load(tmp_path / "whole", device="cpu")
+    assert torch.allclose(again.classify(images, ["a red circle", "something blue"]), chances, atol=1e-6)
+
+
+def test_a_token_head_stays_beside_its_model(kept, folder, tmp_path):
+    assert not (folder / "token_head.safetensors").exists(), "off unless asked"
+    headword.load(kept[2], device="cpu").save(tmp_path / "again")
+    again = tmp_path / "again" / "token_head.safetensors"
+    assert again.read_bytes() == (kept[2] / again.name).read_bytes()
+    with pytest.raises(HeadwordError, match=r"no token_head\.safetensors: train with --keep"):
+        load_vision(str(folder), head="tokens", device="cpu")
+    with pytest.raises(HeadwordError, match="is a saved model; --head tokens recycles the words"):
+        load_vision(str(folder), device="cpu")
+    again.write_bytes(again.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(HeadwordError, match="is not the file that was saved with the model"):
+        headword.load(tmp_path / "again", device="cpu")
+
+
 def test_token_texts_are_the_words_of_the_vocabulary():
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     texts = token_texts(tokenizer, 49_408)
@@ -298,6 +357,15 @@ def test_token_texts_are_the_words_of_the_vocabulary():
     assert 40_000 < sum(map(bool, texts)) < 49_000
     with pytest.raises(HeadwordError, match="tokenizer"):
         token_texts(None, 10)
+
+
+def test_whole_words_are_told_from_pieces():
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    words = token_texts(tokenizer, 49_408, whole=True)
+    whole, beginning = tokenizer.encoder["photo</w>"], tokenizer.encoder["photo"]
+    assert words[whole] == "photo"
+    assert not words[beginning]
+    assert token_texts(tokenizer, 49_408)[beginning] == "photo"
 
 
 def test_prototype_rows_are_centred_and_scaled_as_the_usual_start(embedded):

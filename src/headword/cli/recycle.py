@@ -59,7 +59,10 @@ def recycle(
     template: options.Template = None,
     head: Annotated[
         list[str] | None,
-        Option(help="Dotted name of the last linear layer, where it is not found by itself."),
+        Option(
+            help="Dotted name of the last linear layer, where it is not found by itself; tokens, for the "
+            "head that headword train --keep-token-head left beside the model that --vision names."
+        ),
     ] = None,
     with_encoders: Annotated[
         bool, Option("--with-encoders", help="Copy the encoders' weights into the folder.")

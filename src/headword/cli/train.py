@@ -87,6 +87,14 @@ def train(
             help="Train nothing: make a run's last checkpoint, or RUN/checkpoints/step-…, a model at --out.",
         ),
     ] = None,
+    keep_token_head: Annotated[
+        bool,
+        Option(
+            "--keep-token-head",
+            help="Keep the token head beside the model, to recycle its words: headword recycle --vision "
+            "RUN/model --head tokens.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a run (with --export, a model) at --out.")
     ] = False,
@@ -105,7 +113,7 @@ def train(
         others = {**flags, "config": config, "set": set_, "resume": resume}
         for name in (name.replace("_", "-") for name, value in others.items() if value):
             raise HeadwordError(f"--export trains nothing, so --{name} does not go with it; leave one out")
-        _export(output, export, out, overwrite)
+        _export(output, export, out, overwrite, keep_token_head)
         return
     from headword.training.checkpoint import going_on, options_of
     from headword.training.config import TrainConfig
@@ -113,7 +121,7 @@ def train(
 
     if config is None and resume is not None:
         config = options_of(out, resume)
-    settings = TrainConfig.from_sources(config, set_ or (), **flags)
+    settings = TrainConfig.from_sources(config, set_ or (), **flags, keep_token_head=keep_token_head or None)
     from headword.training.in_training import is_shapes, measure_shapes, training_evaluators
     from headword.training.run import train as run
 
@@ -136,8 +144,9 @@ def train(
             "metrics": metrics,
         }
         save_trained(
-            result.model, result.blueprint, result.folder / "model", provenance=provenance, overwrite=True
-        )
+            result.model, result.blueprint, result.folder / "model", provenance=provenance,
+            keep_token_head=settings.keep_token_head, token_counts=result.token_counts, overwrite=True,
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(going_on(result.folder)) from None
     output.facts(f"Trained into {out}", _facts(result, metrics))
@@ -153,12 +162,12 @@ def train(
     )
 
 
-def _export(output: Output, export: Path, out: Path, overwrite: bool) -> None:
+def _export(output: Output, export: Path, out: Path, overwrite: bool, keep_token_head: bool) -> None:
     from headword.training.checkpoint import checkpoint_at
     from headword.training.export import export_checkpoint
 
     source = checkpoint_at(export)
-    training = export_checkpoint(source, out, overwrite=overwrite)
+    training = export_checkpoint(source, out, keep_token_head=keep_token_head, overwrite=overwrite)
     output.say(f"Step {training['steps']:,} of {source.parent.parent} is a model now: {out}")
     output.next_step(_use(out, training["config"]["data"]))
     output.result(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 COPY = "clip"
 """What a saved model calls the folder."""
+TOKEN_HEAD = "token_head.safetensors"
+"""Where a saved model keeps its token head, if it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,16 @@ class ClipModel:
 
 def vision_tower(folder: str) -> VisionSource:
     """The image tower of a model that was trained here."""
-    clip = _trained(folder)
+    clip = trained(folder)
     config = clip.model.visual.preprocess_cfg
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    return vision_source("trained", clip, evaluation_transform(config), settings, partial(_copy, clip.id))
+    return vision_source(
+        "trained", clip, evaluation_transform(config), as_settings(config), partial(_copy, clip.id)
+    )
 
 
 def text_tower(folder: str) -> TextSource:
     """The text tower of a model that was trained here."""
-    clip = _trained(folder)
+    clip = trained(folder)
     return text_source("trained", clip, partial(_copy, clip.id))
 
 
@@ -149,7 +152,13 @@ def open_clip_model(name: str) -> ClipModel:
     return ClipModel(f"{architecture}/{weights}", None, model, tokenizer)
 
 
-def _trained(folder: str) -> ClipModel:
+def as_settings(preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """Preprocessing as JSON has it."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.items()}
+
+
+def trained(folder: str | Path) -> ClipModel:
+    """A model that was trained here."""
     root = expand(folder).resolve()
     if not root.is_dir():
         raise HeadwordError(f"there is no folder {root} with a trained model")
@@ -183,7 +192,10 @@ def tokenizer_of(name: str, model_cfg: Mapping[str, Any]) -> Any:
 
 
 def _copy(folder: str, target: Path) -> str:
-    """Copies the folder into a saved model; the second tower finds it there."""
+    """Copies the folder into a saved model, with what is kept beside it; the second tower finds it there."""
     if not (target / COPY).exists():
         shutil.copytree(folder, target / COPY)
+        beside = Path(folder).with_name(TOKEN_HEAD)
+        if beside.is_file():
+            shutil.copy(beside, target / TOKEN_HEAD)
     return COPY

@@ -22,6 +22,7 @@ from headword.files import expand
 from headword.head.finding import Head, find_head
 from headword.head.names import ClassName, class_names, placeholders
 
+TOKENS = "tokens"  # as a head: what tells captions' words from patches, see `headword.encoders.token_head`
 Names = str | Path | Sequence[str | ClassName]
 _Source = TypeVar("_Source", bound=Source)
 
@@ -45,7 +46,8 @@ def load_vision(
             which a copy is taken. A loaded encoder comes back, under new `names` where they are given. A list
             of classifiers, or "joint:A + B", is joined into one (docs/joint.md).
         names: class names (a file or a list), in the order of the head's rows; else the model's own are used.
-        head: dotted name(s) of the last linear layer, where it is not found by itself.
+        head: dotted name(s) of the last linear layer, where it is not found by itself; or "tokens", for the
+            token head that `headword train` kept beside a model, whose folder is `vision`.
         transform: for a module: one RGB image → float `[3, H, W]`.
         input_size: for a module: side, or (H, W), of a transformed image; the transform is asked when not
             given.
@@ -68,6 +70,8 @@ def load_vision(
         if names is None:
             return vision
         return dataclasses.replace(vision, labels=_labels(names, vision.source, vision.named_head()[0]))
+    if head in (TOKENS, [TOKENS]) and isinstance(vision, str | os.PathLike):
+        vision, head = f"{TOKENS}:{os.fspath(vision)}", None
     where = resolve_device(device)
     found: Head | None = None
     if is_joint(vision):

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from headword.encoders import hub
 from headword.encoders.clip_folder import vision_tower
+from headword.encoders.token_head import token_classifier
 from headword.encoders.vision import Labels, Transform, VisionSource, transformed_size
 from headword.errors import HeadwordError, MissingExtraError, near
-from headword.files import expand, read_json
+from headword.files import MARKER, expand, read_json
 from headword.head.names import imagenet_classes, parse_labels, placeholders
 
 EMBEDDED = ("lite0", "lite1", "lite2")
@@ -281,6 +282,11 @@ def _check_transform(transform: Transform) -> None:
 def from_folder(folder: Path) -> VisionSource:
     """A saved timm or transformers model, told apart by its config.json."""
     file = folder / "config.json"
+    if (folder / MARKER).is_file():
+        raise HeadwordError(
+            f"{folder} is a saved model; --head tokens recycles the words of one that was trained with "
+            "--keep-token-head"
+        )
     if not file.is_file():
         raise HeadwordError(f"{folder} is no model: it has no config.json (timm and transformers write one)")
     config = read_json(file)
@@ -306,5 +312,6 @@ SOURCES: dict[str, Callable[[str], VisionSource]] = {
     "torchvision": from_torchvision,
     "transformers": from_transformers,
     "trained": vision_tower,
+    "tokens": token_classifier,
 }
 """How "KIND:NAME" is loaded, by its kind."""

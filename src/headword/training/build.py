@@ -25,7 +25,7 @@ from headword.training.config import TrainConfig
 from headword.training.objective import freeze_unreached, make_task
 from headword.training.superclip import SuperCLIP
 
-OWN = "model."  # how names of the model's tensors begin in a task's state
+OWN, AVERAGE = "model.", "average."  # how names of the model's tensors and their averages begin in a task
 
 SMALL_SIZE, SMALL_CONTEXT, SMALL_HEAD = 64, 32, 32
 SIGMOID_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0  # ln 10, −10: SigLIP's start (Zhai et al. 2023)
@@ -70,9 +70,10 @@ class Blueprint:
                 raise HeadwordError(f"this model cannot be built: {' '.join(str(error).split())}") from error
 
     def filled(self, tensors: Mapping[str, Tensor]) -> SuperCLIP:
-        """The model of a task's state, gathered from shards or not, in evaluation mode."""
+        """The model of a task's state, averaged if it was, gathered or not, in evaluation mode."""
         model = self.assemble()
-        tensors = {name.removeprefix(OWN): t for name, t in tensors.items() if name.startswith(OWN)}
+        kind = AVERAGE if any(name.startswith(AVERAGE) for name in tensors) else OWN
+        tensors = {name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)}
         own = model.state_dict()
         if own.keys() != tensors.keys() or any(own[n].numel() != t.numel() for n, t in tensors.items()):
             raise HeadwordError("the weights are of another model than their run's options name")

@@ -23,7 +23,7 @@ FREE = frozenset(
     {
         *("workers", "device", "strategy", "tensorboard", "wandb", "steps", "epochs"),
         *("eval_data", "eval_split", "best_metric"),
-        *("log_every", "eval_every", "checkpoint_every", "keep_last"),
+        *("log_every", "eval_every", "checkpoint_every", "keep_last", "keep_token_head"),
     }
 )  # options a resumed run may change: how long, where, and how to watch, not what a step computes
 
@@ -96,6 +96,8 @@ class TrainConfig(Settings):
     weight_decay: Factor = 0.2  # AdamW's, on matrices alone: not on biases, norms, scales
     clip_norm: float | None = Field(default=1.0, ge=1e-6)  # largest norm of the gradient; None does not clip
     max_logit_scale: float = Field(default=100.0, ge=1)  # largest exp(logit scale)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    """Decay of a moving average of the weights, which then is measured and exported; none when None."""
 
     seed: int = Field(default=0, ge=0, le=(1 << 63) - 1)  # of weights, order, crops, captions and dropout
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -115,6 +117,8 @@ class TrainConfig(Settings):
     log_every: Count = 20  # steps between lines of metrics.jsonl
     checkpoint_every: Count = 500  # steps between checkpoints; there is always one at the end
     keep_last: Count = 2  # how many checkpoints are kept beside the best
+    keep_token_head: bool = False
+    """Keep the token head beside the model, so that its words can be recycled."""
     tensorboard: bool = True  # write TensorBoard's event files
     wandb: str | None = None  # the Weights & Biases project to log to
 
@@ -132,6 +136,10 @@ class TrainConfig(Settings):
                 "token_init=prototypes takes the words of a recycled backbone into the token head; give "
                 "backbone, and not method=clip"
             )
+        if self.keep_token_head and not token_loss:
+            raise HeadwordError("clip trains no token head; leave out keep_token_head")
+        if self.ema is not None and self.strategy == "fsdp":
+            raise HeadwordError("ema averages whole weights, which fsdp shards; leave out one of the two")
         if self.method == "superclass" and self.sigmoid:
             raise HeadwordError("superclass has no contrastive loss, so sigmoid says nothing; leave it out")
         return self

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from headword.encoders import TextEncoder, TextSource, VisionEncoder, VisionSource, load_text, load_vision
-from headword.encoders.clip_folder import CONFIG, COPY, WEIGHTS, evaluation_transform
+from headword.encoders.clip_folder import CONFIG, COPY, TOKEN_HEAD, WEIGHTS, evaluation_transform
+from headword.encoders.patch_tokens import evaluating
 from headword.encoders.prompts import DEFAULT_TEMPLATE, check_templates
+from headword.encoders.token_head import COUNTS
+from headword.errors import HeadwordError
 from headword.evaluation.subjects import THRESHOLD, one_space
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
 from headword.model import DualEncoder
 from headword.scoring.probabilities import Scores
 from headword.training import checkpoint
 from headword.training.build import Blueprint
-from headword.training.superclip import SuperCLIP, evaluating
+from headword.training.superclip import SuperCLIP
 
 
 def save_trained(
@@ -31,12 +34,15 @@ def save_trained(
     *,
     provenance: Mapping[str, Any],
     templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+    keep_token_head: bool = False,
+    token_counts: Tensor | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save a trained model, without its token head, as a folder that `headword.load` reads.
+    """Save a trained model as a folder that `headword.load` reads, its token head only where asked for.
 
     The folder's `clip/` is open_clip's own layout: `open_clip.create_model("local-dir:FOLDER/clip")`.
-    `provenance` says what it was trained on and how; `templates` are the default of its `classify`.
+    `provenance` says what it was trained on and how; `templates` are the default of its `classify`. The head
+    lies in `token_head.safetensors`, with `token_counts` `[V]`, how many captions had each token.
     """
     target = Path(folder)
     templates = check_templates(templates)
@@ -45,6 +51,10 @@ def save_trained(
         clip = Path(temporary) / COPY
         write_text_atomic(clip / CONFIG, json.dumps(blueprint.as_json(), indent=2) + "\n")
         save_tensors(clip / WEIGHTS, model.export())
+        if keep_token_head:
+            tensors = {name: t.detach().clone() for name, t in model.token_head.state_dict().items()}
+            counts = {} if token_counts is None else {COUNTS: token_counts.cpu()}
+            save_tensors(clip.with_name(TOKEN_HEAD), tensors | counts)
         if hasattr(model.tokenizer, "save_pretrained"):  # all but CLIP's own, which is part of open_clip
             model.tokenizer.save_pretrained(str(clip))
         vision = load_vision(f"trained:{clip}", device="cpu")
@@ -55,19 +65,27 @@ def save_trained(
         return encoder.save(target, overwrite=overwrite)
 
 
-def export_checkpoint(source: Path, folder: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+def export_checkpoint(
+    source: Path, folder: str | Path, *, keep_token_head: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Save a checkpoint's model as `save_trained` does at the end of a run; returns its provenance."""
     check_new_folder(folder, overwrite=overwrite)
     state = checkpoint.read_state(source)
+    if keep_token_head and state["config"]["method"] == "clip":
+        raise HeadwordError(f"{source} was trained without a token head; leave out --keep-token-head")
     blueprint = checkpoint.blueprint_of(source)
-    model = blueprint.filled(load_tensors(source / checkpoint.MODEL))
+    tensors = load_tensors(source / checkpoint.MODEL)
+    model = blueprint.filled(tensors)
     provenance = {
         "config": state["config"],
         "steps": state["step"],
         "data_fingerprint": state["data_fingerprint"],
         "metrics": state["metrics"] if state.get("evaluated") == state["step"] else {},
     }
-    save_trained(model, blueprint, folder, provenance=provenance, overwrite=overwrite)
+    save_trained(
+        model, blueprint, folder, provenance=provenance, keep_token_head=keep_token_head,
+        token_counts=tensors.get(f"loss.token_loss.{COUNTS}"), overwrite=overwrite,
+    )  # fmt: skip
     return provenance
 
 

@@ -6,6 +6,7 @@ gradients over processes, as DistributedDataParallel does, gives the joint batch
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,9 +15,10 @@ import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor, nn
 
+from headword.encoders.patch_tokens import evaluating
 from headword.errors import HeadwordError
 from headword.losses import TokenClassificationLoss
-from headword.training.superclip import SuperCLIP, evaluating
+from headword.training.superclip import SuperCLIP
 
 if TYPE_CHECKING:
     from headword.training.config import TrainConfig
@@ -37,6 +39,7 @@ class TrainingTask(nn.Module):
     def __init__(self, model: SuperCLIP, **losses: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.average: SuperCLIP | None = None  # of the model's weights over the steps, see `keep_average`
         self.loss = nn.ModuleDict(losses).to(model.token_head.linear.weight.device)
 
     @property
@@ -48,6 +51,27 @@ class TrainingTask(nn.Module):
         if "token_loss" in self.loss:
             parameters += self.model.token_head.linear.parameters()
         return parameters
+
+    def keep_average(self) -> None:
+        """Begin an exponential moving average of the weights, which no gradient reaches."""
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update_average(self, step: int, decay: float) -> None:
+        """Take in the weights after t steps, the first faster: the decay is at most (1 + t) / (10 + t)."""
+        if self.average is None:
+            return
+        decay = min(decay, (1 + step) / (10 + step))
+        for average, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(parameter, 1 - decay)
+        for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    @property
+    def token_counts(self) -> Tensor | None:
+        """How many captions had each token `[V]`, where the token loss counts them."""
+        counting = getattr(self.loss, "token_loss", None)
+        return getattr(counting, "document_frequency", None)
 
     def losses(self, features: Tensors, texts: Tensor) -> dict[str, Tensor]:
         """The losses of a batch's features and its captions' token ids `[B, L]`."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from headword.encoders.token_head import token_texts
 from headword.errors import HeadwordError
 from headword.model import DualEncoder
 from headword.training.superclip import SuperCLIP
-
-SHORTEST_PIECE = 3  # letters from which a piece of a word is taken for a word
 
 
 def init_token_head(model: SuperCLIP, dual: DualEncoder, *, features: Tensor | None = None) -> int:
@@ -51,20 +49,3 @@ def prototype_rows(dual: DualEncoder, texts: Sequence[str]) -> Tensor:
     centred: Tensor = rows - rows.mean(dim=0)
     scaled: Tensor = centred * (rows.shape[1] ** -0.5 / centred.std())
     return scaled
-
-
-def token_texts(tokenizer: Any, vocab_size: int) -> list[str]:
-    """What each token says; "" for special tokens, punctuation, digits, bytes and short pieces of words."""
-    decoder = getattr(tokenizer, "tokenizer", tokenizer)  # Hugging Face's within open_clip's
-    if not hasattr(decoder, "decode"):
-        raise HeadwordError("token texts need the model's tokenizer, one that decodes ids")
-    special = set(getattr(tokenizer, "all_special_ids", ()) or getattr(decoder, "all_special_ids", ()))
-    size = min(int(getattr(tokenizer, "vocab_size", vocab_size)), vocab_size)
-    texts = [""] * vocab_size
-    for token in set(range(size)) - special:
-        text = decoder.decode([token])
-        word = text.strip()
-        bounded = text != word
-        if word.isalpha() and (bounded or len(word) >= SHORTEST_PIECE):
-            texts[token] = word.lower()
-    return texts

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headword.errors import HeadwordError, near
 from headword.training import checkpoint
@@ -38,6 +39,7 @@ class TrainResult:
     images_per_second: float  # over all processes, evaluations and checkpoints left out
     corrupt: int  # unreadable samples that were replaced
     model: SuperCLIP | None  # the trained model, in evaluation mode; None in all processes but the first
+    token_counts: Tensor | None  # `[V]`, how many captions had each token, where the loss counts them
     blueprint: Blueprint  # how to build it again
     data_fingerprint: str
 
@@ -128,7 +130,8 @@ def train(
             folder=place.folder, steps=trainer.steps, frozen=trainer.frozen, resumed_from=start,
             metrics=trainer.metrics, best=trainer.best, corrupt=batches.corrupt, blueprint=blueprint,
             images_per_second=images / trainer.seconds if trainer.seconds else 0.0,
-            model=trainer.whole_model(), data_fingerprint=data.fingerprint,
+            model=trainer.whole_model(), token_counts=trainer.task.token_counts,
+            data_fingerprint=data.fingerprint,
         )  # fmt: skip
 
 

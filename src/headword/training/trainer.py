@@ -86,6 +86,8 @@ class Trainer:
         self._format = torch.contiguous_format if processes.sharded else torch.channels_last
         model.to(processes.device, memory_format=self._format)  # type: ignore[call-overload]
         self.task = task(model, config)  # model and losses; its parameters are this process's shards
+        if config.ema is not None:
+            self.task.keep_average()
         self._module = processes.wrap(self.task)
         self.optimizer = make_optimizer(self.task, config, processes.device)
         self.train()
@@ -93,6 +95,8 @@ class Trainer:
     def train(self) -> None:
         """Training mode, frozen batch norms staying as in evaluation."""
         self._module.train()
+        if self.task.average is not None:
+            self.task.average.eval()
         if self._frozen_norms:
             for part in self.task.modules():
                 if isinstance(part, BatchNorm):
@@ -122,6 +126,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.task.model.clamp_logit_scale_(config.max_logit_scale)
         self.step += 1
+        if config.ema is not None:
+            self.task.update_average(self.step, config.ema)
         return losses, norm
 
     def run(self, logs: Logs | None, stop: Stop) -> None:
@@ -193,7 +199,8 @@ class Trainer:
     def whole_model(self) -> SuperCLIP | None:
         """The model for evaluation, in the first process, else None. Collective; then `train` again."""
         if not self.processes.sharded:
-            return self.task.model.eval() if self.processes.first else None
+            model = self.task.average or self.task.model
+            return model.eval() if self.processes.first else None
         tensors = checkpoint.gathered(self.task)
         return self.blueprint.filled(tensors).to(self.processes.device) if self.processes.first else None
 
