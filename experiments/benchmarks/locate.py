@@ -11,6 +11,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,6 @@ import headword
 from experiments.bench import data_root
 from headword.data.boxes_and_masks import read_boxes, read_masks
 from headword.data.items import Item
-from headword.dense import Locator
 from headword.dense.regions import segment
 from headword.metrics.localisation import confusion, points_at, segmentation_metrics
 
@@ -67,8 +68,7 @@ def maps(
     own = {size: one[:asked] for size, one in passes.items()}
     default = [own[896], own[448]]
 
-    def by(**settings: float) -> Locator:
-        return Locator(model.vision, model.aligner, **settings)  # type: ignore[arg-type]
+    by = partial(replace, model.locator)
 
     best = by(pull=0.0).refined([passes[896], passes[448]])[asked:].topk(RIVALS, dim=0).values.mean(dim=0)
     return {

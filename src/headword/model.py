@@ -244,7 +244,7 @@ class DualEncoder(Publishable):
     @property
     def locator(self) -> Locator:
         """What makes the maps of `locate`, one by one."""
-        self._locator = self._locator or Locator(self.vision, self.aligner)
+        self._locator = self._locator or Locator(self.vision, self.aligner, self.pairs, self.scores)
         return self._locator
 
     def hubs(self, images: object, texts: Sequence[str], *, k: int = 30) -> Hubs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -251,3 +252,16 @@ def test_guessing_gives_chance():
 def test_what_cannot_be_meant(options, said):
     with pytest.raises(HeadwordError, match=said):
         Shapes(**options)
+
+
+def test_masks_are_where_the_ink_is():
+    data = Shapes("val", images=8, size=64)
+    for index in range(len(data)):
+        picture = np.array(data.picture(index)).astype(int)
+        found = data.masks(index)
+        assert [group for group, _ in found] == [g for g in data.scene(index).groups for _ in range(g.count)]
+        for group, image in found:
+            mask = np.array(image) > 0
+            assert 0 < mask.sum() < mask.size / 4
+            inside = np.median(picture[mask], axis=0)
+            assert abs(inside - COLOURS[group.colour]).max() <= 20, group

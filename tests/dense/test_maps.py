@@ -69,6 +69,21 @@ def test_a_map_covers_the_picture_and_has_its_shape(model, picture):
     assert fine.shape[1] * 5 == fine.shape[2] * 3
 
 
+def test_words_need_the_more_the_more_the_head_tells_them_apart():
+    model = colours_model(fitted=True)
+    rows = model.aligner.image(model.pairs.image)
+    words = torch.stack([rows[0], 0.1 * rows[0]])
+    known, vague = model.locator.least(words)
+    assert known == pytest.approx(3 * float((rows @ words[0]).std()), rel=1e-4)
+    assert vague == pytest.approx(known / 10, rel=1e-4)
+
+
+def test_without_rows_words_need_what_labels_do():
+    trained = colours_model()
+    words = trained.encode_text(["red", "blue"])
+    assert trained.locator.least(words) == [3 * trained.scores.threshold] * 2
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3)])
 def test_pictures_of_odd_sizes(model, size):
     (shares,) = model.locate(Image.new("RGB", size), ["red"])

@@ -59,6 +59,41 @@ def test_places_are_said_to_be_approximate(name):
     _check(_timm(name, **APPROXIMATE[name]), exact=False)
 
 
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "mobilenetv3_small_050"])
+def test_folded_batch_norms_change_nothing(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3).eval()
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        nn.init.normal_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 2.0)
+        nn.init.uniform_(layer.weight, 0.5, 2.0)
+        nn.init.normal_(layer.bias)
+    vision = load_vision(model, names=["red", "green", "blue"], device="cpu", dtype="float32")
+    (reader,) = place_readers(vision)
+    assert len(reader.folded) == len(norms)
+    _check(vision, exact=reader.exact)
+
+
+def test_a_batch_norm_is_not_folded_where_the_convolution_is_used_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.fc((x + self.norm(x)).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    model = Twice().eval()
+    nn.init.normal_(model.norm.running_mean)
+    vision = load_vision(model, names=["a", "b", "c"], transform=to_tensor, input_size=32, device="cpu")
+    (reader,) = place_readers(vision)
+    assert reader.folded == {}
+    _check(vision, exact=True)
+
+
 def test_attention_of_torch_itself():
     from torchvision.models import VisionTransformer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,36 @@ def test_pixels_get_their_colours(root):
 def test_a_probe_learns_what_places_show(root):
     result = measured(colours_model(), task="segmentation", data=str(root), probe=True)
     assert result.metrics["pixel_accuracy"] > 50
+
+
+def test_a_probe_counts_and_names_what_cannot_be_read(root, tmp_path):
+    damaged = shutil.copytree(root, tmp_path / "damaged")
+    (damaged / "images" / "2.png").write_bytes(b"no picture")
+    result = measured(colours_model(), task="segmentation", data=str(damaged), probe=True)
+    assert result.data["images"] == 3
+    assert "2.png" in result.data["skipped"][0]
+
+
+def test_masks_of_too_many_pixels_and_none_at_all_are_refused(root, tmp_path, monkeypatch):
+    damaged = shutil.copytree(root, tmp_path / "damaged")
+    (damaged / "masks" / "0.png").write_bytes(b"no picture")
+    first, second, *_ = read_masks(str(damaged)).masks
+    with pytest.raises(HeadwordError, match=r"0\.png is not an image"):
+        first()
+    monkeypatch.setattr("headword.data.images.MAX_PIXELS", SIDE * SIDE - 1)
+    with pytest.raises(HeadwordError, match="more than the limit"):
+        second()
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "I;16"])
+def test_masks_keep_their_numbers_in_every_mode(root, tmp_path, mode):
+    other = shutil.copytree(root, tmp_path / "other")
+    ids = np.full((SIDE, SIDE), 9, np.uint16 if mode == "I;16" else np.uint8)
+    image = Image.fromarray(ids)
+    if mode == "P":
+        image.putpalette(list(range(256)) * 3)
+    (image.convert("LA") if mode == "LA" else image).save(other / "masks" / "0.png")
+    assert set(read_masks(str(other)).masks[0]().flatten().tolist()) == {2}
 
 
 def test_a_linear_layer_tells_places_apart():

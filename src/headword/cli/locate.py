@@ -47,7 +47,7 @@ def locate(
     nowhere.
     """
     from headword.data.images import load_image
-    from headword.dense.regions import BACKGROUND, least_share, mask_image, overlay, regions, segment
+    from headword.dense.regions import BACKGROUND, mask_image, overlay, regions, segment
     from headword.encoders.prompts import check_labels, tidy_labels
     from headword.model import load
 
@@ -57,9 +57,10 @@ def locate(
     files = expand_images([images])
     several = len(files) > 1
     encoder = load(model, vision=vision, device=device, dtype=dtype)
-    locator, least = encoder.locator, least_share(encoder.scores)
+    locator = encoder.locator
     chosen = locator.size(size)
     vectors = encoder.encode_text(asked, templates=template or encoder.templates)
+    least = dict(zip(words, locator.least(vectors), strict=False))
     for folder in (masks, out if several else None):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,10 @@ def locate(
                 unread[str(file)] = str(error)
                 continue
             shares = locator.map(picture, vectors, chosen, refine=refine)
-            found = [regions(one, least=least)[: None if boxes else 1] for one in shares[: len(words)]]
+            found = [
+                regions(one, least=least[word])[: None if boxes else 1]
+                for word, one in zip(words, shares, strict=False)
+            ]
             if out is not None:
                 overlay(picture, shares[: len(words)], words, found).save(
                     out / f"{file.name}.png" if several else out
@@ -95,7 +99,7 @@ def locate(
     output.result(
         model=encoder.provenance(),
         protocol={"words": words, "templates": list(template or encoder.templates), "size": chosen,
-                  "refine": refine, "exact": locator.exact, "least_share": least,
+                  "refine": refine, "exact": locator.exact, "least_shares": least,
                   "mask_ids": {word: n for n, word in enumerate(words, start=1)} if masks else None},
         results=results,
         skipped=unread,

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from headword.data.images import load_numbers
 from headword.data.items import Item, file_item
 from headword.errors import HeadwordError
 from headword.files import expand, read_json
@@ -169,12 +169,9 @@ def _panoptic(path: Path) -> MaskedImages:
 
 def _class_ids(file: Path, places: dict[int, int]) -> Tensor:
     """A mask `[H, W]` as places of classes; an RGB one has R + 256 G + 256² B for ids, as COCO's has."""
-    try:
-        with Image.open(file) as image:
-            array = np.array(image).astype(np.int64)
-    except OSError as error:
-        raise HeadwordError(f"the mask {file} cannot be read: {error}") from error
-    ids = array if array.ndim == 2 else array[..., :3] @ np.array([1, 256, 256**2])
-    known, inverse = np.unique(ids, return_inverse=True)
+    array = load_numbers(file).astype(np.int64)
+    if array.ndim == 3:
+        array = array[..., 0] if array.shape[2] < 3 else array[..., :3] @ np.array([1, 256, 256**2])
+    known, inverse = np.unique(array, return_inverse=True)
     of = np.array([places.get(int(number), _IGNORED) for number in known])
-    return torch.from_numpy(of[inverse].reshape(ids.shape))
+    return torch.from_numpy(of[inverse].reshape(array.shape))

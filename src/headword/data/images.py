@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, TypeVar, Union
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -26,6 +26,8 @@ from headword.files import expand, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Image.Image, "Tensor", bytes]
 """One image: a path, a PIL image, a uint8 tensor `[3, H, W]`, or the bytes of an image file."""
@@ -86,9 +88,10 @@ def load_image(
             unsupported format, or no image; or if `source` is nothing that is accepted.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _load_file(expand(source), shrink_to, inside)
+        path = expand(source)
+        return _of_file(path, inside, lambda file: _load(file, path, shrink_to))
     if isinstance(source, Image.Image):
-        return _finish(source, name_of(source))
+        return _decoded(source, name_of(source), _upright_rgb)
     if is_image_tensor(source):
         return Image.fromarray(source.detach().cpu().permute(1, 2, 0).contiguous().numpy())
     if isinstance(source, bytes):
@@ -108,6 +111,16 @@ def load_image_bytes(
     `max_pixels` (else `MAX_PIXELS`) are refused before any is decoded.
     """
     return _load(io.BytesIO(data), PurePath(name), shrink_to, max_pixels)
+
+
+def load_numbers(source: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
+    """The numbers of an image file as they are, `[H, W]` or `[H, W, channels]`; of a palette the entries'.
+
+    Raises:
+        HeadwordError: as `load_image`.
+    """
+    path = expand(source)
+    return _of_file(path, None, lambda file: _decoded(_bounded(file, path), str(path), np.asarray))
 
 
 def middle(image: Image.Image) -> Image.Image:
@@ -154,10 +167,10 @@ def _too_large(image: Image.Image, name: str) -> HeadwordError:
     )
 
 
-def _load_file(path: Path, shrink_to: int | None, inside: Path | None) -> Image.Image:
+def _of_file(path: Path, inside: Path | None, read: Callable[[BinaryIO], T]) -> T:
     try:
         with open_regular(path, inside=inside) as file:
-            return _load(file, path, shrink_to)
+            return read(file)
     except IsADirectoryError:
         mistake = f"{path} is a folder, not an image; give the images in it, as in {path}/*.jpg"
     except (FileNotFoundError, NotADirectoryError):
@@ -174,6 +187,17 @@ def _load_file(path: Path, shrink_to: int | None, inside: Path | None) -> Image.
 def _load(
     file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int | None = None
 ) -> Image.Image:
+    image = _bounded(file, path, max_pixels)
+    width, height = image.size
+    scale = 1.0 if shrink_to is None else shrink_to / min(width, height)
+    if scale < 1 and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
+        # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
+        image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
+    return _decoded(image, str(path), _upright_rgb)
+
+
+def _bounded(file: BinaryIO, path: PurePath, max_pixels: int | None = None) -> Image.Image:
+    """A picture that is not decoded yet, and will not take more memory than it may."""
     max_pixels = max_pixels or MAX_PIXELS
     image = _open(file, path)
     width, height = image.size
@@ -186,11 +210,7 @@ def _load(
         raise HeadwordError(
             f"{path} has more scans than a picture of {width} by {height} pixels can need; {_MEND}"
         )
-    scale = 1.0 if shrink_to is None else shrink_to / min(width, height)
-    if scale < 1 and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
-        # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
-        image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
-    return _finish(image, str(path))
+    return image
 
 
 def _scans(file: BinaryIO) -> int:
@@ -251,11 +271,11 @@ def _open(file: BinaryIO, path: PurePath) -> Image.Image:
     )
 
 
-def _finish(image: Image.Image, name: str) -> Image.Image:
-    """Decode, rotate and convert to RGB."""
+def _decoded(image: Image.Image, name: str, convert: Callable[[Image.Image], T]) -> T:
+    """What a picture is converted to, once it is decoded."""
     try:
         _decode(image)
-        return _rgb(_upright(image))
+        return convert(image)
     except MemoryError:
         raise _too_large(image, name) from None
     except Exception as error:
@@ -270,6 +290,10 @@ def _decode(image: Image.Image) -> None:
     with _LARGE, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image.load()
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from headword.aligners import Aligner
+from headword.aligners.pairs import Pairs
 from headword.dense.places import DenseFeatures, DenseReader, place_readers
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.given import given
+from headword.scoring.probabilities import Scores, taught_rows
 
 SMALLEST, LARGEST = 32, 2048
 """Sides in pixels that a picture may be read at."""
@@ -28,6 +30,8 @@ FINER = 4
 """The default size over the classifier's own: 896 pixels for one of 224."""
 
 _STEP = 32  # pixels; what backbones shrink by
+_FITS = 3.0
+_MOST_ROWS = 4_000
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Locator:
 
     vision: VisionEncoder
     aligner: Aligner
+    pairs: Pairs | None
+    scores: Scores
     scales: tuple[float, ...] = (1.0, 0.5)
     """Of the size: the passes that a refined map is the mean of."""
     blur: float = 1.0
@@ -103,11 +109,33 @@ class Locator:
 
     def map(self, picture: Image.Image, words: Tensor, size: int, *, refine: bool) -> Tensor:
         """The map `[L, h, w]` of one RGB picture."""
+        return self.maps(self.read(picture, size, refine=refine), words, refine=refine)
+
+    def read(self, picture: Image.Image, size: int, *, refine: bool) -> list[list[DenseFeatures]]:
+        """The places of one RGB picture, a pass a size and in it a backbone each; words come afterwards."""
         if not refine:
-            return self.shares(self._read(picture, size, own=size == self.own_size), words)
+            return [self._read(picture, size, own=size == self.own_size)]
         sizes = {max(round(size * scale), min(size, self.own_size)) for scale in self.scales}
-        passes = [self.shares(self._read(picture, one), words) for one in sorted(sizes, reverse=True)]
-        return self.refined(passes)
+        return [self._read(picture, one) for one in sorted(sizes, reverse=True)]
+
+    def maps(self, passes: Sequence[list[DenseFeatures]], words: Tensor, *, refine: bool) -> Tensor:
+        """The map `[L, h, w]` of unit-norm words `[L, D]` over what `read` gave."""
+        shares = [self.shares(parts, words) for parts in passes]
+        return self.refined(shares) if refine else shares[0]
+
+    def least(self, words: Tensor) -> list[float]:
+        """The share that the strongest place of each of the words `[L, D]` has, where they fit at all.
+
+        Three times how far the head's own rows differ in what they say of the word: little for a word that
+        the head hardly knows. Without rows it is three times the threshold from which a label holds.
+        """
+        if self.pairs is None:
+            return [_FITS * self.scores.threshold] * len(words)
+        known = taught_rows(self.pairs)
+        known = known.sample(_MOST_ROWS, seed=0) if len(known) > _MOST_ROWS else known
+        with torch.inference_mode():
+            rows = self.aligner.image(known.image.to(self.aligner.centre_))
+            return (_FITS * (words.to(rows) @ rows.T).std(dim=1)).tolist()  # type: ignore[no-any-return]
 
     def refined(self, passes: Sequence[Tensor]) -> Tensor:
         """Maps `[L, h, w]` of a picture, the finest first, as one: smooth, averaged, pulled to the middle."""

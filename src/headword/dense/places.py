@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from headword.dense.folding import Folding, Norms
 from headword.encoders.joint_vision import JointClassifier
 from headword.encoders.vision import Reader, VisionEncoder, VisionSource
 from headword.errors import HeadwordError
@@ -71,6 +72,8 @@ class DenseReader:
     loss: _Loss
     encoder: VisionEncoder
     reader: Reader
+    folded: dict[int, tuple[Tensor, Tensor]]
+    """Weights and bias of convolutions, by number, that do their batch norm's work."""
     black: Tensor
     """`[3]`, what the transform makes of the darkest level, and `white` of the brightest."""
     white: Tensor
@@ -90,7 +93,7 @@ class DenseReader:
             HeadwordError: if the model does not take this size.
         """
         height, width = pixels.shape[-2:]
-        split = _Split(self.loss, (height, width))
+        split = _Split(self.loss, (height, width), Norms(self.folded))
         try:
             rows = _run(self.encoder, self.reader, pixels, split)
         except _REFUSALS as error:
@@ -146,7 +149,7 @@ def _reader(encoder: VisionEncoder, source: VisionSource, reader: Reader) -> Den
         raise HeadwordError(
             f"{source.name} cannot say where: its transform does more than resize, crop and normalise"
         )
-    found = DenseReader(source, watch.loss, encoder, reader, black, white)
+    found = DenseReader(source, watch.loss, encoder, reader, watch.folding.folded(), black, white)
     try:
         places = found(pixels)
     except HeadwordError:
@@ -192,11 +195,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.loss: _Loss | None = None
+        self.folding = Folding()
         self.means = self.attentions = self.tokens = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name, first = _name(func), out[0] if isinstance(out, (tuple, list)) else out
+        self.folding.watch(name, args, out)
         if not isinstance(first, Tensor) or not args or not isinstance(args[0], Tensor):
             return out
         if _pooled_axes(name, args, first):
@@ -217,14 +222,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Split(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes a batch of the whole and its places, of a picture (H, W), where they are lost."""
 
-    def __init__(self, loss: _Loss, size: tuple[int, int]) -> None:
+    def __init__(self, loss: _Loss, size: tuple[int, int], norms: Norms) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.loss, self.size = loss, size
+        self.loss, self.size, self.norms = loss, size, norms
         self.grid = (0, 0)
         self.rows = self.means = self.attentions = self.tokens = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = _name(func), kwargs or {}
+        if (folded := self.norms(name, func, args, kwargs)) is not None:
+            return folded
         if self.rows:
             args = self._as_rows(name, args)
             norm = name in ("layer_norm", "rms_norm") and args[0].shape[0] == self.rows

@@ -10,12 +10,10 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from headword.dense.maps import resized
-from headword.scoring.probabilities import Scores
 
 BACKGROUND = ("background", "sky", "ground", "wall")
 """Words that compete for places with those that masks are asked for."""
 
-_FITS = 4.0  # times the cosine from which a label holds, what the strongest place must say
 _LEVEL = 0.5  # of the way from a map's median to its peak; what is above belongs to a region
 _PRIOR = 0.6  # of a label's mean share, which its places lose: the main thing wins everywhere otherwise
 _ROWS = 1 << 24  # numbers that are in memory at once, of maps at the size of a picture
@@ -34,11 +32,6 @@ class Region:
     """(x, y) of its strongest place."""
     share: float
     """That place's share of the cosine."""
-
-
-def least_share(scores: Scores) -> float:
-    """The share that the strongest place of fitting words has, by the model's own threshold of labels."""
-    return _FITS * scores.threshold
 
 
 def regions(shares: Tensor, *, least: float = 0.0) -> list[Region]:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from headword.data.boxes_and_masks import read_boxes, read_masks
@@ -41,23 +42,28 @@ class DenseTask(Task):
     images: tuple[Item, ...]
     names: tuple[str, ...]
 
-    def maps(self, model: DualEncoder, progress: Progress | None) -> Iterator[tuple[int, Tensor]]:
-        """The place of each picture that can be read, and its map `[C, h, w]`; fills `skipped`."""
+    def pictures(self, size: int, progress: Progress | None) -> Iterator[tuple[int, Image.Image]]:
+        """The place of each picture that can be read, and it at a size or larger; fills `skipped`."""
         self.skipped: dict[int, str] = {}
-        templates = self.protocol.templates or model.templates
-        words = model.encode_text(check_labels(list(self.names)), templates=templates)
-        size = model.locator.size(None)
         for n, item in enumerate(self.images):
             try:
                 picture = item.read(size)
             except HeadwordError as error:
                 self.skipped[n] = str(error)
                 continue
-            yield n, model.locator.map(picture, words, size, refine=True)
+            yield n, picture
             if progress is not None:
                 progress(n + 1, len(self.images))
         if len(self.skipped) == len(self.images):
             raise HeadwordError(f"none of {len(self.images)} images could be read: {self.skipped[0]}")
+
+    def maps(self, model: DualEncoder, progress: Progress | None) -> Iterator[tuple[int, Tensor]]:
+        """The place of each picture that can be read, and its map `[C, h, w]`; fills `skipped`."""
+        templates = self.protocol.templates or model.templates
+        words = model.encode_text(check_labels(list(self.names)), templates=templates)
+        size = model.locator.size(None)
+        for n, picture in self.pictures(size, progress):
+            yield n, model.locator.map(picture, words, size, refine=True)
 
     def outcome(
         self, model: DualEncoder, metrics: dict[str, float], metric: str, notes: Iterable[str]
@@ -139,14 +145,12 @@ class Segmentation(DenseTask):
 
     def _probed(self, model: DualEncoder, progress: Progress | None) -> Outcome:
         """By a linear layer on the features of places."""
-        self.skipped = {}
-        order = arrival(len(self.images), self.protocol.seed).tolist()
+        pictures = self.pictures(model.locator.size(None), progress)
+        cells = {n: model.locator.features(picture) for n, picture in pictures}
+        if len(cells) < 2:
+            raise HeadwordError("a probe needs two pictures with masks at least, one to test on")
+        order = [n for n in arrival(len(self.images), self.protocol.seed).tolist() if n in cells]
         half = len(order) // 2
-        cells: dict[int, Tensor] = {}
-        for done, n in enumerate(order, start=1):
-            cells[n] = model.locator.features(self.images[n].read(model.locator.size(None)))
-            if progress is not None:
-                progress(done, len(order))
         train, test = ([(cells[n], self.masks[n]()) for n in some] for some in (order[:half], order[half:]))
         counts = probe_places(train, test, len(self.names))
         note = f"a linear layer on features of places, trained on {half} pictures and tested on the others"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from headword.data.shapes.drawing import draw
+from headword.data.shapes.drawing import draw, masks
 from headword.data.shapes.scene import (
     COLOURS,
     RELATIONS,
@@ -84,6 +84,10 @@ class Shapes:
     def picture(self, index: int) -> Image.Image:
         """An example's picture alone."""
         return draw(self.scene(index), self._dice("picture", index), self.size)
+
+    def masks(self, index: int) -> list[tuple[Group, Image.Image]]:
+        """What each shape of an example is, and its pixels: white in a picture that is black elsewhere."""
+        return masks(self.scene(index), self._dice("picture", index), self.size)
 
     def text(self, index: int) -> tuple[tuple[str, ...], str]:
         """An example's captions and the re-written one, without its picture."""

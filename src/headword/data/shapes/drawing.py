@@ -24,9 +24,29 @@ _TRIES = 200
 
 def draw(scene: Scene, dice: Dice, size: int) -> Image.Image:
     """The scene as an RGB picture of `size` × `size` pixels."""
-    side = size * _FINER
-    picture = _background(dice).resize((side, side), Image.Resampling.BILINEAR)
-    pen = ImageDraw.Draw(picture)
+    background, shapes = _drawn(scene, dice, size * _FINER)
+    pen = ImageDraw.Draw(background)
+    for _, outline, ink in shapes:
+        pen.polygon(outline, fill=ink)
+    return background.reduce(_FINER)
+
+
+def masks(scene: Scene, dice: Dice, size: int) -> list[tuple[Group, Image.Image]]:
+    """Each shape of the picture that `draw` makes of the same dice, and where it is: white on black."""
+    found = []
+    for group, outline, _ in _drawn(scene, dice, size)[1]:
+        mask = Image.new("L", (size, size))
+        ImageDraw.Draw(mask).polygon(outline, fill="white")
+        found.append((group, mask))
+    return found
+
+
+def _drawn(
+    scene: Scene, dice: Dice, side: int
+) -> tuple[Image.Image, list[tuple[Group, list[Point], tuple[int, ...]]]]:
+    """The background, and each shape's outline on it and ink."""
+    background = _background(dice).resize((side, side), Image.Resampling.BILINEAR)
+    shapes = []
     for group, (x, y), radius in _placed(scene, dice):
         turn = dice.between(-_TILT, _TILT)
         ink = tuple(_tinted(channel, dice) for channel in COLOURS[group.colour])
@@ -35,8 +55,8 @@ def draw(scene: Scene, dice: Dice, size: int) -> Image.Image:
             (side * (x + cosine * u - sine * v), side * (y + sine * u + cosine * v))
             for u, v in _OUTLINES[group.shape]
         ]
-        pen.polygon(outline, fill=ink)
-    return picture.reduce(_FINER)
+        shapes.append((group, outline, ink))
+    return background, shapes
 
 
 def _background(dice: Dice) -> Image.Image:
