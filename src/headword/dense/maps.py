@@ -105,23 +105,22 @@ class Locator:
 
     def features(self, picture: Image.Image) -> Tensor:
         """The features `[d, h, w]` of an RGB picture's places, by one pass at the default size."""
-        return self._joined(self._read(picture, self.size(None)))
+        return self._joined(self.read(picture, self.size(None)))
 
     def map(self, picture: Image.Image, words: Tensor, size: int, *, refine: bool) -> Tensor:
         """The map `[L, h, w]` of one RGB picture."""
-        return self.maps(self.read(picture, size, refine=refine), words, refine=refine)
-
-    def read(self, picture: Image.Image, size: int, *, refine: bool) -> list[list[DenseFeatures]]:
-        """The places of one RGB picture, a pass a size and in it a backbone each; words come afterwards."""
         if not refine:
-            return [self._read(picture, size, own=size == self.own_size)]
-        sizes = {max(round(size * scale), min(size, self.own_size)) for scale in self.scales}
-        return [self._read(picture, one) for one in sorted(sizes, reverse=True)]
+            return self.shares(self.read(picture, size, own=size == self.own_size), words)
+        return self.maps([self.read(picture, one) for one in self.sizes(size)], words)
 
-    def maps(self, passes: Sequence[list[DenseFeatures]], words: Tensor, *, refine: bool) -> Tensor:
-        """The map `[L, h, w]` of unit-norm words `[L, D]` over what `read` gave."""
-        shares = [self.shares(parts, words) for parts in passes]
-        return self.refined(shares) if refine else shares[0]
+    def sizes(self, size: int) -> list[int]:
+        """What a refined map is read at, the largest first."""
+        found = {max(round(size * scale), min(size, self.own_size)) for scale in self.scales}
+        return sorted(found, reverse=True)
+
+    def maps(self, passes: Sequence[list[DenseFeatures]], words: Tensor) -> Tensor:
+        """The refined map `[L, h, w]` of unit-norm words `[L, D]` over a picture that was read at `sizes`."""
+        return self.refined([self.shares(parts, words) for parts in passes])
 
     def least(self, words: Tensor) -> list[float]:
         """The share that the strongest place of each of the words `[L, D]` has, where they fit at all.
@@ -162,7 +161,7 @@ class Locator:
         height, width = max((part.cells.shape[1:] for part in parts), key=lambda grid: grid[0] * grid[1])
         return torch.cat([part.resized(height, width).cells for part in parts])
 
-    def _read(self, picture: Image.Image, size: int, *, own: bool = False) -> list[DenseFeatures]:
+    def read(self, picture: Image.Image, size: int, *, own: bool = False) -> list[DenseFeatures]:
         """A picture's places: all of it at a size, or just what the classifier itself would read."""
         parts = []
         for reader in self.readers:

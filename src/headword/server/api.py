@@ -37,7 +37,7 @@ from headword.search.filter import Condition, parse
 from headword.search.index import Index
 from headword.search.query import Query
 from headword.search.tagging import tag_index
-from headword.server import lessons, schemas
+from headword.server import lessons, maps, schemas
 from headword.server.guard import without_folders
 from headword.server.model_thread import Overloaded
 from headword.server.schemas import K
@@ -105,9 +105,10 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service, app.state.token = service, token
-    app.state.teacher = lessons.Teacher(service)
+    app.state.teacher, app.state.mapper = lessons.Teacher(service), maps.Mapper(service)
     app.include_router(router)
-    app.include_router(lessons.router, dependencies=[Depends(_check_token)], responses=ERRORS)
+    for other in (lessons.router, maps.router):
+        app.include_router(other, dependencies=[Depends(_check_token)], responses=ERRORS)
     for kind in (*STATUSES, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
