@@ -46,22 +46,20 @@ def run(
 ) -> dict[str, Any]:
     """Train what is not there yet, and measure it."""
     logging.disable(logging.WARNING)
-    runs = [
-        {"method": method, "seed": seed, **measure(trained(method, seed, pairs), pictures)}
-        for seed in range(seeds)
+    runs = {
+        method: [measure(trained(method, seed, pairs), pictures) for seed in range(seeds)]
         for method in ("clip", "superclip")
-    ]
-    names = [name for name in runs[0] if name not in ("method", "seed")]
+    }
     gains = {
-        name: [two[name] - one[name] for one, two in zip(runs[::2], runs[1::2], strict=True)]
-        for name in names
+        name: [two[name] - one[name] for one, two in zip(runs["clip"], runs["superclip"], strict=True)]
+        for name in runs["clip"][0]
     }
     spread = {
         name: {"mean": statistics.fmean(of), "sd": statistics.stdev(of) if len(of) > 1 else None}
         for name, of in gains.items()
     }
     protocol = {"pairs": pairs, "batch": BATCH, "taught": TAUGHT, "tested": pictures}
-    return {"metrics": {"runs": runs, "superclip - clip": spread}, "protocol": protocol}
+    return {"metrics": {**runs, "superclip - clip": spread}, "protocol": protocol}
 
 
 def trained(method: str, seed: int, pairs: int) -> DualEncoder:

@@ -13,7 +13,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, TypeVar, Union
@@ -89,7 +90,8 @@ def load_image(
     """
     if isinstance(source, (str, os.PathLike)):
         path = expand(source)
-        return _of_file(path, inside, lambda file: _load(file, path, shrink_to))
+        with opened_image(path, inside) as file:
+            return _load(file, path, shrink_to)
     if isinstance(source, Image.Image):
         return _decoded(source, name_of(source), _upright_rgb)
     if is_image_tensor(source):
@@ -120,7 +122,8 @@ def load_numbers(source: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
         HeadwordError: as `load_image`.
     """
     path = expand(source)
-    return _of_file(path, None, lambda file: _decoded(_bounded(file, path), str(path), np.asarray))
+    with opened_image(path) as file:
+        return _decoded(_bounded(file, path), str(path), np.asarray)
 
 
 def middle(image: Image.Image) -> Image.Image:
@@ -167,10 +170,13 @@ def _too_large(image: Image.Image, name: str) -> HeadwordError:
     )
 
 
-def _of_file(path: Path, inside: Path | None, read: Callable[[BinaryIO], T]) -> T:
+@contextmanager
+def opened_image(path: Path, inside: Path | None = None) -> Iterator[BinaryIO]:
+    """A picture's file, within a folder, links followed; what keeps it from being read is one line."""
     try:
         with open_regular(path, inside=inside) as file:
-            return read(file)
+            yield file
+            return
     except IsADirectoryError:
         mistake = f"{path} is a folder, not an image; give the images in it, as in {path}/*.jpg"
     except (FileNotFoundError, NotADirectoryError):
@@ -188,18 +194,17 @@ def _load(
     file: BinaryIO, path: PurePath, shrink_to: int | None, max_pixels: int | None = None
 ) -> Image.Image:
     image = _bounded(file, path, max_pixels)
-    width, height = image.size
-    scale = 1.0 if shrink_to is None else shrink_to / min(width, height)
-    if scale < 1 and image.format == "JPEG" and max(width, height) > SHRINK_ABOVE:
+    scale = 1.0 if shrink_to is None else shrink_to / min(image.size)
+    if scale < 1 and image.format == "JPEG" and max(image.size) > SHRINK_ABOVE:
         # Draft mode never goes below the size that is asked for, so the ratio is kept by both sides.
-        image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
+        image.draft(image.mode, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
     return _decoded(image, str(path), _upright_rgb)
 
 
 def _bounded(file: BinaryIO, path: PurePath, max_pixels: int | None = None) -> Image.Image:
     """A picture that is not decoded yet, and will not take more memory than it may."""
     max_pixels = max_pixels or MAX_PIXELS
-    image = _open(file, path)
+    image = open_image(file, path)
     width, height = image.size
     if width * height > max_pixels:
         raise HeadwordError(
@@ -235,7 +240,7 @@ def register_formats() -> None:
     pillow_heif.register_heif_opener(thumbnails=False)
 
 
-def _open(file: BinaryIO, path: PurePath) -> Image.Image:
+def open_image(file: BinaryIO, path: PurePath) -> Image.Image:
     """`PIL.Image.open` without its warning about large pictures, which cannot be silenced thread-safely.
 
     Formats without a signature are tried for files with their suffix alone: they take any text for an image.

@@ -39,13 +39,13 @@ class Folding:
         for number, users in self._users.items():
             weight, bias = self._weights[number]
             if len(users) == 1 and users[0] is not None and weight.dtype == torch.float32:
-                found[number] = _fold(weight, bias, *users[0][1:5], users[0][7])
+                found[number] = _fold(weight, bias, *users[0][1:5], epsilon=users[0][7])
         return found
 
 
 def _fold(
     weight: Tensor, bias: Tensor | None, gain: Tensor | None, shift: Tensor | None,
-    mean: Tensor, variance: Tensor, epsilon: float,
+    mean: Tensor, variance: Tensor, *, epsilon: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     scale = (variance + epsilon).rsqrt() * (1.0 if gain is None else gain)
     centre = mean if bias is None else mean - bias

@@ -134,7 +134,7 @@ class Locator:
         known = known.sample(_MOST_ROWS, seed=0) if len(known) > _MOST_ROWS else known
         with torch.inference_mode():
             rows = self.aligner.image(known.image.to(self.aligner.centre_))
-            return (_FITS * (words.to(rows) @ rows.T).std(dim=1)).tolist()  # type: ignore[no-any-return]
+            return (_FITS * (words.to(rows) @ rows.T).std(dim=1)).tolist()
 
     def refined(self, passes: Sequence[Tensor]) -> Tensor:
         """Maps `[L, h, w]` of a picture, the finest first, as one: smooth, averaged, pulled to the middle."""

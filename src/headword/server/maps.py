@@ -49,7 +49,9 @@ class WordMap(BaseModel):
     """Where some words are."""
 
     words: str
-    levels: list[list[int]] = Field(description="Rows of places, 0 for the least that one says, 255 the most.")
+    levels: list[list[int]] = Field(
+        description="Rows of places, 0 for the least that one says, 255 the most."
+    )
     regions: list[WordRegion] = Field(description="The strongest first; none where the words are nowhere.")
 
 
