@@ -48,7 +48,7 @@ def smallest(family: str) -> str:
         signs = [n for n, sign in enumerate(SMALL) if sign in name]
         return name.startswith("test_"), min(signs, default=len(SMALL)), len(name)
 
-    return min(timm.list_models(module=family), key=rank)
+    return str(min(timm.list_models(module=family), key=rank))
 
 
 def tried(name: str) -> dict[str, Any]:
