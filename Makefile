@@ -22,6 +22,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/check.py
 
 # Built, checked, installed into an environment that holds nothing else, and used from there.
 WHEEL_ENV ?= build/wheel-env

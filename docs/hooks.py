@@ -1,7 +1,9 @@
-"""What MkDocs does for headword's site: the command reference, and what pages link outside docs/."""
+"""What MkDocs does for the site: the command reference, notebooks, and what pages link outside docs/."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 from pathlib import Path
@@ -25,7 +27,32 @@ def on_files(files: Files, config: Any) -> Files:
         text = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
+    for notebook in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        files.append(
+            File.generated(config, f"notebooks/{notebook.stem}.md", content=page_of(notebook, config, files))
+        )
     return files
+
+
+def page_of(notebook: Path, config: Any, files: Files) -> str:
+    """A notebook as Markdown: its cells, and what they put out."""
+    parts = []
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(
+            f"```python\n{source}\n```" if cell["cell_type"] == "code" else source.replace(".ipynb)", ".md)")
+        )
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"notebooks/{notebook.stem}-{len(parts)}.png"
+                files.append(File.generated(config, name, content=base64.b64decode(data["image/png"])))
+                parts.append(f"![What the cell above shows]({Path(name).name})")
+            else:
+                text = "".join(output.get("text") or data["text/plain"])
+                parts.append(f"```text\n{text}\n```")
+    parts.append(f"[The notebook itself](../docs/notebooks/{notebook.name})")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from headword.cli import app
 from headword.data.gallery import gallery
+from headword.search import Index
+from support.serving import served
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?^```(python|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -47,6 +49,8 @@ def test_tutorial(page: Path, folder: Path) -> None:
                 run(line)
     if "right" in names:
         assert names["right"] > 0.8, "digits by words"
+    if page.stem == "teach-and-export":
+        assert names["label"] == "a cat"
 
 
 def run(line: str) -> None:
@@ -56,7 +60,28 @@ def run(line: str) -> None:
     program, *arguments = shlex.split(line, comments=True)
     if program == "python":
         runpy.run_path(arguments[0], run_name="__main__")
+    elif arguments[0] == "app":
+        click(arguments[1])
     else:
         assert program == "headword"
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def click(index: str) -> None:
+    """What a reader does on the page of `headword app`."""
+    right = {
+        "cat.png": "a cat",
+        "flower.jpg": "a flower",
+        "rocket.jpg": "a rocket",
+        "coins.png": "something else",
+    }
+    answers = [{"path": path, "label": label} for path, label in right.items()]
+    with served(Index.open(index)) as live:
+        for route, body in (
+            ("/tag", {"labels": list(right.values())}),
+            ("/lesson", {"labels": list(right.values())}),
+            ("/lesson/answers", {"answers": answers}),
+            ("/lesson/classifier", {}),
+        ):
+            assert live.post(route, body).status == 200, route

@@ -85,8 +85,8 @@ def from_sentence_transformers(name: str) -> TextSource:
         )
 
     def embed(texts: list[str]) -> Tensor:
-        options = {"batch_size": len(texts), "show_progress_bar": False, "device": str(model.device)}
-        vectors: Tensor = model.encode(texts, convert_to_tensor=True, **options)
+        options: dict[str, Any] = {"batch_size": len(texts), "show_progress_bar": False}
+        vectors: Tensor = model.encode(texts, convert_to_tensor=True, device=str(model.device), **options)
         return vectors
 
     def save(target: Path) -> str:

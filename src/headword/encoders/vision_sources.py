@@ -80,7 +80,8 @@ def from_timm(name: str) -> VisionSource:
     hub.refuse_path(name, "a timm or transformers model")
     name, _, revision = name.partition("@")
     _check_timm_name(name)
-    repo = timm.models.get_pretrained_cfg(name).hf_hub_id
+    known = timm.models.get_pretrained_cfg(name)
+    repo = None if known is None else known.hf_hub_id
     if repo is None:  # its weights are on a page of somebody's
         with hub.loading(name):
             return _timm_source("timm", hub.Place(Path(), name), timm.create_model(name, pretrained=True))
@@ -128,9 +129,9 @@ def _timm_source(kind: str, place: hub.Place, model: nn.Module) -> VisionSource:
         plain = copy.deepcopy(model)
         for tensor in (*plain.parameters(), *plain.buffers()):
             tensor.data = tensor.data.contiguous()  # as safetensors wants them
-        options = {"model_config": {"pretrained_cfg": config}, "safe_serialization": True}
+        about = {"pretrained_cfg": config}
         with hub.silent():
-            save_for_hf(plain, folder / "vision", **options)
+            save_for_hf(plain, str(folder / "vision"), model_config=about, safe_serialization=True)
         if kind == "module":
             _check_copy(plain, folder / "vision")
         return "vision"
