@@ -48,7 +48,7 @@ TERMINALS = {
     "teach": [
         'headword teach model --labels "a cat,a temple,a flower" --examples shown --out taught --overwrite'
     ],
-    "embed": ["headword embed model holiday --out features --overwrite"],
+    "embed": ["headword embed model holiday --out features"],
     "train": ["headword train --data shapes:images=512 --steps 40 --batch-size 32 --out run"],
 }
 """Names of pictures, and the commands on them."""

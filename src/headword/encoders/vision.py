@@ -18,10 +18,8 @@ from headword.errors import HeadwordError
 from headword.head.finding import Head, HeadReader
 from headword.head.names import ClassName, duplicate_names
 
-Vision: TypeAlias = (
-    "str | os.PathLike[str] | nn.Module | VisionSource | VisionEncoder "
-    "| Sequence[str | os.PathLike[str] | VisionSource | VisionEncoder]"
-)
+_Named: TypeAlias = "str | os.PathLike[str] | VisionSource | VisionEncoder"
+Vision: TypeAlias = "_Named | nn.Module | Sequence[_Named]"
 """What `load_vision` takes."""
 
 Transform = Callable[[Image.Image], Tensor]
