@@ -14,7 +14,9 @@ import http.server
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -41,10 +43,9 @@ class Links(HTMLParser):
                 self.places.add(value)
 
 
-def broken_links(site: Path) -> list[str]:
+def broken_links(site: Path) -> Iterator[str]:
     """Links within the site that lead nowhere."""
     pages = {page: Links(page) for page in sorted(site.rglob("*.html"))}
-    wrong = []
     for page, links in pages.items():
         for link in links.to:
             target, place = urldefrag(link)
@@ -56,8 +57,7 @@ def broken_links(site: Path) -> list[str]:
             if file.is_dir():
                 file /= "index.html"
             if not file.is_file() or (place and file in pages and unquote(place) not in pages[file].places):
-                wrong.append(f"{page.relative_to(site)}: {link}")
-    return wrong
+                yield f"{page.relative_to(site)}: no such place as {link}"
 
 
 def chromium() -> str | None:
@@ -65,14 +65,13 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def faults(site: Path, screenshots: Path | None) -> list[str]:
+def faults(site: Path, screenshots: Path | None) -> Iterator[str]:
     """What a browser finds wrong with the pages."""
     from playwright.sync_api import sync_playwright
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home = f"http://127.0.0.1:{server.server_port}/"
-    wrong: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         for width, scheme in SEEN:
@@ -82,7 +81,8 @@ def faults(site: Path, screenshots: Path | None) -> list[str]:
             for file in sorted(site.rglob("*.html")):
                 name = file.relative_to(site).as_posix()
                 page.goto(home + name)
-                wrong += [f"{name} at {width}, {scheme}: {what}" for what in (*said, *seen(page, width))]
+                for what in (*said, *seen(page, width)):
+                    yield f"{name} at {width}, {scheme}: {what}"
                 said.clear()
                 if screenshots is not None:
                     screenshots.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,6 @@ def faults(site: Path, screenshots: Path | None) -> list[str]:
             page.close()
         browser.close()
     server.shutdown()
-    return wrong
 
 
 def listen(page: Any, home: str, said: list[str]) -> None:
@@ -125,13 +124,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def main() -> None:
     """Print what is wrong, and fail where something is."""
     site = Path(sys.argv[1] if len(sys.argv) > 1 else "build/site").resolve()
-    wrong = [f"broken link on {line}" for line in broken_links(site)]
+    wrong = broken_links(site)
     if chromium():
-        wrong += faults(site, Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+        wrong = chain(wrong, faults(site, Path(sys.argv[2]) if len(sys.argv) > 2 else None))
     else:
-        print("no chromium: only links are checked")
-    print("\n".join(wrong) or "no fault found")
-    sys.exit(bool(wrong))
+        print("no Chromium: only links are checked")
+    failed = False
+    for line in wrong:
+        failed = True
+        print(line, flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def page_of(notebook: Path, config: Any, files: Files) -> str:
             else:
                 text = "".join(output.get("text") or data["text/plain"])
                 parts.append(f"```text\n{text}\n```")
-    parts.append(f"[The notebook itself](../docs/notebooks/{notebook.name})")
+    parts.append(f"[The notebook itself]({notebook.name})")
     return "\n\n".join(parts)
 
 
