@@ -32,7 +32,7 @@ SHORTER = {
     "steps=1500": "steps=2",
     'open_clip.create_model("ViT-B-32")': "tiny_clip()",
     '"embedded:lite1", "embedded:lite2"])': '"embedded:lite1"], words="plain")',
-    'recycle(aligner=': 'recycle(words="plain", aligner=',
+    "recycle(aligner=": 'recycle(words="plain", aligner=',
     'recycle("embedded", centre_on': 'recycle("embedded", words="plain", centre_on',
 }
 """What would take minutes or gigabytes, and what is run for it."""
