@@ -55,3 +55,21 @@ def test_pipeline_search_and_calibration(model, paths):
     assert search.best_score_ == 1.0
     calibrated = CalibratedClassifierCV(pipeline, cv=2).fit(paths, y)
     assert calibrated.predict(paths).tolist() == y
+
+
+@pytest.mark.parametrize("labels", [["an elk", "ant", "bee"], ["ant", "bee"]])
+def test_words_that_are_taught_in_search_and_calibration(model, labels):
+    random = np.random.default_rng(0)
+    y = [labels[n % len(labels)] for n in range(36)]
+    features = random.random((36, 16)) + 2 * np.eye(16)[np.arange(36) % len(labels)]
+    features = features.astype(np.float32)
+    classifier = model.classifier(labels)
+    grid = {"templates": ["{}", "a photo of {}"], "none_of_these": [False, True]}
+    search = GridSearchCV(classifier, grid, cv=3, error_score="raise").fit(features, y)
+    assert search.best_score_ > 0.9
+    calibrated = CalibratedClassifierCV(classifier, cv=3).fit(features, y)
+    assert calibrated.predict(features).tolist() == y
+    assert make_pipeline("passthrough", classifier).fit(features, y).score(features, y) == 1.0
+    if len(labels) == 2:
+        logits = classifier.image_logits(features)
+        np.testing.assert_array_equal(classifier.decision_function(features), logits[:, 1] - logits[:, 0])

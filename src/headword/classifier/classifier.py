@@ -65,8 +65,7 @@ class Classifier(Estimator, Exportable):
     docs/teach.md.
 
     It has scikit-learn's interface (`get_params`, `set_params`, `clone`, `score`, tags) without importing
-    scikit-learn, and is ready as it is: words are all it needs. `decision_function` gives a column for each
-    label even where there are two.
+    scikit-learn, and is ready as it is: words are all it needs.
 
     Args:
         model: what encodes pictures and words.
@@ -221,7 +220,7 @@ class Classifier(Estimator, Exportable):
 
     # ---- from pictures, as scikit-learn has it
 
-    def decision_function(
+    def image_logits(
         self,
         X: object,
         *,
@@ -234,8 +233,7 @@ class Classifier(Estimator, Exportable):
 
         Args:
             X: whatever `DualEncoder.encode_image` takes, features `[N, d]` included.
-            collection: as in `logits`.
-            prior: as in `logits`.
+            collection: as in `logits`, as is `prior`.
             centre: as in `DualEncoder.encode_image`.
             batch_size: images that go through the model together.
 
@@ -246,16 +244,18 @@ class Classifier(Estimator, Exportable):
         embeddings = self.model.encode_image(X, batch_size=batch_size, centre=centre)
         return self.logits(embeddings, collection=collection, prior=prior).numpy()
 
+    def decision_function(self, X: object, **options: Any) -> NDArray[np.float32]:
+        """`image_logits`; of two labels, as scikit-learn has it, the second's less the first's, `[N]`."""
+        logits = self.image_logits(X, **options)
+        return logits if self.multi_label or logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
+
     def predict_proba(self, X: object, **options: Any) -> NDArray[np.float32]:
-        """Probabilities `[N, L]` of images; arguments as of `decision_function`."""
-        return self.probabilities(torch.from_numpy(self.decision_function(X, **options))).numpy()
+        """Probabilities `[N, L]` of images; arguments as of `image_logits`."""
+        return self.probabilities(torch.from_numpy(self.image_logits(X, **options))).numpy()
 
     def predict(self, X: object, **options: Any) -> NDArray[Any]:
-        """The best label of each image `[N]`; with `multi_label` which labels each has, `[N, L]` of 0 and 1.
-
-        Arguments as of `decision_function`.
-        """
-        logits = self.decision_function(X, **options)
+        """The best label of each image `[N]`; with `multi_label` which each has, `[N, L]` of 0 and 1."""
+        logits = self.image_logits(X, **options)
         return (logits >= 0).astype(int) if self.multi_label else self.classes_[logits.argmax(axis=1)]
 
     def score(self, X: object, y: Any, sample_weight: Any = None) -> float:
@@ -387,7 +387,7 @@ class Classifier(Estimator, Exportable):
             for name in ("taught", "weight", "bias"):
                 self.__dict__.pop(name, None)
             self.examples_ = examples
-            _ = self.taught
+            _ = self.weight, self.bias
         except HeadwordError:
             self.__dict__.clear()
             self.__dict__.update(before)

@@ -129,6 +129,8 @@ def judgements(y: Any, labels: Sequence[str], *, several: bool, wrong: bool = Fa
         HeadwordError: for a label that is none, with those that are near.
     """
     said, unsaid = (-1, 0) if wrong else (1, -1 if several else 0)
+    if y is None:
+        raise HeadwordError("y is None: each picture needs a label")
     given = y.tolist() if isinstance(y, np.ndarray | Tensor) else list(y)
     if several and _is_grid(given, len(labels)):
         grid = torch.tensor(given)
