@@ -336,15 +336,20 @@ def _answer(what: str, error: BaseException) -> str | None:
     if errors.RepositoryNotFoundError in kinds:
         private = f": {login}" if login else " and your account may not read it"
         return f"the hub has no model {what!r}, or it is private{private}"
-    status = getattr(refusals[0].response, "status_code", 0)
-    answer = {
+    return f"cannot download {what!r}: {refusal(refusals[0], 'read it')}"
+
+
+def refusal(error: BaseException, purpose: str) -> str:
+    """What the hub's status means for a purpose ("read it"), in one line."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status >= 500:
+        return f"the hub itself is at fault ({status}); try again later"
+    return {
         401: "the hub does not accept your token (401); log in again with `hf auth login`",
-        403: "the hub forbids it (403); see whether your account or token may read it",
+        403: f"your account or token may not {purpose} (403)",
+        404: "the hub has no such place (404)",
         429: "the hub was asked too often (429); wait some minutes, or log in with `hf auth login`",
     }.get(status, f"the hub answers with status {status}")
-    if status >= 500:
-        answer = f"the hub itself is at fault ({status}); try again later"
-    return f"cannot download {what!r}: {answer}"
 
 
 def _reason(error: BaseException) -> str:

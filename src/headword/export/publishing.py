@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headword.encoders.base import Encoder
-from headword.encoders.hub import hub_unreachable, parse_repository, silent
+from headword.encoders.hub import hub_unreachable, parse_repository, refusal, silent
 from headword.encoders.joint_vision import SEPARATOR
 from headword.errors import HeadwordError
 from headword.export.card import model_card, model_facts
@@ -101,14 +101,7 @@ def _refusals(repo: str) -> Iterator[None]:
     except HeadwordError:
         raise
     except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        why = {
-            401: "the hub does not accept your token (401); log in again with `hf auth login`",
-            403: "your token may not write there (403); is the name yours, and the token one that may write?",
-            404: f"the hub has no place {repo} (404)",
-            429: "the hub was asked too often (429); wait some minutes",
-        }.get(status, f"the hub answers with status {status}; try again later")
-        raise HeadwordError(f"cannot push {repo!r}: {why}") from error
+        raise HeadwordError(f"cannot push {repo!r}: {refusal(error, 'write there')}") from error
     except Exception as error:  # whatever the client's own HTTP library raises
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise HeadwordError(f"cannot push {repo!r}: {line}; nothing of it was committed") from error
