@@ -7,9 +7,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headword import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def result_json(command: str, **parts: Any) -> dict[str, Any]:
@@ -45,3 +48,23 @@ def html_table(title: str, rows: Iterable[Sequence[object]]) -> str:
     cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+
+
+class Table:
+    """What notebooks show as a table, and pyarrow takes as one."""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns, by name, all of one length."""
+        raise NotImplementedError
+
+    def to_arrow(self) -> pa.Table:
+        """The columns as pyarrow's table, of which pandas and polars make their own."""
+        import pyarrow as pa
+
+        return pa.table(self.columns())
+
+    def _repr_html_(self) -> str:
+        columns = self.columns()
+        rows = zip(*columns.values(), strict=True)
+        cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        return html_table(type(self).__name__, [list(columns), *cells])

@@ -27,6 +27,24 @@ def test_a_search_of_paths_names_them(tmp_path):
     assert features.paths is None
     assert torch.equal(features[1], scores)
     assert matches.paths[0][0] in Page(matches._repr_html_()).text
+    table = matches.to_arrow()
+    assert table["query"].to_pylist() == [0, 0, 0, 1, 1, 1]
+    assert table["image"].to_pylist() == [*matches.paths[0], *matches.paths[1]]
+    assert table["score"].to_pylist() == scores.flatten().tolist()
+
+
+def test_what_an_index_finds_is_a_table(tmp_path):
+    model, folder = tiny_model(), draw_many(tmp_path / "drawn", 4)
+    headword.build_index(model, folder, tmp_path / "index")
+    index = headword.Index.open(tmp_path / "index", model=model)
+    hits = index.search(headword.Query("ant"), k=3)
+    assert len(hits) == 3
+    table = hits.to_arrow()
+    assert table.column_names == ["path", "score", "tag", "tag_score"]
+    assert table["path"].to_pylist() == [hit.path for hit in hits]
+    shown = Page(hits._repr_html_()).text
+    assert hits[0].path in shown
+    assert f"{hits[0].score:.3f}" in shown
 
 
 def test_models_and_classifiers_in_a_notebook():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import Self
 
 from headword.extract.given import named_images
-from headword.results import html_table
+from headword.results import Table
 
 
-class Matches(tuple[Tensor, Tensor]):
+class Matches(Table, tuple[Tensor, Tensor]):
     """The best images for each of Q queries, best first: (places `[Q, k]`, scores `[Q, k]`)."""
 
     paths: list[list[str]] | None
@@ -30,11 +31,11 @@ class Matches(tuple[Tensor, Tensor]):
         matches.paths = None if names is None else [[names[place] for place in row] for row in rows]
         return matches
 
-    def _repr_html_(self) -> str:
-        names = self.paths or self[0].tolist()
-        rows = [
-            (query, name, f"{score:.3f}")
-            for query, (row, scores) in enumerate(zip(names, self[1].tolist(), strict=True))
-            for name, score in zip(row, scores, strict=True)
-        ]
-        return html_table("Matches", [("query", "image", "score"), *rows])
+    def columns(self) -> dict[str, list[Any]]:
+        """A row for each match: the query's place, the image's path or place, and the score."""
+        names, (places, scores) = self.paths or self[0].tolist(), self
+        return {
+            "query": [query for query, row in enumerate(places) for _ in row],
+            "image": [name for row in names for name in row],
+            "score": scores.flatten().tolist(),
+        }

@@ -21,14 +21,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headword.search.manifest import read_version
-from headword.search.query import Hit, Query
+from headword.search.query import Hit, Hits, Query
 
 if TYPE_CHECKING:
     from headword.search.building import Changes as Changes
     from headword.search.building import build_index as build_index
     from headword.search.index import Index as Index
 
-__all__ = ["Changes", "Hit", "Index", "Query", "build_index", "read_version"]
+__all__ = ["Changes", "Hit", "Hits", "Index", "Query", "build_index", "read_version"]
 
 _HOMES = {"Index": "index", "Changes": "building", "build_index": "building"}
 

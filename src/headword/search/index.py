@@ -21,7 +21,7 @@ from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
-from headword.search.query import LEAST_MOVE, MOVE, Hit, Query
+from headword.search.query import LEAST_MOVE, MOVE, Hits, Query
 from headword.search.space import Floats
 from headword.search.tagging import tag_index
 from headword.search.version import Version, Where, newest
@@ -152,7 +152,7 @@ class Index:
             "version": manifest.version,
         }
 
-    def search(self, query: Query, *, k: int = 10, where: Where | None = None) -> list[Hit]:
+    def search(self, query: Query, *, k: int = 10, where: Where | None = None) -> Hits:
         """The k images nearest to a query, best first.
 
         Args:
@@ -203,7 +203,7 @@ class Index:
             rows.append(torch.nn.functional.normalize(row + self._judged(query, version), dim=0))
         return torch.stack(rows)
 
-    def nearest(self, vectors: Tensor, *, k: int = 10, where: Where | None = None) -> list[list[Hit]]:
+    def nearest(self, vectors: Tensor, *, k: int = 10, where: Where | None = None) -> list[Hits]:
         """The k images nearest to each unit vector `[Q, D]` of the shared space, best first.
 
         Raises:
@@ -214,20 +214,22 @@ class Index:
         version = self._version
         a, b = version.space(self.model.aligner).affine(vectors)
         return [
-            [version.hit(int(version.places[slot]), float(score)) for slot, score in zip(*best, strict=True)]
+            Hits(
+                version.hit(int(version.places[slot]), float(score))
+                for slot, score in zip(*best, strict=True)
+            )
             for best in version.search(where).top(a, b, k)
         ]
 
-    def browse(self, *, k: int = 100, offset: int = 0, where: Where | None = None) -> list[Hit]:
+    def browse(self, *, k: int = 100, offset: int = 0, where: Where | None = None) -> Hits:
         """Images in the order of their paths, with a score of 0.
 
         Raises:
             HeadwordError: for a bad condition.
         """
         version = self._version
-        return [
-            version.hit(place, 0.0) for place in version.places_where(where)[offset : offset + k].tolist()
-        ]
+        places = version.places_where(where)[offset : offset + k].tolist()
+        return Hits(version.hit(place, 0.0) for place in places)
 
     def count(self, where: Where | None = None) -> int:
         """How many images there are, or satisfy a condition.

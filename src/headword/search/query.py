@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
+from headword.results import Table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,3 +79,11 @@ class Hit:
     """Its label of `headword tag`."""
     tag_score: float | None = None
     """The label's probability."""
+
+
+class Hits(Table, list[Hit]):
+    """Images that were found, best first."""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The fields of the hits, a row for each."""
+        return {field.name: [getattr(hit, field.name) for hit in self] for field in fields(Hit)}
