@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headword.errors import HeadwordError
-from headword.search.catalogue import STATE, Catalogue, Entry, write_catalogue
+from headword.search.catalogue import BY_MODEL, STATE, Catalogue, Entry, write_catalogue
 from headword.search.filter import parse
 from support.filter_attacks import ATTACKS
 
@@ -23,9 +23,9 @@ rows = st.lists(
         st.sampled_from(TEXTS),
         st.sampled_from([0, 1, 2, 10**15]),
         st.sampled_from([0, 10**9, 1_714_521_600 * 10**9, 1_714_566_600 * 10**9, -1]),
-        st.none() | st.sampled_from(TEXTS),
-        st.none() | st.sampled_from([0.0, 0.25, 1.0, 1.5]),
-    ),
+        st.just((None, None))
+        | st.tuples(st.sampled_from(TEXTS), st.sampled_from([0.0, 0.25, 1.0, 1.5])),  # a tag, and its score
+    ).map(lambda row: (*row[:3], *row[3])),
     min_size=1,
     max_size=12,
 )
@@ -95,7 +95,8 @@ def catalogue(folder, table) -> Catalogue:
         for n, (path, size, modified, *_) in enumerate(table)
     ]
     state = {name: np.zeros(len(table), kind) for name, kind in STATE.items()}
-    write_catalogue(folder / "images.sqlite", entries, state, [row[3:] for row in table])
+    tags = [[] if tag is None else [(tag, score, BY_MODEL)] for *_, tag, score in table]
+    write_catalogue(folder / "images.sqlite", entries, state, tags)
     return Catalogue(folder / "images.sqlite", len(table))
 
 

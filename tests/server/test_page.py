@@ -184,6 +184,9 @@ def test_keyboard_alone(page):
     assert not page.locator("#picture").is_visible()
     assert focused(page) == second
     page.keyboard.press("Enter")
+    assert name.text_content() == second.rsplit("/", 1)[-1]
+    page.keyboard.press("Escape")
+    page.keyboard.press("m")
     status(page, "like ")
     assert focused(page) == "words"
     page.keyboard.press("Escape")
@@ -302,7 +305,7 @@ def test_360_pixels_wide(page):
         .filter((e) => !e.closest(".tags, .skip, .unseen")).map((e) => e.getBoundingClientRect().right))"""
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate(widest) <= 360
-    for opener in ("#about-open", "#labels-open", "#grid .open"):
+    for opener in ("#about-open", "#help-open", "#labels-open", "#grid .open"):
         page.locator(opener).first.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.evaluate(widest) <= 360

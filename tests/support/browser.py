@@ -11,9 +11,13 @@ PATIENCE = 20_000  # milliseconds; a busy machine takes its time
 
 
 @contextmanager
-def opened_page(browser, live, pictures: int, width: int = 1280):
+def opened_page(browser, live, pictures: int, width: int = 1280, scheme: str = "light"):
     """The page, loaded and filled; anything it complains about fails the test."""
-    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme="light")
+    context = browser.new_context(
+        viewport={"width": width, "height": 860},
+        color_scheme=scheme,
+        permissions=["clipboard-read", "clipboard-write"],
+    )
     context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     wrong: list[str] = []

@@ -13,6 +13,7 @@ from headword.cli import (  # noqa: F401
     cache,
     classify,
     demo,
+    duplicates,
     embed,
     evaluate,
     explain,

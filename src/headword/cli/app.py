@@ -28,8 +28,8 @@ NOTHING_KEPT = "no result was written; run the same command again"
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
 
 ORDER = (
-    "recycle", "inspect", "classify", "explain", "locate", "embed", "index", "search", "tag", "teach", "app",
-    "evaluate", "export", "push", "train", "demo", "cache",
+    "recycle", "inspect", "classify", "explain", "locate", "embed", "index", "search", "tag", "teach",
+    "duplicates", "app", "evaluate", "export", "push", "train", "demo", "cache",
 )  # fmt: skip
 """The commands in the order of the work."""
 

@@ -5,7 +5,9 @@
     building.py   making and refreshing an index
     draft.py      the next version while it is made, and the journal of an unfinished run
     embedding.py  new files → rows
-    tagging.py    zero-shot labels for all images
+    tagging.py    zero-shot labels for all images, and what is said of them by hand
+    sharing.py    tags written where other programs read them
+    duplicates.py images that are there more than once
     manifest.py   what an index says of itself: its version, its model; one writer at a time
     catalogue.py  a version's images, tags and state: a SQLite file
     filter.py     the language of filters

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headword.data.folders import Found, Scan, scan
+from headword.data.photo import have_more_frames
 from headword.encoders.fingerprint import describe, encoder_identity
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
@@ -22,7 +23,7 @@ from headword.extract.store import HEADER, read_status
 from headword.extract.vectors import StoredFeatures
 from headword.files import expand, printable
 from headword.model import DualEncoder
-from headword.search.catalogue import Entry, Tag, write_catalogue
+from headword.search.catalogue import Entry, write_catalogue
 from headword.search.draft import Draft, begin
 from headword.search.embedding import Embedder
 from headword.search.manifest import NAME, Manifest, is_ours, publish, writing
@@ -142,7 +143,7 @@ def build_index(
         entries, fresh = _known(files, draft)
         embedder = Embedder(draft, job, stored, progress)
         entries.update((entry.path, entry) for entry in embedder.run(fresh))
-        changes = _changes(files, entries, draft)
+        changes = _changes(files, entries, draft, _frames_left_out(root, fresh))
         if not changes.images:
             why = next(iter(changes.unreadable.values()), "none of its files is an image by its ending")
             raise HeadwordError("; ".join([f"there is nothing to index in {root}: {why}", *changes.notes]))
@@ -217,7 +218,17 @@ def _known(files: Scan, draft: Draft) -> tuple[dict[str, Entry], list[Found]]:
     return entries, [file for path, file in fresh.items() if path not in entries]
 
 
-def _changes(files: Scan, entries: dict[str, Entry], draft: Draft) -> Changes:
+def _frames_left_out(root: Path, fresh: list[Found]) -> list[str]:
+    """What to say of new pictures that have more frames than the first."""
+    found = have_more_frames((root / file.path for file in fresh), inside=root)
+    if not found:
+        return []
+    name, more = found[0].relative_to(root), len(found) - 1
+    which = f"{name} and {more:,} more have" if more else f"{name} has"
+    return [f"{which} several frames or pages, of which the first alone is searched"]
+
+
+def _changes(files: Scan, entries: dict[str, Entry], draft: Draft, notes: list[str]) -> Changes:
     """What is different now, by the content of the files that can be read."""
     before = {path: entry.content for path, entry in draft.previous.items() if entry.slot >= 0}
     now = {path: entry.content for path, entry in entries.items() if entry.slot >= 0}
@@ -232,7 +243,7 @@ def _changes(files: Scan, entries: dict[str, Entry], draft: Draft) -> Changes:
         unreadable={path: entry.status for path, entry in entries.items() if entry.slot < 0},
         outside=[printable(path) for path in files.outside],
         mended=len(draft.damaged & now.keys()),
-        notes=tuple(printable(note) for note in files.notes),
+        notes=tuple(printable(note) for note in (*files.notes, *notes)),
     )
 
 
@@ -263,10 +274,11 @@ def commit(
         "taught": taught,
     }
     tags = None if before is None else before.tags
-    labelled: Iterable[Tag] = ()
-    if tags is not None:
-        classifier = tagger(draft.model, tags, taught)
-        labelled = label_all(classifier, slots, rows, state["inverse_norms"], shared)
+    classifier = None if tags is None else tagger(draft.model, tags, taught)
+    said = {
+        n: draft.corrections[entry.path] for n, entry in enumerate(read) if entry.path in draft.corrections
+    }
+    labelled = label_all(classifier, slots, rows, state["inverse_norms"], shared, said)
     facts = {
         "root": str(draft.root),
         "model": model,

@@ -1,13 +1,14 @@
 """The images of one version of an index, their tags, and its state: one SQLite file, written once and whole.
 
 `images`  a row for each image file, those that can be read first, by path: `place` is where one stands.
+`tags`    the words that images have, or were said by hand not to have.
 `state`   arrays by name, see `STATE`.
 
 The manifest holds a sha256 of the file, and each row a CRC-32 (`seal`) of what it says, so that of a damaged
 file the rows that are whole are kept. Readers copy it into memory, where filters run: they need no lock, keep
 their version for as long as they like, and work in a folder that nobody may write in.
 
-It may be a stranger's file. It is opened without its journals, and read only if it has these two tables, in
+It may be a stranger's file. It is opened without its journals, and read only if it has these tables, in
 these words, and nothing else (no view, no trigger), and is sound by SQLite's own check, which includes the
 kinds of all values. Nothing that is asked of it takes longer than `SECONDS`.
 """
@@ -21,7 +22,7 @@ import threading
 import time
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -35,6 +36,7 @@ from headword.errors import HeadwordError
 from headword.files import memory, open_file, sha256
 from headword.search.filter import Condition
 from headword.search.manifest import not_written
+from headword.search.query import Tag
 from headword.search.space import Indices
 
 OK = "ok"
@@ -56,14 +58,25 @@ _KINDS = {
     "slot": "integer", "status": "text", "sum": "integer", "seal": "integer", "folder": "text",
     "tag": "text null", "tag_score": "real null",
 }  # fmt: skip
-_CHECKED = (f"{name} CHECK (instr('{kinds}', typeof({name})))" for name, kinds in _KINDS.items())
-_SCHEMA = {
-    "images": f"CREATE TABLE images (place INTEGER PRIMARY KEY, {', '.join(_CHECKED)})",
-    "state": "CREATE TABLE state (name CHECK (typeof(name) = 'text'), value CHECK (typeof(value) = 'blob'))",
-}
+_TAG_KINDS = {"place": "integer", "tag": "text", "score": "real", "hand": "integer"}
 
-Tag = tuple[str | None, float | None]
-"""A label and its probability, or neither."""
+
+def _checked(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} CHECK (instr('{kind}', typeof({name})))" for name, kind in kinds.items())
+
+
+_SCHEMA = {
+    "images": f"CREATE TABLE images (place INTEGER PRIMARY KEY, {_checked(_KINDS)})",
+    "state": "CREATE TABLE state (name CHECK (typeof(name) = 'text'), value CHECK (typeof(value) = 'blob'))",
+    "tags": f"CREATE TABLE tags ({_checked(_TAG_KINDS)}, PRIMARY KEY (place, tag)) WITHOUT ROWID",
+}
+_UNTAGGED = {name: _SCHEMA[name] for name in ("images", "state")}  # as it was while images had one tag each
+
+BY_HAND, BY_MODEL, NOT_BY_HAND = 1, 0, -1
+TagRow = tuple[str, float, int]
+"""A tag, its probability, and who says so: `BY_MODEL`, `BY_HAND`; or, by hand, that the image has it not."""
+Corrections = Mapping[str, int]
+"""What was said by hand of an image: `BY_HAND` or `NOT_BY_HAND`, by tag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +95,10 @@ class Entry:
 
 
 def write_catalogue(
-    path: Path, entries: Iterable[Entry], state: Mapping[str, NDArray[Any]], tags: Iterable[Tag]
+    path: Path,
+    entries: Iterable[Entry],
+    state: Mapping[str, NDArray[Any]],
+    tags: Iterable[Sequence[TagRow]],
 ) -> None:
     """Write the images of one version, in the order of their places, with the tags of the first of them."""
     with _new(path) as database:
@@ -98,18 +114,22 @@ def write_catalogue(
         _set_tags(database, tags)
 
 
-def salvaged(path: Path) -> list[Entry]:
-    """The entries of a damaged file that are as they were written; none, if it is that bad."""
+def salvaged(path: Path) -> tuple[list[Entry], dict[str, dict[str, int]]]:
+    """Of a damaged file the entries that are as they were written, and what was said by hand; none, if it is
+    that bad.
+    """
     entries: list[Entry] = []
+    corrections: dict[str, dict[str, int]] = {}
     try:
         with closing(_in_memory(path)) as database:
             most = path.stat().st_size // 64
             for *facts, seal in database.execute(f"SELECT {_FACTS}, seal FROM images LIMIT ?", (most,)):
                 if _seal(facts) == seal:
-                    entries.append(Entry(**dict(zip(Entry.__slots__, facts, strict=True))))
+                    entries.append(_entry(facts))
+            corrections = _corrections(database.execute(_SAID))
     except (sqlite3.Error, OSError, HeadwordError):
         pass
-    return entries
+    return entries, corrections
 
 
 class Catalogue:
@@ -125,8 +145,10 @@ class Catalogue:
             raise HeadwordError(f"{path} is damaged; index the folder again")
         try:
             self._database = _in_memory(path)
-            tables = self._database.execute("SELECT name, sql FROM sqlite_master LIMIT 3").fetchall()
-            if sorted(tables) != sorted(_SCHEMA.items()):
+            tables = self._database.execute("SELECT name, sql FROM sqlite_master LIMIT 4").fetchall()
+            if sorted(tables) == sorted(_UNTAGGED.items()):
+                _give_tags(self._database)
+            elif sorted(tables) != sorted(_SCHEMA.items()):
                 raise _damaged(path, "it has other tables than an index")
             for (line,) in self._database.execute("PRAGMA quick_check(1)"):
                 if line != "ok":
@@ -172,16 +194,35 @@ class Catalogue:
 
     def tags(self) -> dict[str, int]:
         """How many images have each tag, the most frequent first."""
-        by_tag = "SELECT tag, count(*) FROM images WHERE tag IS NOT NULL GROUP BY tag ORDER BY 2 DESC, 1"
+        by_tag = f"SELECT tag, count(*) FROM tags WHERE hand >= {BY_MODEL} GROUP BY tag ORDER BY 2 DESC, 1"
         return dict(self._ask(by_tag))
+
+    def tags_of(self, place: int) -> tuple[Tag, ...]:
+        """The tags of an image, those given by hand first, then the likeliest first."""
+        rows = self._ask(f"SELECT tag, score, hand FROM tags WHERE place = ? AND {_IN_ORDER}", place)
+        return tuple(Tag(tag, score, hand == BY_HAND) for tag, score, hand in rows)
+
+    def corrections(self) -> dict[str, dict[str, int]]:
+        """What was said by hand, by path."""
+        return _corrections(self._ask(_SAID))
+
+    def folders(self) -> dict[str, int]:
+        """How many images lie in each folder, subfolders not counted, in the order of their paths."""
+        by_folder = "SELECT folder, count(*) FROM images WHERE place < ? GROUP BY folder ORDER BY folder"
+        return dict(self._ask(by_folder, self._count))
 
     def entries(self) -> list[Entry]:
         """All of them, those that cannot be read last."""
-        names = Entry.__slots__
-        rows = self._ask(f"SELECT {_FACTS} FROM images ORDER BY place")
-        return [Entry(**dict(zip(names, row, strict=True))) for row in rows]
+        return [_entry(row) for row in self._ask(f"SELECT {_FACTS} FROM images ORDER BY place")]
 
-    def write_retagged(self, path: Path, tags: Iterable[Tag], taught: NDArray[np.float32]) -> None:
+    def write(self, path: Path) -> None:
+        """Write it into a file, as it is."""
+        with _new(path) as database:
+            self._database.backup(database)
+
+    def write_retagged(
+        self, path: Path, tags: Iterable[Sequence[TagRow]], taught: NDArray[np.float32]
+    ) -> None:
         """Write the same images with other tags, and what their classifier was taught; as
         `write_catalogue`.
         """
@@ -190,6 +231,22 @@ class Catalogue:
             database.execute("DELETE FROM state WHERE name = 'taught'")
             database.execute("INSERT INTO state VALUES ('taught', ?)", (taught.tobytes(),))
             _set_tags(database, tags)
+
+    def write_corrected(
+        self, path: Path, said: Mapping[int, Corrections], one_of: Collection[str] = ()
+    ) -> None:
+        """Write the same images with what was said by hand of some of them, by place.
+
+        An image has one of the tags `one_of` at most: where one of these is given by hand, the model's goes.
+        """
+        with _new(path) as database:
+            self._database.backup(database)
+            for place, corrections in said.items():
+                if any(tag in one_of for tag, hand in corrections.items() if hand == BY_HAND):
+                    database.execute("DELETE FROM tags WHERE place = ? AND hand = ?", (place, BY_MODEL))
+                rows = [(place, tag, float(hand == BY_HAND), hand) for tag, hand in corrections.items()]
+                database.executemany("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?)", rows)
+            _name_first(database)
 
     def _ask(self, query: str, *values: object) -> list[Any]:
         with self._lock:
@@ -202,8 +259,21 @@ class Catalogue:
                 raise _damaged(self._path, str(error)) from error
 
 
+_IN_ORDER = f"hand >= {BY_MODEL} ORDER BY hand DESC, score DESC, tags.tag"
+_SAID = f"SELECT path, tags.tag, hand FROM tags JOIN images USING (place) WHERE hand <> {BY_MODEL}"
 _FACTS = ", ".join(Entry.__slots__)
 _facts = attrgetter(*Entry.__slots__)
+
+
+def _corrections(rows: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    corrections: dict[str, dict[str, int]] = {}
+    for path, tag, hand in rows:
+        corrections.setdefault(path, {})[tag] = hand
+    return corrections
+
+
+def _entry(facts: Iterable[Any]) -> Entry:
+    return Entry(**dict(zip(Entry.__slots__, facts, strict=True)))
 
 
 def _seal(facts: Iterable[object]) -> int:
@@ -247,9 +317,28 @@ def _new(path: Path) -> Iterator[sqlite3.Connection]:
         raise not_written(path, error) from error
 
 
-def _set_tags(database: sqlite3.Connection, tags: Iterable[Tag]) -> None:
-    rows = ((tag, score, place) for place, (tag, score) in enumerate(tags))
-    database.executemany("UPDATE images SET tag = ?, tag_score = ? WHERE place = ?", rows)
+def _set_tags(database: sqlite3.Connection, tags: Iterable[Sequence[TagRow]]) -> None:
+    database.execute("DELETE FROM tags")
+    rows = ((place, *row) for place, rows in enumerate(tags) for row in rows)
+    database.executemany("INSERT INTO tags VALUES (?, ?, ?, ?)", rows)
+    _name_first(database)
+
+
+def _name_first(database: sqlite3.Connection) -> None:
+    """Put the first tag of each image beside it, for filters."""
+    first = f"SELECT tags.tag, score FROM tags WHERE tags.place = images.place AND {_IN_ORDER} LIMIT 1"
+    database.execute(f"UPDATE images SET (tag, tag_score) = ({first})")
+
+
+def _give_tags(database: sqlite3.Connection) -> None:
+    """The table of tags, from the one that each image has."""
+    database.execute("PRAGMA query_only = OFF")
+    database.execute(_SCHEMA["tags"])
+    database.execute(
+        f"INSERT INTO tags SELECT place, tag, tag_score, {BY_MODEL} FROM images WHERE tag IS NOT NULL"
+    )
+    database.commit()
+    database.execute("PRAGMA query_only = ON")
 
 
 def _damaged(path: Path, why: str) -> HeadwordError:

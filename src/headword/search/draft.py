@@ -17,7 +17,7 @@ from headword.encoders.fingerprint import encoder_identity
 from headword.errors import HeadwordError
 from headword.extract.engines import LONG
 from headword.model import DualEncoder
-from headword.search.catalogue import Entry, salvaged
+from headword.search.catalogue import Corrections, Entry, salvaged
 from headword.search.manifest import Manifest, not_written
 from headword.search.rows import append_rows, blank_rows, next_rows, present_rows
 from headword.search.space import Floats
@@ -42,6 +42,7 @@ class Draft:
     previous: dict[str, Entry]  # its entries, by path
     kept: dict[str, Entry]  # those of them whose features stay
     damaged: set[str]  # paths of those whose rows are damaged
+    corrections: Mapping[str, Corrections]  # what was said by hand of its images, by path
     journal: Journal
     space: dict[str, Any]  # on what the rows were computed, as in the manifest; empty if nothing was yet
 
@@ -57,11 +58,12 @@ def begin(
     entries: list[Entry] = []
     kept: list[Entry] = []
     state = None
+    corrections: Mapping[str, Corrections] = {}
     space: dict[str, Any] = {}
     rows, slots = "rows-000001", 0
     if before is not None:
         _check_same(folder, root, model, before, identity)
-        entries, state = _previous(folder, before)
+        entries, state, corrections = _previous(folder, before)
         if before.space["exact"] and count >= LONG and engine == "auto":
             state, rows = None, next_rows(before.rows)  # it has outgrown its engine
         else:
@@ -97,19 +99,25 @@ def begin(
         previous={entry.path: entry for entry in entries},
         kept={entry.path: entry for entry in kept if sound(entry)},
         damaged={entry.path for entry in damaged},
+        corrections=corrections,
         journal=journal,
         space=journal.space or space,
     )
 
 
-def _previous(folder: Path, before: Manifest) -> tuple[list[Entry], Mapping[str, NDArray[Any]] | None]:
-    """The last version's entries, and its state; where anything is damaged, those that are whole."""
+def _previous(
+    folder: Path, before: Manifest
+) -> tuple[list[Entry], Mapping[str, NDArray[Any]] | None, Mapping[str, Corrections]]:
+    """The last version's entries, its state, and what was said by hand; where anything is damaged, what is
+    whole.
+    """
     try:
         version = Version.open(folder, before)
         version.rows.integers(0, before.slots)
     except HeadwordError:
-        return salvaged(folder / before.catalogue), None
-    return version.catalogue.entries(), version.catalogue.state
+        entries, corrections = salvaged(folder / before.catalogue)
+        return entries, None, corrections
+    return version.catalogue.entries(), version.catalogue.state, version.catalogue.corrections()
 
 
 def _check_same(

@@ -42,8 +42,12 @@ COLUMNS: dict[str, Kind] = {
     "modified": "time",
     "tag": "text",
     "tag_score": "number",
+    "any_tag": "text",
 }
-"""What a filter may name. A time is its nanoseconds since 1970, UTC."""
+"""What a filter may name. A time is its nanoseconds since 1970, UTC. `tag` is an image's first, and a test of
+`any_tag` is true if one of its tags meets it."""
+
+ANY_TAG = "EXISTS (SELECT 1 FROM tags WHERE tags.place = images.place AND hand >= 0 AND {})"
 
 _KINDS = {"text": ("text", "'a name'"), "number": ("a number", "1000"), "time": ("a time", "'2019-12-31'")}
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -168,12 +172,19 @@ class _Parser:
     def _comparison(self) -> str:
         self._count()
         column = self._column()
+        if column != "any_tag":
+            return self._test(column, column)
+        test = self._test(column, "tags.tag")
+        return f"NOT {ANY_TAG.format('TRUE')}" if test.endswith(" IS NULL") else ANY_TAG.format(test)
+
+    def _test(self, column: str, name: str) -> str:
+        """What a column is compared with, which SQL knows by a name."""
         negated = "NOT " if self._took("not") else ""
         test = self._expect(*(_TESTS[-3:] if negated else _TESTS))
         if test == "is":
             negated = "NOT " if self._took("not") else ""
             self._expect("null")
-            return f"{column} IS {negated}NULL"
+            return f"{name} IS {negated}NULL"
         if test == "in":
             self._expect("(")
             marks = [self._value(column)]
@@ -181,14 +192,14 @@ class _Parser:
                 self._count()
                 marks.append(self._value(column))
             self._expect(")")
-            return f"{column} {negated}IN ({', '.join(marks)})"
+            return f"{name} {negated}IN ({', '.join(marks)})"
         if test == "between":
             low = self._value(column)
             self._expect("and")
-            return f"{column} {negated}BETWEEN {low} AND {self._value(column)}"
+            return f"{name} {negated}BETWEEN {low} AND {self._value(column)}"
         if test == "like":
-            return f"{column} {negated}GLOB {self._pattern(column)}"
-        return f"{column} {test} {self._value(column)}"
+            return f"{name} {negated}GLOB {self._pattern(column)}"
+        return f"{name} {test} {self._value(column)}"
 
     def _count(self) -> None:
         self.terms += 1

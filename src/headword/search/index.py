@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,9 @@ from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
-from headword.search.query import LEAST_MOVE, MOVE, Hits, Query
+from headword.search.query import LEAST_MOVE, MOVE, Hit, Hits, Query
 from headword.search.space import Floats
-from headword.search.tagging import tag_index
+from headword.search.tagging import correct_tags, tag_index
 from headword.search.version import Version, Where, newest
 from headword.teaching import around
 
@@ -122,6 +122,11 @@ class Index:
     def __len__(self) -> int:
         return self._version.manifest.images
 
+    def __getitem__(self, path: str) -> Hit:
+        if path not in self:
+            raise KeyError(path)
+        return self._version.hit(self._version.catalogue.place_of(path) or 0, 0.0)
+
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and self._version.catalogue.place_of(path) is not None
 
@@ -158,8 +163,7 @@ class Index:
         Args:
             query: words, a picture, or both.
             k: how many.
-            where: a condition on the columns path, folder, bytes, modified, tag and tag_score; see
-                `headword.search.filter`.
+            where: a condition on path, folder, bytes, modified and tags; see `headword.search.filter`.
 
         Raises:
             HeadwordError: for a query that says nothing, an unreadable picture or a bad condition.
@@ -243,6 +247,10 @@ class Index:
         """How many images each label of `tag` was given to, the most frequent first."""
         return self._version.catalogue.tags()
 
+    def folders(self) -> dict[str, int]:
+        """How many images lie in each folder of the indexed one, its subfolders not counted."""
+        return self._version.catalogue.folders()
+
     def file(self, path: str) -> Path:
         """The file of an image of the index.
 
@@ -300,21 +308,30 @@ class Index:
         *,
         templates: str | Sequence[str] | None = None,
         none_of_these: bool = False,
+        multi_label: bool = False,
         progress: Progress | None = None,
     ) -> dict[str, int]:
-        """Give every image the label that fits it best; see `headword.search.tagging`.
+        """Give every image the label that fits it best, or with `multi_label` all that are likely; tags given
+        by hand stay. See `headword.search.tagging`.
 
-        Labels may be a classifier of the index's model, in which templates and none of these are settled.
+        Labels may be a classifier of the index's model, in which templates and the like are settled.
 
         Raises:
             HeadwordError: for no labels, an empty or a repeated one, or a bad template.
         """
         self.reload()
         if not isinstance(labels, Classifier):
-            labels = self.model.classifier(labels, templates=templates, none_of_these=none_of_these)
+            labels = self.model.classifier(
+                labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
+            )
         tag_index(self.path, self.model, labels, progress=progress)
         self.reload()
         return self.tags()
+
+    def correct(self, said: Mapping[str, Mapping[str, bool]]) -> None:
+        """Say by hand which tags images have (True) or have not, by path; see `correct_tags` of tagging."""
+        correct_tags(self.path, said)
+        self.reload()
 
     def lesson(self, labels: Sequence[str] | Classifier, *, none_of_these: bool = False) -> Lesson:
         """A classifier to teach by the pictures of this version, around the index's own centre.

@@ -107,7 +107,7 @@ class Manifest:
 
 def publish(
     folder: Path, before: Manifest | None, write_catalogue: Callable[[Path], None], facts: Mapping[str, Any]
-) -> None:
+) -> Manifest:
     """Put a version in the place of another, whose files stay until the next one for those who read them.
 
     `facts` are the fields of its manifest that are other than before.
@@ -136,6 +136,7 @@ def publish(
             with suppress(OSError):  # Windows keeps what is being read; the next run removes it
                 path.unlink()
     shutil.rmtree(folder / _LANCE, ignore_errors=True)
+    return manifest
 
 
 def is_ours(name: str) -> bool:

@@ -68,6 +68,16 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Tag:
+    """A word that an image has."""
+
+    tag: str
+    score: float
+    """Its probability; 1 for one that was given by hand."""
+    by_hand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """An image that was found."""
 
@@ -76,14 +86,17 @@ class Hit:
     score: float
     """Cosine to the query, in the space shared with words; 0 where nothing was asked for."""
     tag: str | None = None
-    """Its label of `headword tag`."""
+    """The first of `tags`."""
     tag_score: float | None = None
-    """The label's probability."""
+    """Its probability."""
+    tags: tuple[Tag, ...] = ()
+    """Its labels of `headword tag`, and those given by hand, which come first; then the likeliest first."""
 
 
 class Hits(Table, list[Hit]):
     """Images that were found, best first."""
 
     def columns(self) -> dict[str, list[Any]]:
-        """The fields of the hits, a row for each."""
-        return {field.name: [getattr(hit, field.name) for hit in self] for field in fields(Hit)}
+        """The fields of the hits, a row for each; of tags their words."""
+        columns = {field.name: [getattr(hit, field.name) for hit in self] for field in fields(Hit)}
+        return columns | {"tags": [[tag.tag for tag in hit.tags] for hit in self]}

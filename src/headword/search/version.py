@@ -58,7 +58,13 @@ class Version:
     def hit(self, place: int, score: float) -> Hit:
         """The image at a place."""
         path, tag, tag_score = self.catalogue.image(place)
-        return Hit(path, score, tag, tag_score)
+        return Hit(path, score, tag, tag_score, self.catalogue.tags_of(place))
+
+    def corrections(self) -> dict[int, dict[str, int]]:
+        """What was said of images by hand, by place."""
+        said = self.catalogue.corrections()
+        places = {path: self.catalogue.place_of(path) for path in said}
+        return {place: said[path] for path, place in places.items() if place is not None}
 
     def places_where(self, where: Where | None) -> Indices:
         """The places of those that satisfy a condition, ascending."""

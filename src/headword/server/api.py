@@ -6,47 +6,34 @@ index, 409 while something else is under way, 422 for a request that is not of i
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import mimetypes
-import os
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
-from fastapi import Path as FromPath
 from fastapi import Query as FromQuery
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
-from headword.files import open_regular
 from headword.model import DualEncoder
-from headword.search.filter import Condition, parse
+from headword.search.filter import ANY_TAG, Condition, parse
 from headword.search.index import Index
 from headword.search.query import Query
-from headword.search.tagging import tag_index
-from headword.server import lessons, maps, schemas
+from headword.server import handing_out, lessons, maps, openai_form, schemas
 from headword.server.guard import without_folders
+from headword.server.handing_out import Served, kept_by_browsers
 from headword.server.model_thread import Overloaded
 from headword.server.schemas import K
 from headword.server.service import BusyError, NotInIndexError, Search, Service
-
-MAX_FILE = 256_000_000
-"""Bytes an image file may have to be handed out as it is."""
-
-_PART = 256_000
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error, "description": description}
@@ -68,11 +55,6 @@ STATUSES = {NotInIndexError: 404, HeadwordError: 400, BusyError: 409, Overloaded
 """Of exceptions whose line is the answer; the first that fits."""
 
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 async def _check_token(request: Request) -> None:
     given = request.headers.get("authorization")
     expected = f"Bearer {request.app.state.token}"
@@ -80,13 +62,10 @@ async def _check_token(request: Request) -> None:
         raise HTTPException(401, "this server was started by someone else, or anew")
 
 
-Served = Annotated[Service, Depends(_service)]
 TypedWords = Annotated[schemas.Text, FromQuery(description="-word keeps away from a word.")]
 Offset = Annotated[int, FromQuery(ge=0, le=100_000_000)]
 Tag = Annotated[schemas.Label | None, FromQuery(description="Only pictures with this tag.")]
 Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures that meet this condition.")]
-Version = Annotated[str | None, FromQuery(max_length=100, description="The index's: an answer may be kept.")]
-InIndex = Annotated[str, FromPath(min_length=1, max_length=4096)]
 
 router = APIRouter(dependencies=[Depends(_check_token)], responses=ERRORS)
 
@@ -107,8 +86,9 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
     app.state.service, app.state.token = service, token
     app.state.teacher, app.state.mapper = lessons.Teacher(service), maps.Mapper(service)
     app.include_router(router)
-    for other in (lessons.router, maps.router):
+    for other in (handing_out.router, lessons.router, maps.router):
         app.include_router(other, dependencies=[Depends(_check_token)], responses=ERRORS)
+    app.include_router(openai_form.router, responses=ERRORS)
     for kind in (*STATUSES, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
@@ -135,12 +115,13 @@ async def search(service: Served, request: schemas.SearchRequest) -> schemas.Sea
         model = service.model
         query = replace(query, image=await service.pixels(model, request.image))
     query.check()
-    result = await service.search(Search(query, request.k, where, model))
+    result = await service.search(Search(query, request.k, where, request.offset, model))
     familiarity, out_of_depth = result.familiarity or (None, False)
     return schemas.SearchResponse(
         text=query.text,
         negative=list(query.negative),
         hits=[schemas.Picture.model_validate(hit) for hit in result.hits],
+        total=result.total,
         familiarity=familiarity,
         out_of_depth=out_of_depth,
         seconds=time.perf_counter() - start,
@@ -157,18 +138,34 @@ async def pictures(
 
     def read(index: Index) -> tuple[list[schemas.Picture], int]:
         hits = index.browse(k=k, offset=offset, where=condition)
-        rows = [schemas.Picture(path=hit.path, tag=hit.tag, tag_score=hit.tag_score) for hit in hits]
+        rows = [schemas.Picture.model_validate(hit).model_copy(update={"score": None}) for hit in hits]
         return rows, index.count(condition)
 
     (rows, total), version = await service.read(read)
     return schemas.PicturesResponse(pictures=rows, total=total, index_version=version)
 
 
+@router.get("/folders")
+async def folders(service: Served) -> schemas.FoldersResponse:
+    """The folders that pictures lie in."""
+    counts, version = await service.read(Index.folders)
+    rows = [schemas.FolderCount(folder=folder, count=count) for folder, count in counts.items()]
+    return schemas.FoldersResponse(folders=rows, index_version=version)
+
+
+@router.post("/duplicates")
+async def duplicates(service: Served, request: schemas.DuplicatesRequest) -> schemas.DuplicatesResponse:
+    """Pictures that are there more than once, or nearly: up to a minute of work, then kept."""
+    found, version = await service.duplicates(request.similarity)
+    groups = [[schemas.Picture.model_validate(hit) for hit in group] for group in found.groups]
+    return schemas.DuplicatesResponse(groups=groups, similarity=found.similarity, index_version=version)
+
+
 def _condition(tag: str | None, where: str | None) -> Condition | None:
     condition = None if where is None else parse(where)
     if tag is None:
         return condition
-    tagged = Condition("tag = ?", (tag,))
+    tagged = Condition(ANY_TAG.format("tags.tag = ?"), (tag,))
     return tagged if condition is None else condition & tagged
 
 
@@ -215,22 +212,47 @@ async def classify(service: Served, request: schemas.ClassifyRequest) -> schemas
 
 
 @router.post("/tag")
-async def tag(service: Served, request: schemas.TagRequest) -> schemas.TagsResponse:
-    """Give every picture of the index the label that fits it best."""
+async def tag(service: Served, teacher: lessons.Taught, request: schemas.TagRequest) -> schemas.TagsResponse:
+    """Give every picture of the index the label that fits it best, or all that are likely."""
     _checked(service.model, request)
-    if service.tagging.locked():
-        raise BusyError("the folder is being tagged already; try again when that is done")
-    async with service.tagging:
-        model = (await service.newest()).model
-        labels, templates = _checked(model, request)
-        classifier = await service.classifier(
-            model, labels, templates=templates, none_of_these=request.none_of_these
-        )
-        try:
-            await run_in_threadpool(tag_index, service.path, model, classifier)
-        except HeadwordError as error:  # labels and templates were found good: it is the index
-            raise BusyError(str(error)) from error
+    service.check_tagging()
+    model = (await service.newest()).model
+    labels, templates = _checked(model, request)
+    options = {"none_of_these": request.none_of_these, "multi_label": request.multi_label}
+    classifier = await service.classifier(model, labels, templates=templates, **options)
+    try:
+        await service.tag(model, classifier)
+    except HeadwordError as error:  # labels and templates were found good: it is the index
+        raise BusyError(str(error)) from error
+    await service.run(teacher.end)
     return await tags(service)
+
+
+@router.post("/tag/undo")
+async def undo_tag(service: Served, teacher: lessons.Taught) -> schemas.TagsResponse:
+    """Take the last tagging back: pictures have the tags again that it replaced."""
+    try:
+        await service.undo_tags()
+    except HeadwordError as error:  # the index was changed since
+        raise BusyError(str(error)) from error
+    await service.run(teacher.end)
+    return await tags(service)
+
+
+@router.post("/tags")
+async def correct(service: Served, request: schemas.CorrectRequest) -> schemas.CorrectResponse:
+    """Say by hand which tags pictures have, and which not; tagging keeps to it."""
+    said = dict.fromkeys(request.add, True) | dict.fromkeys(request.remove, False)
+    check_labels(list(said))
+    for path in request.pictures:
+        await service.file(path)
+    await service.correct_tags(dict.fromkeys(request.pictures, said))
+
+    def read(index: Index) -> list[schemas.Picture]:
+        return [schemas.Picture.model_validate(index[path]) for path in request.pictures]
+
+    pictures, version = await service.read(read)
+    return schemas.CorrectResponse(pictures=pictures, index_version=version)
 
 
 @router.get("/tags")
@@ -248,55 +270,6 @@ def _checked(model: DualEncoder, request: schemas.Labelling) -> tuple[list[str],
     """Labels and templates that are good; the model's own templates where none are given."""
     templates = model.templates if request.templates is None else request.templates
     return check_labels(tidy_labels(request.labels)), check_templates(templates)
-
-
-# ---- pictures
-
-
-@router.get("/images/{path:path}", response_class=Response)
-async def image(service: Served, path: InIndex) -> Response:
-    """A picture of the index, the file as it is."""
-    file = await service.file(path)
-    parts = _parts(file, service.root)
-    try:
-        first = await run_in_threadpool(next, parts, b"")  # what is wrong with the file is said here
-    except OSError as error:
-        raise HTTPException(404, f"{path} cannot be read: {error.strerror}") from error
-    kind = mimetypes.guess_type(file.name)[0] or ""
-    raster = kind.startswith("image/") and "svg" not in kind
-    # Read as it is taken: who takes nothing holds no more than a part.
-    content = itertools.chain((first,), parts)
-    return StreamingResponse(content, media_type=kind if raster else "application/octet-stream")
-
-
-def _parts(file: Path, root: Path) -> Iterator[bytes]:
-    with open_regular(file, inside=root) as opened:
-        if os.fstat(opened.fileno()).st_size > MAX_FILE:
-            raise OSError(0, f"it is larger than {MAX_FILE:,} bytes")
-        yield from iter(partial(opened.read, _PART), b"")
-
-
-@router.get("/thumbnails/{path:path}", response_class=Response)
-async def thumbnail(
-    service: Served,
-    request: Request,
-    path: InIndex,
-    size: schemas.Size = schemas.Size.SMALL,
-    version: Version = None,
-) -> Response:
-    """A picture of the index as a JPEG of at most `size` pixels a side."""
-    content = await service.thumbnail(path, size.value)
-    control = f"private, max-age={86_400 if version else 60}"
-    return _tagged(content, request, media_type="image/jpeg", cache_control=control)
-
-
-def _tagged(content: bytes, request: Request, *, media_type: str | None, cache_control: str) -> Response:
-    """An answer that a browser keeps, and need not get again while it is the same."""
-    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    headers = {"etag": etag, "cache-control": cache_control}
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=media_type)
 
 
 # ---- facts
@@ -330,7 +303,9 @@ async def page(request: Request) -> Response:
         raise HTTPException(404, "there is no such file")
     # By name, since what a system thinks of .js differs.
     kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
-    return _tagged(content, request, media_type=kind, cache_control="no-cache")  # asked for each time
+    return kept_by_browsers(
+        content, request, media_type=kind, cache_control="no-cache"
+    )  # asked for each time
 
 
 @cache
@@ -355,4 +330,7 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
         line = str(error) if status != 500 else "headword failed on this; its terminal says how"
     line = without_folders(" ".join(line.split()), request.app.state.service.folders)
     line = line.encode("utf-8", "backslashreplace").decode()  # an odd name, or what was sent
-    return JSONResponse({"error": line}, status, getattr(error, "headers", None))
+    said: Any = line
+    if request.url.path.startswith(openai_form.router.prefix + "/"):
+        said = {"message": line, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": said}, status, getattr(error, "headers", None))

@@ -18,7 +18,7 @@ from typing import Any
 from headword.errors import HeadwordError
 from headword.files import expand, read_json, write_text_atomic
 from headword.search.manifest import Manifest
-from headword.search.query import Hit, Query
+from headword.search.query import Hit, Query, Tag
 
 NAME = "server.json"
 
@@ -117,7 +117,7 @@ def ask_server(
         known, far = result["familiarity"], bool(result["out_of_depth"])
         return ServerAnswer(
             running.url,
-            [Hit(**hit) for hit in result["hits"]],
+            [Hit(**hit | {"tags": tuple(Tag(**tag) for tag in hit["tags"])}) for hit in result["hits"]],
             {"model": manifest.model, "engine": "exact"},
             _ask(running, "GET", "/about")["environment"] if about else {},
             (None if known is None else float(known), far) if far or known is not None else None,

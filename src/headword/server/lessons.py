@@ -14,10 +14,9 @@ from headword.classifier import Classifier
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.search.lesson import Answer, Lesson
-from headword.search.tagging import tag_index
 from headword.server.clicks import NAME, Click, Clicks, Undo
 from headword.server.schemas import MAX_K, Closed, InIndex, Labelling
-from headword.server.service import BusyError, NotInIndexError, Service, Serving
+from headword.server.service import NotInIndexError, Service, Serving
 
 CLASSIFIER = "classifier"
 """The folder of what was taught, within the index's."""
@@ -127,6 +126,11 @@ class Teacher:
             self._clicks.add(Undo(undo=True))
             if not gone:
                 lesson.undo()
+
+    def end(self) -> None:
+        """Forget labels that were written and of which nothing was clicked yet."""
+        if not self._clicks.clicks:
+            self._begun = self._lesson = None
 
     def classifier(self, serving: Serving) -> Classifier:
         """The classifier as it is now; later clicks do not change it."""
@@ -246,12 +250,9 @@ async def undo(teacher: Taught, request: Asked) -> LessonResponse:
 async def write_tags(teacher: Taught) -> LessonResponse:
     """Give every picture of the index its label, as `/tag` does."""
     service = teacher.service
-    if service.tagging.locked():
-        raise BusyError("the folder is being tagged already; try again when that is done")
-    async with service.tagging:
-        serving = await service.newest()
-        classifier = await service.run(teacher.classifier, serving)
-        await run_in_threadpool(tag_index, service.path, serving.model, classifier)
+    serving = await service.newest()
+    classifier = await service.run(teacher.classifier, serving)
+    await service.tag(serving.model, classifier)
     return await state(teacher, Asked())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -24,7 +25,11 @@ MAX_PIXELS = 64_000_000
 """Pixels an image sent to the server may have; decoded, 256 MB, and with transparency twice that."""
 
 MAX_K = 500
+MAX_OFFSET = 10_000
+"""The place of the last hit that is asked for, at most, less `MAX_K`."""
+
 MAX_JUDGED = 100
+MAX_TAGS = 50
 MAX_TEXTS = 256
 MAX_LABELS = 1_000
 MAX_IMAGES = 16
@@ -71,6 +76,7 @@ def parse_words(typed: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 K = Annotated[int, Field(ge=1, le=MAX_K)]
+SearchOffset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
@@ -91,6 +97,7 @@ class SearchRequest(Closed):
     right: list[InIndex] = Field(default=[], max_length=MAX_JUDGED, description="Hits that are meant.")
     wrong: list[InIndex] = Field(default=[], max_length=MAX_JUDGED, description="Hits that are not.")
     k: K = Field(default=24, description="How many pictures to return.")
+    offset: SearchOffset = Field(default=0, description="How many of the best to leave out before these.")
     tag: Label | None = Field(default=None, description="Only pictures with this tag.")
     where: Filter | None = Field(default=None, description="Only pictures that meet this condition.")
 
@@ -105,6 +112,17 @@ class SearchRequest(Closed):
         return Query(text=text, like=self.like, negative=negative, right=judged[0], wrong=judged[1])
 
 
+class PictureTag(BaseModel):
+    """A tag of a picture."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    tag: str
+    score: float
+    """Its probability; 1 for one that was given by hand."""
+    by_hand: bool
+
+
 class Picture(BaseModel):
     """A picture of the index."""
 
@@ -115,7 +133,10 @@ class Picture(BaseModel):
     score: float | None = None
     """Cosine with the query, -1 … 1; null where nothing was asked."""
     tag: str | None
+    """The first of its tags."""
     tag_score: float | None
+    tags: list[PictureTag] = []
+    """Those given by hand first, then the likeliest first."""
 
 
 class SearchResponse(BaseModel):
@@ -124,6 +145,7 @@ class SearchResponse(BaseModel):
     text: str | None
     negative: list[str]
     hits: list[Picture]
+    total: int = Field(description="Pictures that were searched: all, or those that meet the conditions.")
     familiarity: float | None = Field(
         default=None,
         description="How well the head knows the words, 0 … 1; null if not judged.",
@@ -138,6 +160,62 @@ class PicturesResponse(BaseModel):
 
     pictures: list[Picture]
     total: int
+    index_version: str
+
+
+class PictureFacts(BaseModel):
+    """A picture's file, and what it says of itself; null is what it does not say."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    path: str
+    bytes: int
+    modified: datetime
+    width: int
+    height: int
+    format: str
+    more_frames: bool = Field(description="Whether the first, which is searched, is one of several.")
+    taken: datetime | None = Field(description="By the camera's clock, without a zone.")
+    camera: str | None
+    lens: str | None
+    exposure: str | None
+    latitude: float | None
+    longitude: float | None
+
+
+class DownloadRequest(Closed):
+    """Pictures to hand out together."""
+
+    pictures: list[InIndex] = Field(min_length=1, max_length=MAX_K, description="Pictures of the index.")
+
+
+class DuplicatesRequest(Closed):
+    """How near copies lie."""
+
+    similarity: float | None = Field(
+        default=None, ge=-1, le=1, description="The least cosine of features; null: as altered copies keep."
+    )
+
+
+class DuplicatesResponse(BaseModel):
+    """Groups of pictures that are copies of each other, or nearly; the largest first."""
+
+    groups: list[list[Picture]] = Field(description="A score is the cosine with the nearest of the group.")
+    similarity: float
+    index_version: str
+
+
+class FolderCount(BaseModel):
+    """A folder within the indexed one, and how many pictures lie in it itself."""
+
+    folder: str
+    count: int
+
+
+class FoldersResponse(BaseModel):
+    """Folders that have pictures, in the order of their paths."""
+
+    folders: list[FolderCount]
     index_version: str
 
 
@@ -167,6 +245,23 @@ class Labelling(Closed):
 
 class TagRequest(Labelling):
     """Labels for the whole folder."""
+
+    multi_label: bool = Field(default=False, description="Pictures get all labels that are likely.")
+
+
+class CorrectRequest(Closed):
+    """What pictures have, and have not, by hand."""
+
+    pictures: list[InIndex] = Field(min_length=1, max_length=MAX_K)
+    add: list[Label] = Field(default=[], max_length=MAX_TAGS)
+    remove: list[Label] = Field(default=[], max_length=MAX_TAGS)
+
+
+class CorrectResponse(BaseModel):
+    """The pictures with their tags."""
+
+    pictures: list[Picture]
+    index_version: str
 
 
 class ClassifyRequest(Labelling):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,20 +20,26 @@ from torch import Tensor
 from headword import __version__
 from headword.classifier import Classifier
 from headword.data.images import load_image_bytes, transformed
+from headword.data.photo import photo_facts
 from headword.errors import HeadwordError
 from headword.files import printable
 from headword.model import DualEncoder
 from headword.results import environment
+from headword.search.duplicates import Duplicates, find_duplicates
 from headword.search.filter import Condition
 from headword.search.index import Index, familiarity
 from headword.search.manifest import NAME as MANIFEST
 from headword.search.query import Hit, Query
+from headword.search.tagging import Tagged, correct_tags, restore_tags, tag_index
 from headword.server.guard import outward
 from headword.server.memory import Thumbnails, remembering
 from headword.server.model_thread import ModelThread, Overloaded
-from headword.server.schemas import MAX_PIXELS
+from headword.server.schemas import MAX_PIXELS, PictureFacts
 
 T = TypeVar("T")
+
+MAX_COMPARED = 50_000
+"""Pictures of an index that are compared with each other for the page: a minute or two."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +72,7 @@ class Search:
     query: Query
     k: int
     where: Condition | None
+    offset: int = 0
     transformed_for: DualEncoder | None = None
     """Whose transform the query's image has been through."""
 
@@ -74,6 +82,8 @@ class SearchResult:
     """What a search found, all of it in one version of the index."""
 
     hits: list[Hit]
+    total: int
+    """Pictures that were searched."""
     familiarity: tuple[float | None, bool] | None
     """See `Index.familiarity`; None without a text."""
     version: str
@@ -93,7 +103,10 @@ class Service:
         self._thumbnails = Thumbnails()
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self._shrinking = asyncio.Semaphore(_SHRUNK_AT_ONCE)
-        self.tagging = asyncio.Lock()
+        self._comparing = asyncio.Lock()
+        self._compared: tuple[tuple[str, float | None], Duplicates] | None = None
+        self._tagging = asyncio.Lock()
+        self._tagged: Tagged | None = None  # what can be undone
         self._thread: ModelThread[Search, SearchResult] = ModelThread(self._answer)
 
     @property
@@ -156,6 +169,50 @@ class Service:
         await self.encode_text(model, labels, templates)
         return await self.run(model.classifier, labels, templates=templates, **options)
 
+    def check_tagging(self) -> None:
+        """Refuse to change tags while others are being given."""
+        if self._tagging.locked():
+            raise BusyError("the folder is being tagged already; try again when that is done")
+
+    async def tag(self, model: DualEncoder, classifier: Classifier) -> None:
+        """Tag every picture of the index by a classifier of its model; this can be undone."""
+        self.check_tagging()
+        async with self._tagging:
+            self._tagged = await run_in_threadpool(tag_index, self.path, model, classifier)
+
+    async def undo_tags(self) -> None:
+        """Give the pictures the tags again that the last `tag` replaced."""
+        self.check_tagging()
+        async with self._tagging:
+            if self._tagged is None:
+                raise BusyError("there are no tags of before")
+            await run_in_threadpool(restore_tags, self.path, self._tagged)
+            self._tagged = None
+
+    async def correct_tags(self, said: Mapping[str, Mapping[str, bool]]) -> None:
+        """Say by hand which tags pictures have, and have not."""
+        self.check_tagging()
+        async with self._tagging:
+            await run_in_threadpool(correct_tags, self.path, said)
+
+    async def duplicates(self, similarity: float | None) -> tuple[Duplicates, str]:
+        """Pictures that are there more than once, and in which version of the index; kept."""
+        serving = await self.newest()
+        if len(serving.index) > MAX_COMPARED:
+            raise HeadwordError(f"the index has more than {MAX_COMPARED:,} pictures; use headword duplicates")
+        asked = (serving.index.version, similarity)
+        async with self._comparing:
+            if self._compared is None or self._compared[0] != asked:
+
+                def encode(images: list[Image.Image]) -> Tensor:
+                    return self._thread.run(serving.model.image_features, images).result()
+
+                found = await run_in_threadpool(
+                    find_duplicates, serving.index, similarity=similarity, encode=encode
+                )
+                self._compared = (asked, found)
+            return self._compared[1], serving.index.version
+
     async def pixels(
         self, model: DualEncoder, data: bytes, name: str = "the picture that was sent"
     ) -> Tensor:
@@ -179,6 +236,16 @@ class Service:
         """The file of a picture of the index."""
         with _not_in_index():
             return await run_in_threadpool(self._serving.index.file, path)
+
+    async def facts(self, path: str) -> PictureFacts:
+        """What the file of a picture of the index says of itself."""
+        file = await self.file(path)
+        with _not_in_index():
+            photo, status = await run_in_threadpool(
+                lambda: (photo_facts(file, inside=self.root), file.stat())
+            )
+        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+        return PictureFacts(path=path, bytes=status.st_size, modified=modified, **asdict(photo))
 
     async def thumbnail(self, path: str, side: int) -> bytes:
         """A picture of the index as a JPEG of at most `side` pixels a side."""
@@ -213,14 +280,21 @@ class Service:
             raise BusyError("the index has another model by now; send the picture again")
         vectors = index.encode([search.query for search in batch], words=model.encode_text)
         hits: dict[int, list[Hit]] = {}
+        totals: dict[Condition | None, int] = {}
         for where in dict.fromkeys(search.where for search in batch):
             places = [place for place, search in enumerate(batch) if search.where == where]
-            most = max(batch[place].k for place in places)
+            most = max(batch[place].offset + batch[place].k for place in places)
+            totals[where] = index.count(where)
             hits |= zip(places, index.nearest(vectors[places], k=most, where=where), strict=True)
         texts = list(dict.fromkeys(search.query.text for search in batch if search.query.text is not None))
         known = dict(zip(texts, familiarity(model, texts), strict=True))
         return [
-            SearchResult(hits[place][: search.k], known.get(search.query.text or ""), index.version)
+            SearchResult(
+                hits[place][search.offset : search.offset + search.k],
+                totals[search.where],
+                known.get(search.query.text or ""),
+                index.version,
+            )
             for place, search in enumerate(batch)
         ]
 

@@ -1,21 +1,22 @@
 // The HTTP API (see /openapi.json).
 
-async function ask(address, options = {}) {
-  let response;
+async function get(address, options = {}, read = "json") {
   try {
-    response = await fetch(address, options);
+    const response = await fetch(address, options);
+    if (response.ok) return await response[read]();
+    const said = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
+    throw new Refused(said.error);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (error.name === "AbortError" || error instanceof Refused) throw error;
     throw new Error("The server does not answer. Is headword app still running?");
   }
-  const said = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
-  if (!response.ok) throw new Error(said.error);
-  return said;
 }
 
-function post(address, body, signal) {
+class Refused extends Error {}
+
+function post(address, body, signal, read) {
   const headers = { "Content-Type": "application/json" };
-  return ask(address, { method: "POST", headers, body: JSON.stringify(body), signal });
+  return get(address, { method: "POST", headers, body: JSON.stringify(body), signal }, read);
 }
 
 function given(values) {
@@ -25,12 +26,20 @@ function given(values) {
 
 const inPath = (path) => path.split("/").map(encodeURIComponent).join("/");
 
-export const about = () => ask("/about");
-export const classes = (find, signal) => ask(`/classes?${given({ find, k: 300 })}`, { signal });
+export const about = () => get("/about");
+export const classes = (find, signal) => get(`/classes?${given({ find, k: 300 })}`, { signal });
 export const classify = (path, labels, signal) => post("/classify", { pictures: [path], labels }, signal);
-export const pictures = (tag, offset, k, signal) => ask(`/pictures?${given({ tag, offset, k })}`, { signal });
+export const correct = (pictures, add, remove) => post("/tags", { pictures, add, remove });
+export const download = (pictures) => post("/download", { pictures }, undefined, "blob");
+export const duplicates = (signal) => post("/duplicates", {}, signal);
+export const facts = (path, signal) => get(`/facts/${inPath(path)}`, { signal });
+export const file = (path) => get(imageAddress(path), {}, "blob");
+export const folders = () => get("/folders");
+export const pictures = (which, signal) => get(`/pictures?${given(which)}`, { signal });
 export const search = (request, signal) => post("/search", request, signal);
-export const tags = () => ask("/tags");
+export const tag = (labels, several) => post("/tag", { labels, multi_label: several });
+export const tags = () => get("/tags");
+export const undoTags = () => post("/tag/undo", {});
 
 // What is taught: of pictures on the page their labels, and a number of pictures to ask about next.
 export const lesson = (shown, suggest) => post("/lesson/state", { shown, suggest });

@@ -1,12 +1,12 @@
-// The three sheets: a picture by itself, the label list, and what the model is.
+// The sheets beside a picture's own: the label list, what the model is, and the keys; and light and dark.
 
 import * as api from "./api.js";
-import { name, score } from "./grid.js";
+import { say } from "./note.js";
 
 const $ = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
 
-export function listen({ retag, labels }) {
+export function listen(given) {
   for (const dialog of document.querySelectorAll("dialog")) {
     for (const button of dialog.querySelectorAll(".close, [data-close]"))
       button.addEventListener("click", () => dialog.close());
@@ -19,111 +19,70 @@ export function listen({ retag, labels }) {
     findClasses();
   });
   $("classes-find").addEventListener("input", findClasses);
-  editing = labels;
+  Object.assign(able, given);
   $("labels-open").addEventListener("click", editLabels);
   $("labels-words").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("labels-form").requestSubmit();
   });
   $("labels-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    applyLabels(retag);
+    applyLabels();
   });
-  $("picture").addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") step(-1);
-    else if (event.key === "ArrowRight") step(1);
-  });
-  $("picture-like").addEventListener("click", () => {
-    $("picture").close();
-    open.like(open.hits[open.place].path);
-  });
-  $("picture").addEventListener("close", () => {
-    open.asking?.abort();
-    $("picture-large").removeAttribute("src");
-  });
+  for (const id of ["labels-words", "labels-none", "labels-several"]) $(id).addEventListener("input", unconfirm);
+  $("labels-several").addEventListener("change", () => ($("labels-none").disabled = $("labels-several").checked));
+  $("help-open").addEventListener("click", () => $("help").showModal());
 }
 
 // ---- labels
 
-let editing = () => [];
+// What the page can do: retag, undo that, labels as they are, how many pictures are tagged, whether by clicks.
+const able = { retag: null, undo: null, labels: null, tagged: null, taught: null };
+let confirmed = false; // that tags which are there may be replaced
 
 export function editLabels() {
-  $("labels-words").value = editing().join("\n");
+  $("labels-words").value = able.labels().join("\n");
   $("labels-problem").textContent = "";
+  $("labels-several").disabled = able.taught(); // what clicks teach is one label a picture
+  if (able.taught()) $("labels-several").checked = $("labels-none").disabled = false;
+  unconfirm();
   $("labels").showModal();
 }
 
-async function applyLabels(retag) {
+function unconfirm() {
+  confirmed = false;
+  $("labels-confirm").hidden = true;
+  $("labels-apply").textContent = "Tag the folder";
+}
+
+async function applyLabels() {
   const lines = $("labels-words").value.split("\n").map((line) => line.replace(/^[\s,]+|[\s,]+$/g, ""));
   const wanted = [...new Set(lines.filter(Boolean))];
   const button = $("labels-apply");
+  $("labels-problem").textContent = "";
   if (!wanted.length) {
     $("labels-problem").textContent = "Write at least one label.";
     return;
   }
-  $("labels-problem").textContent = "";
+  const tagged = able.tagged();
+  if (tagged && !confirmed) {
+    confirmed = true;
+    $("labels-confirm").textContent = `This replaces the tags of ${count.format(tagged)} picture${tagged === 1 ? "" : "s"}.`;
+    $("labels-confirm").hidden = false;
+    button.textContent = "Replace the tags";
+    return;
+  }
   button.disabled = true;
   button.textContent = "Tagging …";
   try {
-    await retag(wanted, $("labels-none").checked);
+    await able.retag(wanted, { several: $("labels-several").checked, noneOfThese: $("labels-none").checked });
     $("labels").close();
+    say("The folder is tagged.", { label: "Undo", act: able.undo });
   } catch (error) {
     $("labels-problem").textContent = error.message;
   } finally {
     button.disabled = false;
-    button.textContent = "Tag the folder";
+    unconfirm();
   }
-}
-
-// ---- a picture by itself
-
-const open = { hits: [], place: 0, version: "", labels: [], like: null, asking: null };
-
-export function openPicture(path, hits, { version, labels, like }) {
-  const place = hits.findIndex((hit) => hit.path === path);
-  Object.assign(open, { hits, place, version, labels, like });
-  $("picture").showModal();
-  showPicture();
-}
-
-function step(by) {
-  const place = open.place + by;
-  if (place < 0 || place >= open.hits.length) return;
-  open.place = place;
-  showPicture();
-}
-
-async function showPicture() {
-  const hit = open.hits[open.place];
-  const size = innerWidth * devicePixelRatio > 800 ? 1280 : 640;
-  $("picture-large").src = api.thumbnailAddress(hit.path, size, open.version);
-  $("picture-large").alt = hit.path;
-  $("picture-name").textContent = name(hit.path);
-  $("picture-name").title = hit.path;
-  $("picture-file").href = api.imageAddress(hit.path);
-  const place = `${count.format(open.place + 1)} of ${count.format(open.hits.length)}`;
-  $("picture-score").textContent = hit.score === null ? place : `${place} · cosine ${score(hit.score)}`;
-  $("picture-fits").replaceChildren();
-  open.asking?.abort();
-  if (!open.labels.length) return;
-  open.asking = new AbortController();
-  try {
-    const said = await api.classify(hit.path, open.labels, open.asking.signal);
-    $("picture-fits").replaceChildren(...said.results[0].slice(0, 5).map(fit));
-  } catch (error) {
-    if (error.name !== "AbortError") $("picture-score").textContent = error.message;
-  }
-}
-
-function fit({ label, probability }) {
-  const row = document.createElement("li");
-  const said = document.createElement("span");
-  said.textContent = label;
-  const number = document.createElement("span");
-  number.className = "count";
-  number.textContent = `${(100 * probability).toFixed(probability < 0.0995 ? 1 : 0)} %`;
-  row.append(said, number);
-  row.style.setProperty("--part", probability);
-  return row;
 }
 
 // ---- the model
@@ -189,3 +148,17 @@ async function findClasses() {
     if (error.name !== "AbortError") $("classes").textContent = error.message;
   }
 }
+
+// ---- light and dark
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+const markTheme = () => $("theme").setAttribute("aria-pressed", String(isDark()));
+$("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem("headword-theme", theme);
+  markTheme();
+});
+dark.addEventListener("change", markTheme);
+markTheme();

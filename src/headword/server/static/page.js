@@ -1,44 +1,53 @@
-// The page: what is asked, the answer to it, and the keys.
+// The page: what is asked, the answer to it, the address, and the keys.
 
+import * as answers from "./answers.js";
 import * as api from "./api.js";
+import * as detail from "./detail.js";
 import * as dialogs from "./dialogs.js";
+import * as filters from "./filters.js";
 import * as grid from "./grid.js";
+import { say } from "./note.js";
+import * as selection from "./selection.js";
+import * as tags from "./tags.js";
 import * as teach from "./teach.js";
+import * as uploads from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
 const words = $("words");
 const count = new Intl.NumberFormat("en");
 
-const PAGE = 60; // pictures shown at first, and added by "Show more"
-const MOST = 500; // the API's limit for one search
+const PAGE = 60; // pictures shown at first, and added by scrolling
 const MOST_JUDGED = 100; // hits of one search
 const PAUSE = 70; // milliseconds without a key before a search goes out
 
+const EVERYTHING = { tag: null, folder: null, from: null, to: null, copies: null };
+
 // What is asked. Of `like` (a picture of the index) and `image` (one of the user's) at most one is set.
-const asked = { words: "", like: null, image: null, tag: null, right: [], wrong: [], k: PAGE };
+const asked = { words: "", like: null, image: null, ...EVERYTHING, right: [], wrong: [] };
 let shown = []; // the pictures on the page
+let reached = 0; // how many were answered, one that is left out included
 let version = ""; // of the index that the last answer came from
-let images = 0;
 let asking = null; // the request under way
 
-const searching = () => Boolean(asked.words.trim() || asked.like || asked.image);
+const searching = () => answers.searching(asked);
+const filtered = () => Object.keys(EVERYTHING).some((name) => asked[name]);
 
 // ---- asking
 
-async function answer() {
+// Anew; with `place`, as many pictures as were there and scrolled to where they were.
+async function answer(place = null) {
   asking?.abort(); // whatever it would say is no longer asked
   const mine = (asking = new AbortController());
   const busy = setTimeout(() => $("grid").setAttribute("aria-busy", "true"), 150);
   const start = performance.now();
   try {
-    const said = searching() ? await search(mine.signal) : await browse(mine.signal);
+    const said = await answers.get(asked, 0, Math.max(PAGE, place?.count ?? 0), mine.signal);
     if (asking !== mine) return;
     draw(said, performance.now() - start);
+    if (place) scrollTo({ top: place.top });
     if (teach.isTaught()) await teach.load(); // labels as they are taught, over those of the index
   } catch (error) {
-    if (error.name === "AbortError" || asking !== mine) return;
-    $("status").textContent = error.message;
-    $("status").classList.add("problem");
+    if (error.name !== "AbortError" && asking === mine) fail(error);
   } finally {
     clearTimeout(busy);
     if (asking === mine) {
@@ -48,33 +57,19 @@ async function answer() {
   }
 }
 
-function search(signal) {
-  // A picture is always most like itself: one more is asked for, and it is left out.
-  const request = { k: Math.min(asked.k + (asked.like ? 1 : 0), MOST) };
-  if (asked.words.trim()) request.words = asked.words;
-  if (asked.like) request.like = asked.like;
-  if (asked.image) request.image = asked.image.data;
-  if (asked.tag) request.tag = asked.tag;
-  if (asked.right.length) request.right = asked.right;
-  if (asked.wrong.length) request.wrong = asked.wrong;
-  return api.search(request, signal);
-}
-
-async function browse(signal) {
-  const said = await api.pictures(asked.tag, 0, Math.min(asked.k, MOST), signal);
-  return { ...said, hits: said.pictures };
-}
+// A picture is always most like itself, which nobody asks for.
+const others = (hits) =>
+  hits
+    .filter((hit) => hit.path !== asked.like)
+    .map((hit) => ({ ...hit, right: asked.right.includes(hit.path), wrong: asked.wrong.includes(hit.path) }));
 
 function draw(said, milliseconds) {
   version = said.index_version;
-  shown = said.hits
-    .filter((hit) => hit.path !== asked.like)
-    .map((hit) => ({ ...hit, right: asked.right.includes(hit.path), wrong: asked.wrong.includes(hit.path) }));
+  shown = others(said.hits);
   grid.show(shown, version);
-  const total = said.total ?? (asked.tag ? tagCounts.get(asked.tag) : images) ?? 0;
-  $("more").hidden = asked.k >= MOST || shown.length < asked.k || shown.length >= total;
-  $("status").classList.remove("problem");
-  $("status").textContent = sentence(said, total, milliseconds);
+  selection.show();
+  goesOn(said);
+  tell(sentence(said, milliseconds), shown.length ? [] : ways());
   const covered = !said.out_of_depth;
   $("mark").hidden = covered;
   if (!covered)
@@ -84,10 +79,19 @@ function draw(said, milliseconds) {
         : `Far from what the head knows (familiarity ${Math.round(100 * said.familiarity)} %): take these with care.`;
 }
 
-function sentence(said, total, milliseconds) {
-  const within = asked.tag ? ` tagged “${asked.tag}”` : "";
-  if (!total) return asked.tag ? `No pictures${within}.` : "The index has no pictures.";
-  if (!searching()) return `${count.format(total)} picture${total === 1 ? "" : "s"}${within}`;
+function goesOn({ hits, ended }, before = 0) {
+  reached = before + hits.length;
+  $("more").hidden = ended || (searching() && reached + PAGE > answers.DEEPEST);
+  $("more").textContent = "Show more";
+  watching.unobserve($("more"));
+  watching.observe($("more")); // which looks again whether it is in sight
+}
+
+function sentence(said, milliseconds) {
+  const within = `${asked.tag ? ` tagged “${asked.tag}”` : ""}${filters.sentence(asked)}`;
+  if (asked.copies) return answers.sentenceOfCopies(said);
+  if (!said.total) return filtered() ? `No pictures${within}.` : "The index has no pictures.";
+  if (!searching()) return `${count.format(said.total)} picture${said.total === 1 ? "" : "s"}${within}`;
   const parts = [];
   if (asked.like) parts.push(`like ${grid.name(asked.like)}`);
   if (asked.image) parts.push("like your picture");
@@ -95,19 +99,87 @@ function sentence(said, total, milliseconds) {
   for (const word of said.negative) parts.push(`without “${word}”`);
   const { right, wrong } = asked;
   if (right.length || wrong.length) parts.push(`by ${right.length} right and ${wrong.length} wrong`);
-  const best = `Best ${count.format(shown.length)} of ${count.format(total)}${within}`;
+  const best = `Best of ${count.format(said.total)}${within}`;
   return `${best}: ${parts.join(", ")} · ${Math.max(1, Math.round(milliseconds))} ms`;
 }
 
-function ask(changes, { keep = false } = {}) {
-  const other = ["words", "like", "image"].some((key) => key in changes && changes[key] !== asked[key]);
-  if (other) Object.assign(asked, { right: [], wrong: [] }); // they were said of another search
-  Object.assign(asked, { k: PAGE }, changes);
+// What can be done where nothing is shown.
+function ways() {
+  const found = [];
+  if (asked.tag && !tags.has(asked.tag)) found.push(["Without this tag", () => ask({ tag: null })]);
+  if (filtered()) found.push(["Show all pictures", () => ask({ ...EVERYTHING, words: "", like: null, image: null })]);
+  return found;
+}
+
+function tell(line, buttons = [], problem = false) {
+  $("status").textContent = line;
+  $("status").classList.toggle("problem", problem);
+  $("ways").replaceChildren(
+    ...buttons.map(([label, act]) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "quiet";
+      button.textContent = label;
+      button.addEventListener("click", act);
+      return button;
+    }),
+  );
+}
+
+// What was shown answered another question: it goes.
+function fail(error) {
+  shown = [];
+  grid.show(shown, version);
+  $("more").hidden = true;
+  $("mark").hidden = true;
+  const found = [["Try again", () => answer()], ...ways()];
+  if (asked.image) found.push(["Without the picture", () => ask({ image: null })]);
+  tell(error.message, found, true);
+}
+
+async function more() {
+  if (asking || $("more").hidden) return;
+  const mine = (asking = new AbortController());
+  try {
+    const said = await answers.get(asked, reached, PAGE, mine.signal);
+    if (asking !== mine) return;
+    if (said.index_version !== version) {
+      asking = null;
+      await answer({ count: reached + PAGE, top: scrollY });
+      return;
+    }
+    const fresh = others(said.hits);
+    shown.push(...fresh);
+    grid.add(fresh, version);
+    selection.show();
+    asking = null;
+    goesOn(said, reached);
+    keepPlace();
+    if (teach.isTaught()) await teach.load();
+  } catch (error) {
+    if (error.name === "AbortError" || asking !== mine) return;
+    $("more").textContent = `${error.message} Try again`;
+  } finally {
+    if (asking === mine) asking = null;
+  }
+}
+
+const watching = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && more(), {
+  rootMargin: "0px 0px 800px",
+});
+
+function ask(changes, { keep = false, place = null } = {}) {
+  const differs = (key) => key in changes && changes[key] !== asked[key];
+  if (["words", "like", "image"].some(differs)) Object.assign(asked, { right: [], wrong: [] }); // said of another
+  if (Object.keys(changes).some(differs)) asked.copies = null;
+  Object.assign(asked, changes);
   if (words.value !== asked.words) words.value = asked.words;
   example();
   remember(keep);
-  markTags();
-  return answer();
+  tags.mark(asked.tag);
+  filters.mark(asked);
+  $("copies").setAttribute("aria-pressed", String(Boolean(asked.copies)));
+  return answer(place);
 }
 
 let pause;
@@ -128,20 +200,11 @@ function example() {
 }
 
 async function by(file) {
-  if (!file) return;
-  if (!file.type.startsWith("image/")) {
-    $("status").textContent = `${file.name || "That"} is not a picture.`;
-    $("status").classList.add("problem");
+  if (!/^image\//.test(file.type) && !/\.(heic|heif|hif|avif|tiff?)$/i.test(file.name)) {
+    tell(`${file.name || "That"} is not a picture.`, [], true);
     return;
   }
-  const data = await new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
-  if (asked.image) URL.revokeObjectURL(asked.image.address);
-  await ask({ image: { data, address: URL.createObjectURL(file) }, like: null });
+  await ask({ image: await uploads.take(file), like: null });
 }
 
 function like(path) {
@@ -160,63 +223,72 @@ function refine(path, said) {
   if (changes.right.length + changes.wrong.length <= MOST_JUDGED) ask(changes, { keep: true });
 }
 
-// ---- the address, so that Back works and a search can be sent to someone
+// ---- the address, and the place on the page, so that Back and a reload lead to what was there
 
 function remember(replace) {
-  const { words: typedWords, like: path, tag } = asked;
-  const said = Object.entries({ q: typedWords, like: path, tag }).filter(([, value]) => value);
-  const address = `/${said.length ? "?" : ""}${new URLSearchParams(said)}`;
+  const { words: typedWords, image, like: path, tag, folder, from, to, copies } = asked;
+  const said = { q: typedWords, like: path, picture: image?.id, tag, folder, from, to, copies };
+  const given = Object.entries(said).filter(([, value]) => value);
+  const address = `/${given.length ? "?" : ""}${new URLSearchParams(given)}`;
   if (address === location.pathname + location.search) return;
   if (replace) history.replaceState(null, "", address);
-  else history.pushState(null, "", address);
+  else {
+    keepPlace();
+    history.pushState(null, "", address);
+  }
 }
 
-function recall() {
+async function recall() {
   const said = new URLSearchParams(location.search);
-  return { words: said.get("q") ?? "", like: said.get("like"), tag: said.get("tag"), image: null };
+  const picture = said.get("picture");
+  const image = picture && (await uploads.recall(picture));
+  if (picture && !image) say("The picture of this search is kept here no longer; choose it again.");
+  const rest = Object.fromEntries(["like", ...Object.keys(EVERYTHING)].map((name) => [name, said.get(name)]));
+  return { words: said.get("q") ?? "", image: image || null, ...rest };
 }
 
-// ---- tags
+let keeping;
+function keepPlace() {
+  clearTimeout(keeping);
+  if (shown.length) history.replaceState({ count: reached, top: scrollY }, "");
+}
+addEventListener("scroll", () => {
+  clearTimeout(keeping);
+  keeping = setTimeout(() => {
+    keepPlace();
+    if (teach.isTaught() && shown.length > answers.MOST) teach.load();
+  }, 200);
+}, { passive: true });
+addEventListener("pagehide", keepPlace);
+addEventListener("popstate", async ({ state }) => {
+  clearTimeout(keeping);
+  asking?.abort();
+  ask(await recall(), { keep: true, place: state ?? { count: PAGE, top: 0 } });
+});
 
-let tagCounts = new Map();
+// ---- labels
 
-function showTags(tags) {
-  tagCounts = new Map(tags.map(({ tag, count: n }) => [tag, n]));
-  const most = Math.max(...tagCounts.values(), 1);
-  const rows = tags.map(({ tag, count: n }) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.tag = tag;
-    button.style.setProperty("--part", n / most);
-    const label = document.createElement("span");
-    label.textContent = tag;
-    const number = document.createElement("span");
-    number.className = "count";
-    number.textContent = count.format(n);
-    button.append(label, number);
-    const row = document.createElement("li");
-    row.append(button);
-    return row;
-  });
-  $("tags").replaceChildren(...rows);
-  $("no-tags").hidden = rows.length > 0;
-  markTags();
+const editable = () => (teach.isTaught() ? teach.ownLabels() : tags.names());
+const showTags = (rows) => tags.show(rows, asked.tag);
+const loadTags = async () => showTags((await api.tags()).tags);
+
+async function retag(labels, { several, noneOfThese }) {
+  if (several) {
+    await api.tag(labels, several);
+    await teach.start();
+  } else await teach.begin(labels, noneOfThese);
+  if (!teach.isTaught()) await loadTags();
+  await ask({ tag: tags.has(asked.tag) ? asked.tag : null });
 }
 
-function markTags() {
-  for (const button of $("tags").querySelectorAll("button"))
-    button.setAttribute("aria-pressed", String(button.dataset.tag === asked.tag));
+async function untag() {
+  await api.undoTags();
+  await teach.start();
+  if (!teach.isTaught()) await loadTags();
+  await answer();
 }
 
-const editable = () => (teach.isTaught() ? teach.ownLabels() : [...tagCounts.keys()]);
-
-async function retag(labels, noneOfThese) {
-  await teach.begin(labels, noneOfThese);
-  if (!teach.isTaught()) showTags((await api.tags()).tags);
-  await ask({ tag: tagCounts.has(asked.tag) ? asked.tag : null });
-}
-
-// ---- keys, drops, clicks
+// ---- keys and clicks
 
 words.addEventListener("input", typed);
 words.addEventListener("keydown", (event) => {
@@ -225,7 +297,7 @@ words.addEventListener("keydown", (event) => {
     event.preventDefault();
     clearTimeout(pause);
     if (words.value || asked.like || asked.image) ask({ words: "", like: null, image: null });
-    else if (asked.tag) ask({ tag: null });
+    else if (filtered()) ask(EVERYTHING);
   }
 });
 $("search").addEventListener("submit", (event) => {
@@ -237,34 +309,35 @@ $("example-remove").addEventListener("click", () => {
   ask({ like: null, image: null });
   words.focus();
 });
-$("pick").addEventListener("click", () => $("file").click());
-$("file").addEventListener("change", () => {
-  by($("file").files[0]);
-  $("file").value = "";
-});
-$("more").addEventListener("click", async () => {
-  const before = shown.length;
-  asked.k = Math.min(asked.k + PAGE, MOST);
-  await answer();
-  grid.focus(before);
-});
-$("tags").addEventListener("click", async (event) => {
-  const tag = event.target.closest("button")?.dataset.tag;
-  if (tag === undefined) return;
-  await teach.write().catch(teach.tell);
-  ask({ tag: tag === asked.tag ? null : tag });
-});
+$("more").addEventListener("click", more);
+$("copies").addEventListener("click", () =>
+  ask({ words: "", like: null, image: null, ...EVERYTHING, copies: asked.copies ? null : "1" }),
+);
 
+const open = (path) => detail.show(path, shown, { version, labels: editable() });
 grid.listen({
   like,
-  open: (path) => dialogs.openPicture(path, shown, { version, labels: [...tagCounts.keys()], like }),
+  open,
+  choose: selection.toggle,
   judge: (path, label, said) => teach.judge(path, label, said).catch(teach.tell),
   refine,
   leave: () => words.focus(),
 });
-dialogs.listen({ retag, labels: editable });
+uploads.listen(by);
+filters.listen({ filter: (changes) => ask(changes), resized: () => grid.show(shown, version) });
+selection.listen({ shown: () => shown });
+const corrected = (hit) => {
+  grid.retag(hit);
+  if (!teach.isTaught()) loadTags().catch(teach.tell);
+};
+detail.listen({ like, toggle: selection.toggle, drawn: () => {}, corrected });
+dialogs.listen({ retag, undo: untag, labels: editable, tagged: tags.tagged, taught: teach.isTaught });
+tags.listen(async (tag) => {
+  await teach.write().catch(teach.tell);
+  ask({ tag: tag === asked.tag ? null : tag });
+});
 teach.listen({
-  shown: () => shown.map(({ path }) => path),
+  shown: () => grid.around(answers.MOST),
   version: () => version,
   relabel: grid.relabel,
   showTags,
@@ -272,68 +345,35 @@ teach.listen({
 });
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, dialog");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
-    event.preventDefault();
+  const typing = event.target.closest("textarea, select, input:not([type=checkbox], [type=range])");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "/") {
+    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
     words.focus();
     words.select();
-  }
-});
-
-let depth = 0; // dragenter and dragleave come for every element that is crossed
-const dragsFile = (event) => event.dataTransfer?.types.includes("Files");
-addEventListener("dragenter", (event) => {
-  if (!dragsFile(event)) return;
-  depth += 1;
-  $("drop").hidden = false;
-});
-addEventListener("dragleave", () => {
-  depth = Math.max(0, depth - 1);
-  $("drop").hidden = depth === 0;
-});
-addEventListener("dragover", (event) => dragsFile(event) && event.preventDefault());
-addEventListener("drop", (event) => {
-  if (!dragsFile(event)) return;
+  } else if (event.key === "?" && !document.querySelector("dialog[open]")) $("help").showModal();
+  else return;
   event.preventDefault();
-  depth = 0;
-  $("drop").hidden = true;
-  by(event.dataTransfer.files[0]);
 });
-addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
-  if (file) by(file);
-});
-addEventListener("popstate", () => {
-  ask(recall(), { keep: true });
-});
-
-// ---- light and dark
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
-const markTheme = () => $("theme").setAttribute("aria-pressed", String(isDark()));
-$("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem("headword-theme", theme);
-  markTheme();
-});
-dark.addEventListener("change", markTheme);
-markTheme();
 
 // ---- the start
 
+history.scrollRestoration = "manual";
+const place = history.state;
 words.focus({ preventScroll: true });
-Object.assign(asked, recall());
+Object.assign(asked, await recall());
 words.value = asked.words;
-const facts = await api.about();
-images = facts.images;
-version = facts.index_version;
-$("folder").textContent = facts.folder;
-$("folder").title = facts.folder;
-document.title = `${grid.name(facts.folder)} · headword`;
-dialogs.fillAbout(facts);
-showTags((await api.tags()).tags);
-await teach.start();
+try {
+  const facts = await api.about();
+  version = facts.index_version;
+  $("folder").textContent = facts.folder;
+  $("folder").title = facts.folder;
+  document.title = `${grid.name(facts.folder)} · headword`;
+  dialogs.fillAbout(facts);
+  await Promise.all([loadTags(), filters.load()]);
+  await teach.start();
+} catch (error) {
+  fail(error);
+}
 if (words.value !== asked.words) asked.words = words.value; // typed while this was under way
-await ask({});
+await ask({}, { keep: true, place });
