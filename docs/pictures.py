@@ -56,7 +56,7 @@ SCREENSHOTS = ("page", "teach-page", "lead")
 PORT = 7913
 ROWS = (281, 285, 504, 970, 812)
 """Of the head, on the lead picture."""
-WORDS = ("something hot to drink", "a place to pray", "a pet that purrs", "it flies to space")
+WORDS = ("something hot to drink", "a place to pray", "an animal with whiskers", "it flies to space")
 """What the lead picture asks."""
 
 
@@ -101,7 +101,8 @@ def line(screen: pyte.Screen, row: int) -> Text:
 def lead(model: headword.DualEncoder) -> str:
     """What headword does, as a page: rows and names of a head, untaught words, the pictures they find."""
     pictures = gallery()
-    places, _ = model.search([picture.path for picture in pictures], list(WORDS), k=1)
+    paths = [picture.path for picture in pictures]
+    places, _ = model.centre_on(paths).search(paths, list(WORDS), k=1)
 
     def image(place: int) -> str:
         path = pictures[place].path
@@ -150,7 +151,7 @@ def screenshots(names: set[str], model: headword.DualEncoder) -> None:
                 page.wait_for_load_state("networkidle")
                 keep(page, "teach-page")
             if "lead" in names:
-                drawn = browser.new_page(viewport={"width": 1000, "height": 420})
+                drawn = browser.new_page(viewport={"width": 1000, "height": 372})
                 drawn.set_content(lead(model), wait_until="load")
                 keep(drawn, "lead")
             browser.close()
