@@ -74,7 +74,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     return LINK.sub(link, markdown)
 
 
-def on_post_page(output: str, page: Any, config: Any) -> str:
+def on_post_page(output: str, **_about: Any) -> str:
     """Name the search's dialog for those who hear it; the theme does not."""
     return output.replace(
         'data-md-component="search" role="dialog"',

@@ -56,7 +56,7 @@ SCREENSHOTS = ("page", "teach-page", "lead")
 PORT = 7913
 ROWS = (281, 285, 504, 970, 812)
 """Of the head, on the lead picture."""
-WORDS = ("something hot to drink", "a place to pray", "an animal with whiskers", "it flies to space")
+WORDS = ("something hot to drink", "a place to pray", "something that blooms", "it flies to space")
 """What the lead picture asks."""
 
 
