@@ -23,6 +23,9 @@ pytestmark = pytest.mark.browser
 SMALL = 70
 """Pictures of one colour, so that there is something to scroll."""
 
+TOTAL = SMALL + 16
+"""With the gallery, a picture of a camera, and a copy."""
+
 
 @pytest.fixture(scope="module")
 def live(chromium, embedded, saved, pictures, tmp_path_factory) -> Iterator[Live]:
@@ -32,6 +35,7 @@ def live(chromium, embedded, saved, pictures, tmp_path_factory) -> Iterator[Live
     (photos / "small" / "er").mkdir(parents=True)
     for name, path in pictures.items():
         shutil.copy(path, photos / f"{name}{path.suffix}")
+    shutil.copy(pictures["coffee"], photos / "small" / "again.png")
     random = np.random.default_rng(0)
     for n in range(SMALL):
         colour = tuple(int(part) for part in random.integers(0, 256, 3))
@@ -86,6 +90,22 @@ def test_a_click_opens_the_picture(page):
     page.click("#picture-like")
     status(page, "like cat.png")
     first(page, "cat-taken.jpg")
+
+
+def test_why_these_words(page, live):
+    """What they are made of, as headword explain says it."""
+    page.fill("#words", "a hot drink")
+    first(page, "coffee.png")
+    page.click('[data-path="coffee.png"] .open')
+    expect(page.locator("#picture-why-title")).to_have_text("What “a hot drink” is made of")
+    (explained,) = live.index.model.explain(["a hot drink"], k=6)
+    shown = page.locator("#picture-why li span:first-child").all_text_contents()
+    assert shown == [part.name for part in explained.prototypes]
+    page.keyboard.press("Escape")
+    page.fill("#words", "")
+    status(page, f"{TOTAL} pictures")
+    page.click('[data-path="coffee.png"] .open')
+    assert not page.locator("#picture-why-title").is_visible()
 
 
 def test_tags_are_corrected_by_hand(page, live):
@@ -164,7 +184,7 @@ def filters(page) -> None:
 def test_folders_and_dates(page):
     filters(page)
     page.select_option("#folders", "small")
-    status(page, f"{SMALL} pictures in small")
+    status(page, f"{SMALL + 1} pictures in small")
     page.select_option("#folders", "small/er")
     tiles(page, 10)
     page.fill("#words", "blue")
@@ -176,9 +196,25 @@ def test_folders_and_dates(page):
     page.fill("#from", "1990-01-31")
     status(page, "Best of 10")
     page.click("#filters-clear")
-    status(page, f"Best of {SMALL + 15}")
+    status(page, f"Best of {TOTAL}")
     page.go_back()
     status(page, "Best of 10 in small/er, since 1990-01-31")
+
+
+def test_copies_stand_together(page):
+    filters(page)
+    page.click("#copies")
+    status(page, "pictures that are there more than once")
+    keep(page, f"copies-{page.viewport_size['width']}")
+    shown = [tile.get_attribute("data-path") for tile in page.locator("#grid li").all()]
+    places = sorted(shown.index(path) for path in ("coffee.png", "small/again.png"))
+    group = page.locator("#grid li").nth(places[0])
+    expect(group).to_have_class(re.compile("starts"))
+    assert places[1] == places[0] + 1
+    page.reload()
+    status(page, "pictures that are there more than once")
+    page.click("#copies")
+    status(page, f"{TOTAL} pictures")
 
 
 def test_what_answered_something_else_goes(page):
@@ -203,7 +239,7 @@ def test_a_tag_that_is_none(page, live):
     page.go_back()
     status(page, "No pictures tagged “owls”")
     page.click("#ways button >> text=Show all pictures")
-    status(page, f"{SMALL + 15} pictures")
+    status(page, f"{TOTAL} pictures")
 
 
 def test_a_picture_of_ones_own_stays(page, pictures):
@@ -215,7 +251,7 @@ def test_a_picture_of_ones_own_stays(page, pictures):
     first(page, "rocket.jpg")
     assert page.evaluate("document.getElementById('example-picture').naturalWidth") > 0
     page.click("#example-remove")
-    status(page, f"{SMALL + 15} pictures")
+    status(page, f"{TOTAL} pictures")
     page.go_back()
     status(page, "like your picture")
     first(page, "rocket.jpg")
@@ -229,7 +265,7 @@ def test_tagging_anew_asks_and_is_undone(page, live):
     page.click("#labels-open")
     page.fill("#labels-words", "dark\nbright")
     page.click("#labels-apply")
-    expect(page.locator("#labels-confirm")).to_contain_text(f"replaces the tags of {SMALL + 15} pictures")
+    expect(page.locator("#labels-confirm")).to_contain_text(f"replaces the tags of {TOTAL} pictures")
     assert live.get("/tags").json["tags"] == before
     page.click("#labels-apply")
     expect(page.locator("#labels")).not_to_be_visible(timeout=PATIENCE)
@@ -256,7 +292,7 @@ def in_view(page) -> str:
 
 def test_scrolling_goes_on_and_is_come_back_to(page):
     page.locator("#more").scroll_into_view_if_needed()
-    tiles(page, SMALL + 15)
+    tiles(page, TOTAL)
     assert not page.locator("#more").is_visible()
     page.locator("#grid li").nth(70).scroll_into_view_if_needed()
     page.wait_for_timeout(400)  # until the place is kept
@@ -264,7 +300,7 @@ def test_scrolling_goes_on_and_is_come_back_to(page):
     assert there > 500
     shown = in_view(page)
     page.reload()
-    tiles(page, SMALL + 15)
+    tiles(page, TOTAL)
     page.wait_for_function(f"Math.abs(scrollY - {there}) < 5")
     assert in_view(page) == shown
     page.fill("#words", "rocket")
@@ -275,7 +311,7 @@ def test_scrolling_goes_on_and_is_come_back_to(page):
     page.go_back()
     status(page, "“rocket”")
     page.locator("#more").scroll_into_view_if_needed()
-    tiles(page, SMALL + 15)
+    tiles(page, TOTAL)
 
 
 def test_size_of_the_pictures(page):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    'tag index --labels "a cat,a dog,a street at night" --multi-label --write xmp',
+    'tag index --labels "a cat,a dog" --multi-label --write xmp',
     "tag index --write csv --out tags.csv",
 )
 def tag(

@@ -290,6 +290,15 @@ async def classes(
     return schemas.ClassesResponse(classes=names[:k], total=len(names))
 
 
+@router.get("/explain")
+async def explain(service: Served, words: schemas.Text, k: K = 5) -> schemas.ExplainResponse:
+    """Which classes of the head words are made of; 400 for a model that was trained on captions."""
+    model = (await service.newest()).model
+    (found,) = await service.run(model.explain, [words], k=k)
+    parts = [schemas.WordPart.model_validate(part) for part in found.prototypes]
+    return schemas.ExplainResponse(parts=parts, others=found.others)
+
+
 # ---- the page: a few hand-written files, held in memory
 
 

@@ -288,6 +288,25 @@ class ClassifyResponse(BaseModel):
     doubt: str | None = Field(default=None, description="Why all of them are to be taken with care, if so.")
 
 
+class WordPart(BaseModel):
+    """A class of the head in what words are made of; see `headword explain`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    weight: float
+    """In the sum that the words' vector is; or its cosine with that, where there is no such sum."""
+    share: float | None
+    """Its part of the vector; null beside a cosine."""
+
+
+class ExplainResponse(BaseModel):
+    """What words are made of, the heaviest first."""
+
+    parts: list[WordPart]
+    others: int = Field(description="How many more there are.")
+
+
 class TagCount(BaseModel):
     """A tag and how many pictures have it."""
 

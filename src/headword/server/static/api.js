@@ -32,6 +32,7 @@ export const classify = (path, labels, signal) => post("/classify", { pictures: 
 export const correct = (pictures, add, remove) => post("/tags", { pictures, add, remove });
 export const download = (pictures) => post("/download", { pictures }, undefined, "blob");
 export const duplicates = (signal) => post("/duplicates", {}, signal);
+export const explain = (words, signal) => get(`/explain?${given({ words, k: 6 })}`, { signal });
 export const facts = (path, signal) => get(`/facts/${inPath(path)}`, { signal });
 export const file = (path) => get(imageAddress(path), {}, "blob");
 export const folders = () => get("/folders");

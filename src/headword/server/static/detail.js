@@ -8,16 +8,18 @@ const $ = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
-const open = { hits: [], place: 0, version: "", labels: [], asking: null };
+const open = { hits: [], place: 0, version: "", labels: [], text: null, asking: null };
 let page = null; // see `listen`
 
 export const path = () => open.hits[open.place]?.path;
 
-export function show(wanted, hits, { version, labels }) {
+// `text`: the words that were searched for, if any were.
+export function show(wanted, hits, { version, labels, text }) {
   const place = hits.findIndex((hit) => hit.path === wanted);
-  Object.assign(open, { hits, place, version, labels });
+  Object.assign(open, { hits, place, version, labels, text });
   $("picture").showModal();
   draw();
+  explain();
 }
 
 function step(by) {
@@ -142,13 +144,33 @@ async function judge(hit, signal) {
   }
 }
 
-function fit({ label, probability }) {
+// ---- why: the classes of the head that the words are made of, which every picture is compared with
+
+async function explain() {
+  const { text } = open;
+  $("picture-why").replaceChildren();
+  $("picture-why-title").hidden = true;
+  if (!text) return;
+  try {
+    const { parts } = await api.explain(text);
+    const most = Math.max(...parts.map(({ weight }) => Math.abs(weight)));
+    const rows = parts.map(({ name: label, weight }) => fit({ label, probability: Math.abs(weight) / most }, weight.toFixed(2)));
+    if (text !== open.text) return;
+    $("picture-why").replaceChildren(...rows);
+    $("picture-why-title").textContent = `What “${text}” is made of`;
+    $("picture-why-title").hidden = false;
+  } catch {
+    // a model that was trained on captions has no such classes
+  }
+}
+
+function fit({ label, probability }, number = null) {
   const row = document.createElement("li");
   const [word, chance] = [document.createElement("span"), document.createElement("span")];
   row.style.setProperty("--part", probability);
   word.textContent = label;
   chance.className = "count";
-  chance.textContent = `${(100 * probability).toFixed(probability < 0.0995 ? 1 : 0)} %`;
+  chance.textContent = number ?? `${(100 * probability).toFixed(probability < 0.0995 ? 1 : 0)} %`;
   row.append(word, chance);
   return row;
 }

@@ -26,6 +26,7 @@ const EVERYTHING = { tag: null, folder: null, from: null, to: null, copies: null
 const asked = { words: "", like: null, image: null, ...EVERYTHING, right: [], wrong: [] };
 let shown = []; // the pictures on the page
 let reached = 0; // how many were answered, one that is left out included
+let text = null; // the words that were searched for
 let version = ""; // of the index that the last answer came from
 let asking = null; // the request under way
 
@@ -65,6 +66,7 @@ const others = (hits) =>
 
 function draw(said, milliseconds) {
   version = said.index_version;
+  text = said.text ?? null;
   shown = others(said.hits);
   grid.show(shown, version);
   selection.show();
@@ -314,7 +316,7 @@ $("copies").addEventListener("click", () =>
   ask({ words: "", like: null, image: null, ...EVERYTHING, copies: asked.copies ? null : "1" }),
 );
 
-const open = (path) => detail.show(path, shown, { version, labels: editable() });
+const open = (path) => detail.show(path, shown, { version, labels: editable(), text });
 grid.listen({
   like,
   open,
