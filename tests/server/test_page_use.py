@@ -301,7 +301,7 @@ def test_scrolling_goes_on_and_is_come_back_to(page):
     shown = in_view(page)
     page.reload()
     tiles(page, TOTAL)
-    page.wait_for_function(f"Math.abs(scrollY - {there}) < 5")
+    page.wait_for_function(f"() => Math.abs(scrollY - {there}) < 5")
     assert in_view(page) == shown
     page.fill("#words", "rocket")
     first(page, "rocket.jpg")

@@ -79,6 +79,22 @@ def test_a_label_more_keeps_the_clicks_and_a_label_less_its_own(fresh):
         assert live.post("/lesson", {"labels": [" "]}).status == 400
 
 
+def test_other_labels_are_taken_back_with_the_clicks_they_cost(fresh):
+    with served(fresh) as live:
+        live.post("/lesson", {"labels": LABELS})
+        click(live, "coffee.png", "a cup of coffee")
+        click(live, "cat.png", "a cat")
+        before = live.post("/lesson/tags", {}).json
+        tags = live.get("/tags").json["tags"]
+        live.post("/lesson", {"labels": ["a cat", "a lamp"]})
+        assert live.post("/lesson/tags", {}).json["answers"] == 1
+        assert live.post("/tag/undo", {}).json["tags"] == tags
+        after = live.post("/lesson/state", {}).json
+        assert {**after, "index_version": ""} == {**before, "index_version": ""}
+        assert live.post("/tag/undo", {}).status == 409
+        assert len(Clicks(fresh.path / "clicks.jsonl").clicks) == 2
+
+
 def test_taught_labels_become_tags_and_a_classifier(fresh, embedded):
     """What the page shows, the index's tags and the saved classifier say the same."""
     with served(fresh) as live:

@@ -235,7 +235,7 @@ async def undo_tag(service: Served, teacher: lessons.Taught) -> schemas.TagsResp
         await service.undo_tags()
     except HeadwordError as error:  # the index was changed since
         raise BusyError(str(error)) from error
-    await service.run(teacher.end)
+    await service.run(teacher.end, earlier=True)
     return await tags(service)
 
 

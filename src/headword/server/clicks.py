@@ -40,7 +40,13 @@ class Undo(Closed):
     undo: Literal[True]
 
 
-Line = Labelling | Click | Undo
+class EarlierLabels(Closed):
+    """The last list of labels is taken back, and with it what was clicked since."""
+
+    earlier_labels: Literal[True]
+
+
+Line = Labelling | Click | Undo | EarlierLabels
 _LINE: TypeAdapter[Line] = TypeAdapter(Line)
 
 
@@ -57,6 +63,7 @@ class Clicks:
     def __init__(self, file: Path) -> None:
         self.labelling: Labelling | None = None
         self.clicks: list[Click] = []
+        self._earlier: list[tuple[Labelling | None, list[Click]]] = []  # before each list of labels
         self._file = file
         if not file.is_file():
             return
@@ -109,7 +116,11 @@ class Clicks:
                 self.clicks.append(line)
         elif isinstance(line, Undo):
             del self.clicks[-1:]
+        elif isinstance(line, EarlierLabels):
+            if self._earlier:
+                self.labelling, self.clicks = self._earlier.pop()
         else:
+            self._earlier.append((self.labelling, list(self.clicks)))
             self.labelling = line
             self.clicks = [click for click in self.clicks if click.label in self.labels]
 

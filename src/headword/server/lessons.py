@@ -14,7 +14,7 @@ from headword.classifier import Classifier
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.search.lesson import Answer, Lesson
-from headword.server.clicks import NAME, Click, Clicks, Undo
+from headword.server.clicks import NAME, Click, Clicks, EarlierLabels, Undo
 from headword.server.schemas import MAX_K, Closed, InIndex, Labelling
 from headword.server.service import NotInIndexError, Service, Serving
 
@@ -91,6 +91,7 @@ class Teacher:
         self.service = service
         self._clicks = Clicks(service.path / NAME)
         self._begun: Labelling | None = None  # what was asked for last
+        self._kept = False  # among the clicks, since there were some
         self._lesson: Lesson | None = None
         self._serving: Serving | None = None
         self._places: dict[str, int] = {}
@@ -100,7 +101,8 @@ class Teacher:
         labels = check_labels(tidy_labels(labelling.labels))
         templates = labelling.templates and list(check_templates(labelling.templates))
         self._begun = labelling.model_copy(update={"labels": labels, "templates": templates})
-        if self._clicks.clicks:
+        self._kept = bool(self._clicks.clicks)
+        if self._kept:
             self._clicks.add(self._begun)
         self._lesson = None
 
@@ -127,10 +129,13 @@ class Teacher:
             if not gone:
                 lesson.undo()
 
-    def end(self) -> None:
-        """Forget labels that were written and of which nothing was clicked yet."""
-        if not self._clicks.clicks:
+    def end(self, *, earlier: bool = False) -> None:
+        """Forget labels of which nothing was clicked; or go back to `earlier` ones, with their clicks."""
+        if earlier and self._kept:
+            self._clicks.add(EarlierLabels(earlier_labels=True))
+        if earlier or not self._clicks.clicks:
             self._begun = self._lesson = None
+            self._kept = False
 
     def classifier(self, serving: Serving) -> Classifier:
         """The classifier as it is now; later clicks do not change it."""
