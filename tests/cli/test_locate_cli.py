@@ -61,3 +61,37 @@ def test_a_size_out_of_bounds_is_one_line(own):
     root, vision = own
     arguments = ("locate", root / "model", root / "noise.png", "a cat", "--vision", vision)
     assert "size must be 32 to 2048 pixels, got 5" in run(*arguments, "--size", 5, code=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "line"),
+    [
+        ("--out", "where.xyz", "let its name end in .png"),
+        ("--out", "there", "is a folder; give the name of a file"),
+        ("--masks", "taken.png", "is a file; give the name of a folder"),
+    ],
+)
+def test_places_that_will_not_do_are_refused_before_the_work(own, tmp_path, option, name, line):
+    root, vision = own
+    (tmp_path / "there").mkdir()
+    (tmp_path / "taken.png").write_bytes(b"")
+    arguments = ("locate", root / "model", root / "noise.png", "a cat", "--vision", vision)
+    assert line in run(*arguments, option, tmp_path / name, code=2)
+
+
+def test_more_words_than_a_mask_can_tell_apart_are_refused(own, tmp_path):
+    root, vision = own
+    words = [f"word {n}" for n in range(256)]
+    arguments = ("locate", root / "model", root / "noise.png", *words, "--vision", vision)
+    assert "a mask tells at most 255 words apart" in run(*arguments, "--masks", tmp_path, code=2)
+
+
+def test_pictures_of_one_name_keep_their_own_masks(own, tmp_path):
+    root, vision = own
+    for folder in ("a", "b"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / folder / "one.png")
+    arguments = ("locate", root / "model", tmp_path / "in", "a cat", "--vision", vision)
+    run(*arguments, "--masks", tmp_path / "masks", "--out", tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["one-2.png", "one.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["one.png-2.png", "one.png.png"]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import headword
+from headword.dense.maps import FITS
 from headword.encoders import load_text, load_vision
 from headword.errors import HeadwordError
 from headword.model import DualEncoder
@@ -74,14 +75,14 @@ def test_words_need_the_more_the_more_the_head_tells_them_apart():
     rows = model.aligner.image(model.pairs.image)
     words = torch.stack([rows[0], 0.1 * rows[0]])
     known, vague = model.locator.least(words)
-    assert known == pytest.approx(3 * float((rows @ words[0]).std()), rel=1e-4)
+    assert known == pytest.approx(FITS * float((rows @ words[0]).std()), rel=1e-4)
     assert vague == pytest.approx(known / 10, rel=1e-4)
 
 
 def test_without_rows_words_need_what_labels_do():
     trained = colours_model()
     words = trained.encode_text(["red", "blue"])
-    assert trained.locator.least(words) == [3 * trained.scores.threshold] * 2
+    assert trained.locator.least(words) == [FITS * trained.scores.threshold] * 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3)])

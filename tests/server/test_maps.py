@@ -43,7 +43,7 @@ def test_places_are_read_once_a_picture(live: Live, monkeypatch):
 def test_what_is_kept_is_bounded(live: Live):
     mapper = live.server.config.app._app.state.mapper
     mapper._recent.limit = 1
-    assert _asked(live, "rocket.png", "a rocket").status == 200
+    assert _asked(live, "people/astronaut.png", "a helmet").status == 200
     assert mapper._recent.held == 0
 
 

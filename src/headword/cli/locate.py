@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,10 @@ from headword.cli import options
 from headword.cli.app import command
 from headword.cli.common import Output, expand_images, printable
 from headword.errors import HeadwordError
+from headword.files.writing import check_new_file, new_file
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @command(
@@ -54,16 +59,21 @@ def locate(
     words = check_labels(words)
     others = tidy_labels(background.split(",")) if background else list(BACKGROUND)
     asked = words + [word for word in others if masks is not None and word not in words]
+    if masks is not None and len(words) > 255:
+        raise HeadwordError(f"a mask tells at most 255 words apart, got {len(words)}")
     files = expand_images([images])
     several = len(files) > 1
+    if out is not None and not several:
+        _format(check_new_file(out, overwrite=True))
+    for folder in (masks, out if several else None):
+        if folder is not None and folder.is_file():
+            raise HeadwordError(f"{folder} is a file; give the name of a folder")
     encoder = load(model, vision=vision, device=device, dtype=dtype)
     locator = encoder.locator
     chosen = locator.size(size)
     vectors = encoder.encode_text(asked, templates=template or encoder.templates)
     least = dict(zip(words, locator.least(vectors), strict=False))
-    for folder in (masks, out if several else None):
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+    shown, kept = _Kept(out), _Kept(masks)
     results, unread = [], {}
     with output.progress("images") as progress:
         for done, file in enumerate(files, start=1):
@@ -80,12 +90,11 @@ def locate(
                 for word, one in zip(words, shares, strict=False)
             ]
             if out is not None:
-                overlay(picture, shares[: len(words)], words, found).save(
-                    out / f"{file.name}.png" if several else out
-                )
+                drawn = overlay(picture, shares[: len(words)], words, found)
+                _save(drawn, shown.place(file.name) if several else out)
             if masks is not None:
                 labels = segment(shares, picture.height, picture.width)
-                mask_image(labels, len(words)).save(masks / f"{file.stem}.png")
+                _save(mask_image(labels, len(words)), kept.place(file.stem))
             regions_of = {word: [asdict(one) for one in its] for word, its in zip(words, found, strict=True)}
             results.append({"path": str(file), "size": list(picture.size), "regions": regions_of})
             output.table(printable(str(file)), ("words", "region", "share"), _rows(regions_of))
@@ -104,6 +113,34 @@ def locate(
         results=results,
         skipped=unread,
     )  # fmt: skip
+
+
+class _Kept:
+    """Names in a folder, each once: pictures of several folders may share one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.names = folder or Path(), set[str]()
+
+    def place(self, name: str) -> Path:
+        """Where the picture of a name goes."""
+        choices = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+        chosen = next(choice for choice in choices if choice not in self.names)
+        self.names.add(chosen)
+        return self.folder / f"{chosen}.png"
+
+
+def _format(path: Path) -> str:
+    """What a picture's name says that it is."""
+    known = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    if path.suffix.lower() not in known:
+        raise HeadwordError(f"{path} is to be a picture: let its name end in {', '.join(known)}")
+    return known[path.suffix.lower()]
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a picture that is whole or not there."""
+    with new_file(path) as temporary:
+        picture.save(temporary, _format(path))
 
 
 def _rows(found: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, str]]:

@@ -29,8 +29,10 @@ SMALLEST, LARGEST = 32, 2048
 FINER = 4
 """The default size over the classifier's own: 896 pixels for one of 224."""
 
+FITS = 2.25
+"""Deviations of its rows' cosines; nine of ten words that fit nothing stay below (docs/locate.md)."""
+
 _STEP = 32  # pixels; what backbones shrink by
-_FITS = 3.0
 _MOST_ROWS = 4_000
 
 
@@ -125,16 +127,16 @@ class Locator:
     def least(self, words: Tensor) -> list[float]:
         """The share that the strongest place of each of the words `[L, D]` has, where they fit at all.
 
-        Three times how far the head's own rows differ in what they say of the word: little for a word that
-        the head hardly knows. Without rows it is three times the threshold from which a label holds.
+        `FITS` times how far the head's own rows differ in what they say of the word: little for a word that
+        the head hardly knows. Without rows it is as many times the threshold from which a label holds.
         """
         if self.pairs is None:
-            return [_FITS * self.scores.threshold] * len(words)
+            return [FITS * self.scores.threshold] * len(words)
         known = taught_rows(self.pairs)
         known = known.sample(_MOST_ROWS, seed=0) if len(known) > _MOST_ROWS else known
         with torch.inference_mode():
             rows = self.aligner.image(known.image.to(self.aligner.centre_))
-            return (_FITS * (words.to(rows) @ rows.T).std(dim=1)).tolist()
+            return (FITS * (words.to(rows) @ rows.T).std(dim=1)).tolist()
 
     def refined(self, passes: Sequence[Tensor]) -> Tensor:
         """Maps `[L, h, w]` of a picture, the finest first, as one: smooth, averaged, pulled to the middle."""

@@ -16,6 +16,7 @@ BACKGROUND = ("background", "sky", "ground", "wall")
 
 _LEVEL = 0.5  # of the way from a map's median to its peak; what is above belongs to a region
 _PRIOR = 0.6  # of a label's mean share, which its places lose: the main thing wins everywhere otherwise
+_PANEL, _COLUMNS, _TITLE = 1024, 4, 20  # of an overlay: pixels a side at most, panels a row, pixels of words
 _ROWS = 1 << 24  # numbers that are in memory at once, of maps at the size of a picture
 
 # The ends and the middle of cividis, which all kinds of eyes tell apart.
@@ -78,23 +79,25 @@ def mask_image(labels: Tensor, words: int) -> Image.Image:
 def overlay(
     picture: Image.Image, shares: Tensor, words: Sequence[str], found: Sequence[Sequence[Region]]
 ) -> Image.Image:
-    """A panel for each of the words: the picture under their map `[L, h, w]` from dark to bright, and frames
-    about their regions.
+    """A panel for each of the words: the picture, at most 1,024 pixels a side, under their map `[L, h, w]`
+    from dark to bright, and frames about their regions.
     """
+    picture = ImageOps.contain(picture, (_PANEL, _PANEL)) if max(picture.size) > _PANEL else picture
     width, height = picture.size
-    panels = Image.new("RGB", (width * len(words), height + 20), "white")
+    columns, rows = min(_COLUMNS, len(words)), -(-len(words) // _COLUMNS)
+    panels = Image.new("RGB", (width * columns, (height + _TITLE) * rows), "white")
     pen = ImageDraw.Draw(panels)
     for n, (word, one, its) in enumerate(zip(words, shares, found, strict=True)):
+        x, y = n % _COLUMNS * width, n // _COLUMNS * (height + _TITLE) + _TITLE
         spread = (one.max() - one.min()).clamp_min(1e-6)
         levels = ((one - one.min()) / spread * 255).to(torch.uint8).numpy()
         grey = Image.fromarray(levels).resize(picture.size, Image.Resampling.BICUBIC)
         heat = ImageOps.colorize(grey, _DARK, _BRIGHT, mid=_MIDDLE)
-        panels.paste(Image.blend(picture, heat, 0.6), (n * width, 20))
-        pen.text((n * width + 4, 4), word, fill="black")
+        panels.paste(Image.blend(picture, heat, 0.6), (x, y))
+        pen.text((x + 4, y - 16), word, fill="black")
         for region in its:
             left, top, right, bottom = (
                 round(share * side) for share, side in zip(region.box, (width, height) * 2, strict=True)
             )
-            frame = n * width + left, top + 20, n * width + right - 1, bottom + 19
-            pen.rectangle(frame, outline="white", width=2)
+            pen.rectangle((x + left, y + top, x + right - 1, y + bottom - 1), outline="white", width=2)
     return panels

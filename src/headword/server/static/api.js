@@ -36,6 +36,8 @@ export const explain = (words, signal) => get(`/explain?${given({ words, k: 6 })
 export const facts = (path, signal) => get(`/facts/${inPath(path)}`, { signal });
 export const file = (path) => get(imageAddress(path), {}, "blob");
 export const folders = () => get("/folders");
+export const maps = (path, words, signal) =>
+  get(`/maps/${inPath(path)}?${new URLSearchParams(words.map((word) => ["words", word]))}`, { signal });
 export const pictures = (which, signal) => get(`/pictures?${given(which)}`, { signal });
 export const search = (request, signal) => post("/search", request, signal);
 export const tag = (labels, several) => post("/tag", { labels, multi_label: several });

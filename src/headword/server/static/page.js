@@ -10,6 +10,7 @@ import { say } from "./note.js";
 import * as selection from "./selection.js";
 import * as tags from "./tags.js";
 import * as teach from "./teach.js";
+import * as locating from "./where.js";
 import * as uploads from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
@@ -332,7 +333,8 @@ const corrected = (hit) => {
   grid.retag(hit);
   if (!teach.isTaught()) loadTags().catch(teach.tell);
 };
-detail.listen({ like, toggle: selection.toggle, drawn: () => {}, corrected });
+detail.listen({ like, toggle: selection.toggle, drawn: (hit, signal) => locating.show(hit, text ?? "", signal), corrected });
+locating.listen();
 dialogs.listen({ retag, undo: untag, labels: editable, tagged: tags.tagged, taught: teach.isTaught });
 tags.listen(async (tag) => {
   await teach.write().catch(teach.tell);
