@@ -178,3 +178,30 @@ def test_missing_and_empty_sources(tmp_path):
         class_names(tmp_path / "names.txt")
     with pytest.raises(HeadwordError, match="list of class names is empty"):
         class_names([])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "n02084071\nn02121620\nn02958343\n",
+        '{"n02084071": 91, "n02121620": 60, "n02958343": 7}',
+        '["n02084071", "n02121620",\n "n02958343"]',
+    ],
+)
+def test_a_vocabulary_of_synsets_has_wordnets_names(written, tmp_path):
+    (tmp_path / "vocabulary").write_text(written)
+    dog, cat, car = class_names(tmp_path / "vocabulary")
+    assert (dog.name, cat.name, car.name) == ("dog", "cat", "car")
+    assert "domestic dog" in dog.synonyms
+    assert dog.id == "n02084071"
+
+
+def test_a_vocabulary_of_senses_has_its_lemmas(tmp_path):
+    (tmp_path / "vocabulary.json").write_text('{"hot_dog.n.02": 3, "red.s.01": 2}')
+    assert [c.name for c in class_names(tmp_path / "vocabulary.json")] == ["hot dog", "red"]
+
+
+def test_a_synset_that_is_not_known_is_named(tmp_path):
+    (tmp_path / "vocabulary").write_text("n02084071\nn00000001\n")
+    with pytest.raises(HeadwordError, match=r"n00000001 is none of the .* HEADWORD_WORDNET"):
+        class_names(tmp_path / "vocabulary")

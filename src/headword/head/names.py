@@ -11,11 +11,13 @@ from pathlib import Path
 
 from headword.errors import HeadwordError
 from headword.files import read_text
+from headword.head.wordnet import wordnet
 
 # "Cyanocitta cristata (Blue Jay)": a genus, lower-case epithets, then brackets (perhaps empty) at the end.
 _LATIN_WITH_COMMON = re.compile(r"(?P<latin>[A-Z][^\s,()]*(?: [^A-Z\s(][^\s(]*)*) \((?P<common>.*)\)")
 _WNID = re.compile(r"[nvars]\d{8}")
 _NOUN = re.compile(r"n\d{8}")
+_SENSE = re.compile(r"(?P<lemma>\S+)\.[nvasr]\.\d{2}")
 _PLACEHOLDER = re.compile(r"(label|class)?[_ ]?\d+", re.IGNORECASE)
 
 
@@ -81,8 +83,10 @@ def duplicate_names(classes: Iterable[ClassName]) -> dict[str, int]:
 def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassName, ...]:
     """Class names from a list of labels or `ClassName`s, or from a file.
 
-    The file has one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`. An empty or malformed
-    name is refused with its line or place.
+    The file has one label a line, or JSONL with `name`, `synonyms`, `definition`, `id`, or is a JSON list of
+    labels, or a JSON object whose keys are synsets (as CatLIP's vocabularies are). Where all labels are
+    WordNet's ids or senses ("hot_dog.n.02"), the names are its lemmas. An empty or malformed name is refused
+    with its line or place.
     """
     if isinstance(source, str | Path):
         return _from_file(source)
@@ -101,7 +105,10 @@ def class_names(source: str | Path | Sequence[str | ClassName]) -> tuple[ClassNa
 
 
 def _from_file(path: str | Path) -> tuple[ClassName, ...]:
-    lines = [line.removesuffix("\r") for line in read_text(path).rstrip().split("\n")]
+    text = read_text(path)
+    if (keys := _vocabulary(text)) is not None:
+        return _of_synsets(keys) or parse_labels(keys)
+    lines = [line.removesuffix("\r") for line in text.rstrip().split("\n")]
     if lines == [""]:
         raise HeadwordError(f"{path} has no class names; write one a line, in the order of the head's rows")
     empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
@@ -110,8 +117,39 @@ def _from_file(path: str | Path) -> tuple[ClassName, ...]:
             f"{path}:{empty}: empty line; every line names a class, in the order of the head's rows"
         )
     if not lines[0].lstrip().startswith("{"):
-        return parse_labels(lines)
+        return _of_synsets([line.strip() for line in lines]) or parse_labels(lines)
     return tuple(_from_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+
+
+def _vocabulary(text: str) -> list[str] | None:
+    """The labels of a JSON list, or the synsets of a JSON object of counts, as CatLIP's vocabularies are."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:  # JSONL, a class a line
+        return None
+    keys = list(content)
+    named = isinstance(content, list) or (
+        keys and all(_NOUN.fullmatch(k) or _SENSE.fullmatch(k) for k in keys)
+    )
+    return keys if named and keys and all(isinstance(key, str) for key in keys) else None
+
+
+def _of_synsets(keys: Sequence[str]) -> tuple[ClassName, ...] | None:
+    """Classes by WordNet's ids ("n02084071") or by senses ("hot_dog.n.02"); None where a label is neither."""
+    if all(_NOUN.fullmatch(key) for key in keys):
+        nouns = wordnet()
+        if unknown := [key for key in keys if key not in nouns]:
+            raise HeadwordError(
+                f"{unknown[0]} is none of the {len(nouns):,} nouns of the WordNet at hand; name the folder of "
+                "a whole one in HEADWORD_WORDNET, or give names in place of ids"
+            )
+        return tuple(ClassName(nouns[k].names[0], nouns[k].names[1:], id=k) for k in keys)
+    senses = [_SENSE.fullmatch(key) for key in keys]
+    if not all(senses):
+        return None
+    return tuple(ClassName(sense["lemma"].replace("_", " ")) for sense in senses if sense)
 
 
 def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None:
@@ -141,10 +179,8 @@ def imagenet_classes(n_classes: int) -> tuple[str, tuple[ClassName, ...]] | None
 def spoken(names: Sequence[str]) -> tuple[str, ...]:
     """Names of folders and labels as words: WordNet ids become names, underscores spaces."""
     if all(_NOUN.fullmatch(name) for name in names):
-        for size in (1000, 21_841, 21_843):
-            known = {c.id: c.name for c in (imagenet_classes(size) or ("", ()))[1]}
-            if all(name in known for name in names):
-                return tuple(known[name] for name in names)
+        if all(name in (nouns := wordnet()) for name in names):
+            return tuple(nouns[name].names[0] for name in names)
         raise HeadwordError("the class folders are WordNet ids that ImageNet does not have; give class names")
     return tuple(" ".join(name.replace("_", " ").split()) for name in names)
 
