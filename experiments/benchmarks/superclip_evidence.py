@@ -1,9 +1,10 @@
 """CLIP against SuperCLIP, for a sceptic: equal steps, pictures and compute, controls, weights, captions.
 
 `train` trains what has no result yet, in order of value, and can be stopped, gone on with, and run several
-times at once; `summary` reads results/superclip_evidence.json, one list of runs, and makes of it the paired
-differences and the figure. Each run is known by its configuration. Learning rates are chosen for each method
-and batch size on pictures that nothing is reported of. Pictures are scaled once, into a file that is mapped.
+times at once; `summary` reads results/superclip_evidence.json, one list of runs, and what was trained
+since, and makes of them the paired differences. Each run is known by its configuration. Learning rates are
+chosen for each method and batch size on pictures that nothing is reported of. Pictures are scaled once, into
+a file that is mapped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from experiments import harness
 from experiments.bench import data_root
+from experiments.paired import compare, difference, table
 from headword.cache import place
 from headword.errors import HeadwordError
 from headword.evaluation.shape_questions import evaluate_shapes
@@ -329,6 +331,48 @@ def train_all(device: Device, only: str, images: int | None, until: float) -> li
     return done
 
 
+def summary() -> dict[str, Any]:
+    """All runs, and the comparisons that they allow, with intervals."""
+    fresh = [json.loads(file.read_text()) for file in sorted(own_place().glob("*.json"))]
+    runs = {record["name"]: record for record in (*known_records(), *fresh)}
+    cells: dict[Cell, dict[int, dict[str, float]]] = {}
+    for record in runs.values():
+        config = record["config"]
+        if config["seed"] != LR_SEED:
+            length = f"{config['epochs']} epochs" if config["epochs"] else f"{config['steps']} steps"
+            cell = Cell(record["data"], config["batch_size"], length, record["arm"])
+            cells.setdefault(cell, {})[config["seed"]] = record["metrics"]
+    compared = [
+        comparison
+        for cell, by_seed in cells.items()
+        if cell.arm != "clip" and (base := cells.get(cell._replace(arm="clip")))
+        for comparison in compare(f"{cell} − clip", by_seed, base)
+    ]
+    for small, large in ((32, 64), (64, 128), (32, 128)):
+        gains = [
+            {s: difference(ours[s], theirs[s]) for s in ours if s in theirs}
+            for batch in (small, large)
+            if (ours := cells.get(Cell("shapes", batch, f"{PAIRS // batch} steps", "superclip")))
+            and (theirs := cells.get(Cell("shapes", batch, f"{PAIRS // batch} steps", "clip")))
+        ]
+        if len(gains) == 2:
+            compared += compare(f"superclip − clip at batch {small}, less the same at {large}", *gains)
+    print(table(compared))
+    return {"pairs": PAIRS, "comparisons": compared, "runs": list(runs.values())}
+
+
+class Cell(NamedTuple):
+    """Runs that differ in their seeds alone."""
+
+    data: str
+    batch: int
+    length: str
+    arm: str
+
+    def __str__(self) -> str:
+        return f"{self.data}, batch {self.batch}, {self.length}: {self.arm}"
+
+
 def run(
     what: Annotated[Literal["train", "summary"], typer.Argument(help="Train, or gather what there is.")],
     device: Device = "cpu",
@@ -342,4 +386,5 @@ def run(
         names = train_all(device, only, images, time.time() + 3600 * hours)
         logging.disable(logging.NOTSET)
         return {"file": f"{NAME}_trained", "runs": names}
-    raise SystemExit("not yet")
+    logging.disable(logging.NOTSET)
+    return summary()

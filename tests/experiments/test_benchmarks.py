@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 import headword
 from experiments import harness
 from experiments.__main__ import FILES, app
+from headword.training.export import save_trained
+from headword.training.run import train
 from support.commands import run_app
 from support.small_data import small_data
+from support.training import tiny
 
 SMALL = {
     "beyond-fit": ("--first", 12),
@@ -42,13 +46,24 @@ SMALL = {
     "small-heads": ("--most", 1),
     "soak": ("--requests", 30),
     "superclip-flops": ("--models", "RN50"),
-    "superclip-matrix": ("lr", "--images", 64, "--only", "0.001"),
+    "superclip-evidence": ("train", "--images", 128, "--only", "superclip-b128-n2-lr0.00283-s3"),
     "superclip-step": ("--model", "ViT-S-32-alt", "--batch", 2, "--steps", 1),
     "teach": ("--set", "tf_flowers", "--draws", 1, "--no-clicks"),
     "text-cache": ("--prompts", 20),
+    "token-heads": ("--images", 12, "--captions", 8),
     "token-loss-memory": ("--batch", 64, "--vocab", 300, "--width", 8, "--steps", 1, "--repeats", 1),
     "train-input": ("--batch", 4, "--steps", 1, "--blocks", 1),
 }
+
+
+def tiny_with_token_head(run: Path) -> Path:
+    """A model that two steps were taught, with its token head."""
+    result = train(tiny(steps=2), run)
+    assert result.model is not None
+    return save_trained(
+        result.model, result.blueprint, run / "model", provenance={}, keep_token_head=True,
+        token_counts=result.token_counts,
+    )  # fmt: skip
 
 
 REAL = os.environ.get("HEADWORD_DATA")  # where boxes and masks are
@@ -67,7 +82,7 @@ SLOW = {
         "score-calibration",
     ),
     *("score-calibration", "serve-speed", "small-heads", "soak"),
-    *("superclip-matrix", "superclip-step", "teach", "train-input"),
+    *("superclip-evidence", "superclip-step", "teach", "token-heads", "train-input"),
 }
 """Those that take more than a few seconds: `pytest -m slow` runs them."""
 
@@ -104,15 +119,17 @@ def test_runs_small(name, results, saved, monkeypatch):
         monkeypatch.setenv("HEADWORD_DATA", REAL)
     if name == "first-minutes":
         options += ["--model", saved]
+    if name == "token-heads":
+        options += ["--model", tiny_with_token_head(results.parent / "run")]
     if name == "familiarity":
         monkeypatch.setattr("experiments.benchmarks.familiarity.RESAMPLES", 20)
     if name == "joint":
         monkeypatch.setattr("experiments.benchmarks.joint.BIRDS", list(range(6)))
     if name == "small-heads":
         monkeypatch.setattr("experiments.benchmarks.small_heads.SIZES", {5: 1, 20: 1})
-    if name == "superclip-matrix":
-        monkeypatch.setattr("experiments.benchmarks.superclip_matrix.LR_STEPS", 2)
-        monkeypatch.setattr("experiments.benchmarks.superclip_matrix.shapes_evaluators", dict)
+    if name == "superclip-evidence":
+        monkeypatch.setattr("experiments.benchmarks.superclip_evidence.PAIRS", 256)
+        monkeypatch.setattr("experiments.benchmarks.superclip_evidence.shape_evaluators", lambda _: {})
     if name == "reproduce":
         monkeypatch.setattr("experiments.benchmarks.reproduce.RECIPES", {})
     run_app(app, name, *options)

@@ -130,10 +130,9 @@ def _vocabulary(text: str) -> list[str] | None:
     except json.JSONDecodeError:  # JSONL, a class a line
         return None
     keys = list(content)
-    named = isinstance(content, list) or (
-        keys and all(_NOUN.fullmatch(k) or _SENSE.fullmatch(k) for k in keys)
-    )
-    return keys if named and keys and all(isinstance(key, str) for key in keys) else None
+    if isinstance(content, list):
+        return keys if keys and all(isinstance(key, str) for key in keys) else None
+    return keys if keys and all(_NOUN.fullmatch(key) or _SENSE.fullmatch(key) for key in keys) else None
 
 
 def _of_synsets(keys: Sequence[str]) -> tuple[ClassName, ...] | None:
@@ -142,8 +141,8 @@ def _of_synsets(keys: Sequence[str]) -> tuple[ClassName, ...] | None:
         nouns = wordnet()
         if unknown := [key for key in keys if key not in nouns]:
             raise HeadwordError(
-                f"{unknown[0]} is none of the {len(nouns):,} nouns of the WordNet at hand; name the folder of "
-                "a whole one in HEADWORD_WORDNET, or give names in place of ids"
+                f"{unknown[0]} is none of the {len(nouns):,} nouns of the WordNet at hand; name the folder "
+                "of a whole one in HEADWORD_WORDNET, or give names in place of ids"
             )
         return tuple(ClassName(nouns[k].names[0], nouns[k].names[1:], id=k) for k in keys)
     senses = [_SENSE.fullmatch(key) for key in keys]
