@@ -213,6 +213,7 @@ def test_copies_stand_together(page):
     assert places[1] == places[0] + 1
     page.reload()
     status(page, "pictures that are there more than once")
+    filters(page)
     page.click("#copies")
     status(page, f"{TOTAL} pictures")
 

@@ -33,7 +33,7 @@ def opened_page(browser, live, pictures: int, width: int = 1280, scheme: str = "
         yield opened
     finally:
         context.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 def tiles(page, n: int) -> None:
