@@ -59,14 +59,14 @@ def test_equal_files_are_always_found(index):
 
 
 def test_where_duplicates_begin(index, tiny):
-    """Between what nine in ten and half of the altered copies keep: here are more copies than that."""
+    """Between what nine in ten and three in four altered copies keep: here are more copies than that."""
     version = index._version
     features = np.asarray(version.rows[version.slots])
     images = [load_image(index.file(version.hit(n, 0.0).path)) for n in range(len(features))]
     copies = [normalize(tiny.image_features(list(altered(image))), dim=1).numpy() for image in images]
     kept = np.concatenate([copy @ row for copy, row in zip(copies, features, strict=True)])
     begin = find_duplicates(index).similarity
-    assert np.quantile(kept, 0.05) <= begin <= np.quantile(kept, 0.6)
+    assert np.quantile(kept, 0.05) <= begin <= np.quantile(kept, 0.35)
 
 
 def test_mistakes_are_lines(index, tiny, tmp_path):

@@ -3,8 +3,8 @@
 How far a copy may lie from its original, and other pictures from each other, depends on the classifier and
 on the pictures, so both are measured. Some pictures of the index are saved smaller and rougher, cropped and
 made brighter: duplicates begin no lower than the cosine that nine in ten of these copies keep. And no lower
-than one in a hundred pictures has a neighbour, unless half of the copies would be missed: then there are more
-copies than that. Features are compared as they are stored, around no centre; all pairs are.
+than one in a hundred pictures has a neighbour, unless a quarter of the copies would be missed: then there are
+more copies than that. Features are compared as they are stored, around no centre; all pairs are.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ ALTERED, COMPARED = 24, 1000
 
 KEPT = 0.9
 """Share of the altered copies that may count as duplicates."""
+
+MISSED = 0.25
+"""Share of them that may be missed, for the sake of what follows."""
 
 NEAR = 0.01
 """Share of the pictures of which another may be that near, though it is no copy."""
@@ -110,9 +113,9 @@ def copies_begin(index: Index, features: Floats, encode: Encode) -> float:
     some = _spread(len(features), COMPARED)
     others = torch.from_numpy(features[some]) @ torch.from_numpy(features).T
     others[torch.arange(len(some)), torch.tensor(some)] = -1.0
-    low, middle = np.quantile(cosines, [1 - KEPT, 0.5])
+    low, high = np.quantile(cosines, [1 - KEPT, MISSED])
     near = np.quantile(others.amax(dim=1).numpy(), 1 - NEAR)
-    return float(max(low, min(near, middle)))
+    return float(max(low, min(near, high)))
 
 
 def _spread(count: int, most: int) -> list[int]:
