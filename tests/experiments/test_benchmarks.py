@@ -39,6 +39,7 @@ SMALL = {
     "locate-families": ("--families", "resnet,vgg"),
     "locate-shapes": ("--seeds", 1, "--pairs", 256, "--pictures", 8),
     "metrics-speed": ("--share", 0.01),
+    "relevance": (),
     "reproduce": (),
     "score-calibration": (),
     "search-speed": ("--rows", 2000, "--turns", 1),
@@ -79,6 +80,7 @@ SLOW = {
         "locate",
         "locate-families",
         "locate-shapes",
+        "relevance",
         "score-calibration",
     ),
     *("score-calibration", "serve-speed", "small-heads", "soak"),
@@ -113,7 +115,7 @@ def test_runs_small(name, results, saved, monkeypatch):
     if name == "search-speed":
         pytest.importorskip("faiss")
         monkeypatch.delenv("HEADWORD_DATA")
-    if name == "locate":
+    if name in ("locate", "relevance"):
         if REAL is None:
             pytest.skip("HEADWORD_DATA does not name a folder with data/coco128")
         monkeypatch.setenv("HEADWORD_DATA", REAL)

@@ -106,12 +106,12 @@ def test_index_tags_search_and_the_api_say_so(small, pictures, tmp_path) -> None
         shutil.copy(pictures[name], tmp_path / "in" / pictures[name].name)
     build_index(small[1], tmp_path / "in", tmp_path / "index")
     said = json.loads(run("search", tmp_path / "index", "a bird", "--json", "-"))
-    assert (said["familiarity"], said["out_of_depth"]) == (None, True)
-    assert "Out of the head's depth, take with care" in run("search", tmp_path / "index", "a bird")
+    assert said["doubt"].startswith("it learnt from 5")
+    assert "Take with care: it learnt from 5" in run("search", tmp_path / "index", "a bird")
     assert "Take these with care: it learnt from 5" in run("tag", tmp_path / "index", "--labels", "x,y")
     with served(Index.open(tmp_path / "index")) as live:
         reply = live.post("/search", {"text": "a bird"}).json
-        assert (reply["familiarity"], reply["out_of_depth"]) == (None, True)
+        assert reply["doubt"].startswith("it learnt from 5")
         picture = reply["hits"][0]["path"]
         for where, more in (("/classify", {"pictures": [picture]}), ("/tag", {})):
             assert live.post(where, {"labels": LABELS, **more}).json["doubt"].startswith("it learnt from 5")

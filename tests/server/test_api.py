@@ -35,10 +35,12 @@ def test_words_find_their_picture_first(live: Live):
     scores = [hit["score"] for hit in reply.json["hits"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
-    assert reply.json["familiarity"] == pytest.approx(live.index.familiarity("a cup of coffee")[0], abs=1e-5)
-    assert reply.json["out_of_depth"] is False
-    assert live.post("/search", {"text": "quarterly accounting regulations"}).json["out_of_depth"] is True
-    assert live.post("/search", {"like": "cat.png"}).json["familiarity"] is None
+    expected = live.index.search(Query(text="a cup of coffee"), k=3)
+    relevance = [hit["relevance"] for hit in reply.json["hits"]]
+    assert relevance == pytest.approx([hit.relevance for hit in expected], abs=1e-4)
+    assert reply.json["least_shown"] == pytest.approx(expected.least_shown, abs=1e-4)
+    by_picture = live.post("/search", {"like": "cat.png", "k": 1}).json
+    assert (by_picture["hits"][0]["relevance"], by_picture["least_shown"]) == (None, None)
     assert reply.json["index_version"] == live.index.version
     assert paths(live.get("/search?q=a+cup+of+coffee&k=3")) == paths(reply)
 

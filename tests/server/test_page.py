@@ -314,16 +314,28 @@ def test_360_pixels_wide(page):
 
 @pytest.mark.browser
 def test_what_the_server_cannot_do(page):
-    """A query out of the head's depth is marked; an answer that does not come is said."""
+    """The line where answers end; that nothing answers; an answer that does not come."""
 
-    def little(route):
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "familiarity": 0.2})
+    def judged(*relevances):
+        def fulfil(route):
+            answer = route.fetch().json()
+            for hit, relevance in zip(answer["hits"], relevances, strict=False):
+                hit["relevance"] = relevance
+            route.fulfill(json={**answer, "hits": answer["hits"][: len(relevances)], "least_shown": 0.4})
 
-    page.route("**/search", little)
+        return fulfil
+
+    page.route("**/search", judged(0.9, 0.1, 0.5, 0.1))
+    page.fill("#words", "a kitten")
+    page.wait_for_selector("#grid li:nth-child(4).below")
+    assert page.locator("#grid .below").count() == 1
+    status(page, "2 above the line probably show it")
+    page.unroute("**/search")
+    page.route("**/search", judged(0.1, 0.1))
     page.fill("#words", "the mood of a Tuesday")
     page.wait_for_selector("#mark:visible")
-    assert "familiarity 20 %" in page.locator("#mark").text_content()
+    assert "No picture seems to show this" in page.locator("#mark").text_content()
+    assert not page.locator("#grid .below").count()
     page.unroute("**/search")
     page.route("**/search", lambda route: route.abort())
     page.fill("#words", "hello")

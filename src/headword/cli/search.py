@@ -20,6 +20,9 @@ from headword.errors import HeadwordError
 if TYPE_CHECKING:
     from headword.search import Hit
 
+MAY = 0.1
+"""Relevance from which a hit may show the words."""
+
 LONG_SECONDS = 3.0
 """A search that took longer says that a server makes it quick."""
 
@@ -41,7 +44,16 @@ def search(
     negative: Annotated[
         list[str] | None, Option("--not", help="Words to stay away from; may be repeated.")
     ] = None,
-    k: Annotated[int, Option("-k", min=1, help="How many images.")] = 10,
+    k: Annotated[int, Option("-k", min=1, help="How many images at most.")] = 20,
+    every: Annotated[
+        bool, Option("--all", help="Not only those that probably show the words: the -k nearest.")
+    ] = False,
+    min_relevance: Annotated[
+        float | None,
+        Option(
+            min=0, max=1, metavar="P", help="The least chance to show the words, in place of a query's own."
+        ),
+    ] = None,
     where: Annotated[
         str | None,
         Option(help="A condition, as in SQL, on path, folder, bytes, modified, tag and tag_score."),
@@ -53,10 +65,12 @@ def search(
     vision: options.Vision = None,
     device: options.Device = "auto",
 ) -> None:
-    """Find the images of an index that are nearest to words.
+    """Find the images of an index that probably show some words.
 
-    Or to a picture, or to both. With --where alone, list those that satisfy it.
+    Or the nearest to a picture, or to both. With --where alone, list those that satisfy it.
     """
+    if every and min_relevance is not None:
+        raise HeadwordError("--all and --min-relevance exclude each other; give one of them")
     if paths and output.json_to == "-":
         raise HeadwordError("--paths and --json - both write to standard output; give one of them")
     from headword.search.query import Query
@@ -78,25 +92,28 @@ def search(
         opened = Index.open(index, model=model, vision=vision, device=device)
         hits = opened.browse(k=k, where=where) if listing else opened.search(query, k=k, where=where)
         about, environment = opened.about(), None
-        known = None if text is None else opened.familiarity(text)
+        doubt = None if listing else opened.model.doubt
     else:
         hits, about, environment = answer.hits, answer.index, answer.environment
-        known = answer.familiarity
+        doubt = answer.doubt
+    least = hits.least_shown if min_relevance is None else min_relevance
+    shown = hits if every or least is None else likely(hits, least)
     if paths:
-        for path in absolute(index, hits):
+        for path in absolute(index, shown):
             typer.echo(os.fsencode(path))
     else:
-        show_hits(output, index, hits, scored=not listing)
-        if known is not None and known[1]:
-            much = "" if known[0] is None else f" (familiarity {known[0]:.2f})"
-            output.say(
-                f"Out of the head's depth{much}, take with care; headword explain MODEL WORDS says why."
-            )
+        show_hits(output, index, shown, scored=not listing)
+        if not hits:
+            output.say("No image satisfies the condition.")
+        elif hits.least_shown is not None:
+            output.say(summary(hits, shown))
+        if doubt is not None:
+            output.say(f"Take with care: {doubt}.")
         if answer is not None:
             output.say(f"Answered by the server at {answer.url}")
         elif time.perf_counter() - begin > LONG_SECONDS:
             output.say(f"While headword app {index} runs, a search takes a fraction of a second.")
-        other = next((hit.path for hit in hits if hit.path != like), None)
+        other = next((hit.path for hit in shown if hit.path != like), None)
         if other is not None:
             more = flags(like=other, model=model, vision=vision)
             output.next_step(f"headword search {quoted(index)}{more}")
@@ -111,10 +128,24 @@ def search(
         model=about["model"]["provenance"],
         protocol={"index": str(index), "query": typed, "k": k, "where": where, "engine": about["engine"]},
         results=[{**asdict(hit), **({"score": None} if listing else {})} for hit in hits],
-        familiarity=None if known is None else known[0],
-        out_of_depth=known is not None and known[1],
+        least_shown=least,
+        doubt=doubt,
         **({} if environment is None else {"environment": environment}),
     )
+
+
+def likely(hits: Sequence[Hit], least: float) -> list[Hit]:
+    """The hits of at least this relevance."""
+    return [hit for hit in hits if hit.relevance is None or hit.relevance >= least]
+
+
+def summary(hits: Sequence[Hit], shown: Sequence[Hit]) -> str:
+    """How many hits are shown, and how many of the others may show the words."""
+    rest = len(likely(hits, MAY)) - len(likely(shown, MAY))
+    if not shown:
+        return f"Nothing seems to show it; the {len(hits)} nearest all the same: --all"
+    pictures = f"{len(shown)} picture{'s' * (len(shown) != 1)}"
+    return f"{pictures}; {rest} more that may show it: --all" if rest > 0 else pictures
 
 
 def absolute(index: Path, hits: Sequence[Hit]) -> list[Path]:
@@ -136,10 +167,10 @@ def show_hits(output: Output, index: Path, hits: Sequence[Hit], *, scored: bool)
     shown = {"": [f"{n}" for n in range(1, len(hits) + 1)]}
     if scored:
         shown["cosine"] = [f"{hit.score:.3f}" for hit in hits]
+    if any(hit.relevance is not None for hit in hits):
+        shown["relevance"] = ["" if hit.relevance is None else f"{hit.relevance:.0%}" for hit in hits]
     if any(hit.tag is not None for hit in hits):
         shown["tag"] = [hit.tag or "" for hit in hits]
     shown["image"] = [hit.path for hit in hits]
     if hits:
         output.table(f"Found in {index}", list(shown), zip(*shown.values(), strict=True), whole="image")
-    else:
-        output.say("No image satisfies the condition.")

@@ -12,6 +12,7 @@
     catalogue.py  a version's images, tags and state: a SQLite file
     filter.py     the language of filters
     rows.py       features on disk
+    relevance.py  the chance that a hit shows the words, and where the answers end
     space.py      features → cosines to words: one affine map a query
     exact.py      the exact nearest rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import LEAST_MOVE, MOVE, Hit, Hits, Query
-from headword.search.space import Floats
+from headword.search.relevance import POOL, chances, evidence, least_shown
+from headword.search.space import Doubles, Floats, Indices
 from headword.search.tagging import correct_tags, tag_index
 from headword.search.version import Version, Where, newest
 from headword.teaching import around
@@ -168,15 +170,7 @@ class Index:
         Raises:
             HeadwordError: for a query that says nothing, an unreadable picture or a bad condition.
         """
-        return self.nearest(self.encode([query]), k=k, where=where)[0]
-
-    def familiarity(self, text: str) -> tuple[float | None, bool] | None:
-        """How well the model's head knows a text, 0 … 1, and whether that is out of its depth.
-
-        None for a model that cannot tell. Of one that there is a `doubt` about, all texts are out of its
-        depth, by no number.
-        """
-        return familiarity(self.model, [text])[0]
+        return self.nearest(self.encode([query]), k=k, where=where, judged=[query.is_words])[0]
 
     def encode(self, queries: Sequence[Query], words: Words | None = None) -> Tensor:
         """Queries → unit vectors `[Q, D]`; see `Query` for the formula.
@@ -207,8 +201,17 @@ class Index:
             rows.append(torch.nn.functional.normalize(row + self._judged(query, version), dim=0))
         return torch.stack(rows)
 
-    def nearest(self, vectors: Tensor, *, k: int = 10, where: Where | None = None) -> list[Hits]:
+    def nearest(
+        self,
+        vectors: Tensor,
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        judged: Sequence[bool] | None = None,
+    ) -> list[Hits]:
         """The k images nearest to each unit vector `[Q, D]` of the shared space, best first.
+
+        The hits of those that are `judged`, which are of words, have a relevance.
 
         Raises:
             HeadwordError: for a bad condition, or `k` below 1.
@@ -216,14 +219,21 @@ class Index:
         if k < 1:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
+        judged = [False] * len(vectors) if judged is None else judged
         a, b = version.space(self.model.aligner).affine(vectors)
-        return [
-            Hits(
-                version.hit(int(version.places[slot]), float(score))
-                for slot, score in zip(*best, strict=True)
-            )
-            for best in version.search(where).top(a, b, k)
-        ]
+        best = version.search(where).top(a, b, max(k, POOL) if any(judged) else k)
+        results = []
+        for vector, (slots, scores), is_judged in zip(vectors, best, judged, strict=True):
+            places = version.places[slots[:k]].tolist()
+            hits = Hits(map(version.hit, places, scores[:k].tolist()))
+            if is_judged:
+                relevance = self._relevance(vector, slots, version)
+                hits = Hits(
+                    replace(hit, relevance=p) for hit, p in zip(hits, relevance.tolist(), strict=False)
+                )
+                hits.least_shown = least_shown(relevance[:POOL])
+            results.append(hits)
+        return results
 
     def browse(self, *, k: int = 100, offset: int = 0, where: Where | None = None) -> Hits:
         """Images in the order of their paths, with a score of 0.
@@ -375,6 +385,12 @@ class Index:
     def _embeddings(self, units: Floats, version: Version) -> Tensor:
         return torch.from_numpy(version.space(self.model.aligner).image(units))
 
+    def _relevance(self, query: Tensor, slots: Indices, version: Version) -> Doubles:
+        """Of the best hits of a query `[D]`, in these slots."""
+        aligner = self.model.aligner
+        hits, sample = version.space(aligner).image(version.rows[slots]), version.sample(aligner)
+        return chances(evidence(query.detach().cpu().float().numpy(), hits, sample))
+
     def _judged(self, query: Query, version: Version) -> Tensor:
         """What judged pictures add to a query `[D]`; see `Query`."""
         added = torch.zeros(self.model.dim)
@@ -383,13 +399,3 @@ class Index:
             if paths:
                 added += sign * self._embeddings(self._units(paths, version), version).mean(dim=0)
         return added * (LEAST_MOVE + MOVE * len(query.wrong) / max(1, judged))
-
-
-def familiarity(model: DualEncoder, texts: Sequence[str]) -> list[tuple[float | None, bool] | None]:
-    """`Index.familiarity` of each of some texts."""
-    fit = model.familiarity_fit
-    if model.doubt is not None:
-        return [(None, True)] * len(texts)
-    if fit is None or not texts:
-        return [None] * len(texts)
-    return [(known, known < fit.low) for known in model.familiarity(texts).tolist()]

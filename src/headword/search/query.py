@@ -47,6 +47,11 @@ class Query:
     image_weight: float = 1.0
     negative_weight: float = 0.5
 
+    @property
+    def is_words(self) -> bool:
+        """Whether words alone are searched for, judged hits aside."""
+        return self.text is not None and self.image is None and self.like is None
+
     def check(self) -> None:
         """Refuse a query that says nothing.
 
@@ -91,10 +96,17 @@ class Hit:
     """Its probability."""
     tags: tuple[Tag, ...] = ()
     """Its labels of `headword tag`, and those given by hand, which come first; then the likeliest first."""
+    relevance: float | None = None
+    """The calibrated chance that it shows the words, by the query and the collection; see
+    `headword.search.relevance`. None where other than words were searched for.
+    """
 
 
 class Hits(Table, list[Hit]):
     """Images that were found, best first."""
+
+    least_shown: float | None = None
+    """The relevance below which the answers end; None where hits have none."""
 
     def columns(self) -> dict[str, list[Any]]:
         """The fields of the hits, a row for each; of tags their words."""

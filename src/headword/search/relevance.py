@@ -61,10 +61,13 @@ def least_shown(relevance: Doubles) -> float:
     """The least relevance that is an answer: what is below of a query's `POOL` is left out.
 
     It is where F1 is greatest in expectation. Of hits of falling chances p the first k have, nearly, the
-    expected F1 2 Σ_{i≤k} pᵢ / (k + Σ p) (Ye et al., 2012). Where nothing answers it is `LEAST`.
+    expected F1 2 Σ_{i≤k} pᵢ / (k + Σ p) (Ye et al., 2012). Where nothing answers it is `LEAST`, and
+    where there are fewer than 20 pictures 0: so few say little of how one stands out.
     """
     falling = -np.sort(-relevance)
-    if not len(falling) or falling[0] < LEAST:
+    if len(falling) < _RANKS[-1]:
+        return 0.0
+    if falling[0] < LEAST:
         return LEAST
     expected = 2 * falling.cumsum() / (np.arange(1, len(falling) + 1) + falling.sum())
     return float(falling[expected.argmax()])

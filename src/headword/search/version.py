@@ -15,6 +15,7 @@ from headword.search.exact import ExactSearch
 from headword.search.filter import Condition, parse
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import Hit
+from headword.search.relevance import SAMPLED
 from headword.search.rows import Rows
 from headword.search.space import Floats, Indices, Space
 
@@ -40,6 +41,7 @@ class Version:
         self.inverse_norms: Floats = state["inverse_norms"]
         self.centre: Floats = state["centre"]
         self._space: Space | None = None
+        self._sample: Floats | None = None
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest) -> Version:
@@ -65,6 +67,13 @@ class Version:
         said = self.catalogue.corrections()
         places = {path: self.catalogue.place_of(path) for path in said}
         return {place: said[path] for path, place in places.items() if place is not None}
+
+    def sample(self, aligner: Aligner) -> Floats:
+        """Unit vectors of some of its images, evenly spread, in the shared space of its model's aligner."""
+        if self._sample is None:
+            places = np.linspace(0, len(self.slots) - 1, min(SAMPLED, len(self.slots))).astype(np.int64)
+            self._sample = self.space(aligner).image(self.rows[self.slots[places]])
+        return self._sample
 
     def places_where(self, where: Where | None) -> Indices:
         """The places of those that satisfy a condition, ascending."""

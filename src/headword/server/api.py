@@ -116,14 +116,13 @@ async def search(service: Served, request: schemas.SearchRequest) -> schemas.Sea
         query = replace(query, image=await service.pixels(model, request.image))
     query.check()
     result = await service.search(Search(query, request.k, where, request.offset, model))
-    familiarity, out_of_depth = result.familiarity or (None, False)
     return schemas.SearchResponse(
         text=query.text,
         negative=list(query.negative),
         hits=[schemas.Picture.model_validate(hit) for hit in result.hits],
         total=result.total,
-        familiarity=familiarity,
-        out_of_depth=out_of_depth,
+        least_shown=result.least_shown,
+        doubt=result.doubt,
         seconds=time.perf_counter() - start,
         index_version=result.version,
     )

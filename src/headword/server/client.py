@@ -18,7 +18,7 @@ from typing import Any
 from headword.errors import HeadwordError
 from headword.files import expand, read_json, write_text_atomic
 from headword.search.manifest import Manifest
-from headword.search.query import Hit, Query, Tag
+from headword.search.query import Hit, Hits, Query, Tag
 
 NAME = "server.json"
 
@@ -81,13 +81,13 @@ class ServerAnswer:
 
     url: str
     """The server's page."""
-    hits: list[Hit]
+    hits: Hits
     index: dict[str, Any]
     """The `model` and the `engine` of the index, read from its folder: a server says no paths."""
     environment: dict[str, Any]
     """The server's; empty unless it was asked for."""
-    familiarity: tuple[float | None, bool] | None
-    """As `Index.familiarity`."""
+    doubt: str | None
+    """The model's."""
 
 
 def ask_server(
@@ -114,13 +114,14 @@ def ask_server(
         result = _ask(running, "POST", "/search", json.dumps(body).encode())
         if result["index_version"] != manifest.version:
             return None
-        known, far = result["familiarity"], bool(result["out_of_depth"])
+        hits = Hits(Hit(**hit | {"tags": tuple(Tag(**tag) for tag in hit["tags"])}) for hit in result["hits"])
+        hits.least_shown = result["least_shown"]
         return ServerAnswer(
             running.url,
-            [Hit(**hit | {"tags": tuple(Tag(**tag) for tag in hit["tags"])}) for hit in result["hits"]],
+            hits,
             {"model": manifest.model, "engine": "exact"},
             _ask(running, "GET", "/about")["environment"] if about else {},
-            (None if known is None else float(known), far) if far or known is not None else None,
+            result["doubt"],
         )
     except (OSError, ValueError, KeyError, TypeError, HeadwordError, HTTPException):
         return None

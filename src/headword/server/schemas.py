@@ -137,6 +137,8 @@ class Picture(BaseModel):
     tag_score: float | None
     tags: list[PictureTag] = []
     """Those given by hand first, then the likeliest first."""
+    relevance: float | None = None
+    """The chance that it shows the words, 0 … 1; null where other than words were asked for."""
 
 
 class SearchResponse(BaseModel):
@@ -146,11 +148,10 @@ class SearchResponse(BaseModel):
     negative: list[str]
     hits: list[Picture]
     total: int = Field(description="Pictures that were searched: all, or those that meet the conditions.")
-    familiarity: float | None = Field(
-        default=None,
-        description="How well the head knows the words, 0 … 1; null if not judged.",
+    least_shown: float | None = Field(
+        default=None, description="The relevance below which the answers end; null if hits have none."
     )
-    out_of_depth: bool = Field(default=False, description="Whether that is too little to be relied on.")
+    doubt: str | None = Field(default=None, description="Why all of them are to be taken with care, if so.")
     seconds: float = Field(description="From the request to the answer, on the server.")
     index_version: str
 

@@ -27,9 +27,9 @@ from headword.model import DualEncoder
 from headword.results import environment
 from headword.search.duplicates import Duplicates, find_duplicates
 from headword.search.filter import Condition
-from headword.search.index import Index, familiarity
+from headword.search.index import Index
 from headword.search.manifest import NAME as MANIFEST
-from headword.search.query import Hit, Query
+from headword.search.query import Hit, Hits, Query
 from headword.search.tagging import Tagged, correct_tags, restore_tags, tag_index
 from headword.server.guard import outward
 from headword.server.memory import Thumbnails, remembering
@@ -84,8 +84,10 @@ class SearchResult:
     hits: list[Hit]
     total: int
     """Pictures that were searched."""
-    familiarity: tuple[float | None, bool] | None
-    """See `Index.familiarity`; None without a text."""
+    least_shown: float | None
+    """As in `Hits`."""
+    doubt: str | None
+    """The model's."""
     version: str
 
 
@@ -279,20 +281,21 @@ class Service:
         if any(search.transformed_for not in (None, model) for search in batch):
             raise BusyError("the index has another model by now; send the picture again")
         vectors = index.encode([search.query for search in batch], words=model.encode_text)
-        hits: dict[int, list[Hit]] = {}
+        hits: dict[int, Hits] = {}
         totals: dict[Condition | None, int] = {}
         for where in dict.fromkeys(search.where for search in batch):
             places = [place for place, search in enumerate(batch) if search.where == where]
             most = max(batch[place].offset + batch[place].k for place in places)
             totals[where] = index.count(where)
-            hits |= zip(places, index.nearest(vectors[places], k=most, where=where), strict=True)
-        texts = list(dict.fromkeys(search.query.text for search in batch if search.query.text is not None))
-        known = dict(zip(texts, familiarity(model, texts), strict=True))
+            judged = [batch[place].query.is_words for place in places]
+            found = index.nearest(vectors[places], k=most, where=where, judged=judged)
+            hits |= zip(places, found, strict=True)
         return [
             SearchResult(
                 hits[place][search.offset : search.offset + search.k],
                 totals[search.where],
-                known.get(search.query.text or ""),
+                hits[place].least_shown,
+                model.doubt,
                 index.version,
             )
             for place, search in enumerate(batch)

@@ -24,6 +24,7 @@ export function show(hits, version) {
     kept.set(hit.path, tile);
   }
   grid.replaceChildren(...kept.values());
+  drawLine();
   tiles = kept;
   current = 0;
   if (focused?.isConnected) current = [...grid.children].indexOf(focused);
@@ -39,6 +40,14 @@ export function add(hits, version) {
     tiles.set(hit.path, tile);
     grid.append(tile);
   }
+  drawLine();
+}
+
+// Where the answers end: after the last picture that probably shows the words.
+function drawLine() {
+  const all = [...grid.children];
+  const end = all.findLastIndex((tile) => !tile.classList.contains("unlikely")) + 1;
+  for (const [place, tile] of all.entries()) tile.classList.toggle("below", place === end && end > 0);
 }
 
 const NAMED = {
@@ -71,6 +80,7 @@ function fill(tile, hit, version) {
   for (const [kind, on] of judged) tile.querySelector(`.${kind}`).setAttribute("aria-pressed", String(Boolean(on)));
   tile.style.setProperty("--fit", asked ? Math.min(Math.max(hit.score, 0) / best, 1) : 0);
   tile.classList.toggle("starts", Boolean(hit.starts));
+  tile.classList.toggle("unlikely", Boolean(hit.unlikely));
   retag(hit, tile);
 }
 

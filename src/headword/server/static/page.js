@@ -60,26 +60,29 @@ async function answer(place = null) {
 }
 
 // A picture is always most like itself, which nobody asks for.
-const others = (hits) =>
+const others = ({ hits, least_shown: least }) =>
   hits
     .filter((hit) => hit.path !== asked.like)
-    .map((hit) => ({ ...hit, right: asked.right.includes(hit.path), wrong: asked.wrong.includes(hit.path) }));
+    .map((hit) => ({
+      ...hit,
+      right: asked.right.includes(hit.path),
+      wrong: asked.wrong.includes(hit.path),
+      unlikely: (hit.relevance ?? 1) < (least ?? 0),
+    }));
 
 function draw(said, milliseconds) {
   version = said.index_version;
   text = said.text ?? null;
-  shown = others(said.hits);
+  shown = others(said);
   grid.show(shown, version);
   selection.show();
   goesOn(said);
   tell(sentence(said, milliseconds), shown.length ? [] : ways());
-  const covered = !said.out_of_depth;
-  $("mark").hidden = covered;
-  if (!covered)
-    $("mark").textContent =
-      said.familiarity === null
-        ? "The head knows too little to be relied on: take these with care."
-        : `Far from what the head knows (familiarity ${Math.round(100 * said.familiarity)} %): take these with care.`;
+  const remarks = [];
+  if (shown.length && shown.every((hit) => hit.unlikely)) remarks.push("No picture seems to show this; the nearest are:");
+  if (said.doubt) remarks.push(`Take these with care: ${said.doubt}.`);
+  $("mark").hidden = !remarks.length;
+  $("mark").textContent = remarks.join(" ");
 }
 
 function goesOn({ hits, ended }, before = 0) {
@@ -103,6 +106,8 @@ function sentence(said, milliseconds) {
   const { right, wrong } = asked;
   if (right.length || wrong.length) parts.push(`by ${right.length} right and ${wrong.length} wrong`);
   const best = `Best of ${count.format(said.total)}${within}`;
+  const likely = said.hits.filter((hit) => hit.relevance >= said.least_shown).length;
+  if (likely && likely < said.hits.length) parts.push(`${likely} above the line probably show it`);
   return `${best}: ${parts.join(", ")} · ${Math.max(1, Math.round(milliseconds))} ms`;
 }
 
@@ -151,7 +156,7 @@ async function more() {
       await answer({ count: reached + PAGE, top: scrollY });
       return;
     }
-    const fresh = others(said.hits);
+    const fresh = others(said);
     shown.push(...fresh);
     grid.add(fresh, version);
     selection.show();
