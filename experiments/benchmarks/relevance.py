@@ -209,7 +209,8 @@ def asked(one: Collection) -> list[Asked]:
         total = int(answers.sum())
         f1 = 2 * right.cumsum() / (np.arange(1, len(right) + 1) + max(1, total))
         hits = order[: relevance.POOL]
-        evidence = relevance.evidence(query, one.images[hits], one.images[: relevance.SAMPLED])
+        found = one.images[hits]
+        evidence = relevance.evidence(query, found, found[: relevance.FIRST], one.images[: relevance.SAMPLED])
         result.append(Asked(evidence, right[: relevance.POOL], total, float(f1.max())))
     return result
 

@@ -39,7 +39,7 @@ def test_evidence_by_its_formula():
     shares = [value / sum(above[:5]) for value in above[:5]]
     alike = [sum(share * float(picture @ leader) for share, leader in zip(shares, hits, strict=False))
              for picture in sample]  # fmt: skip
-    for place, found in enumerate(relevance.evidence(query, hits, sample)):
+    for place, found in enumerate(relevance.evidence(query, hits, hits[:20], sample)):
         others = [n for n in range(5) if n != place]
         mine = sum(shares[n] * float(hits[place] @ hits[n]) for n in others) / sum(shares[n] for n in others)
         expected = [above[place], above[0], above[19], above[place] * above[0], z(mine, alike)]

@@ -23,7 +23,7 @@ from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
 from headword.search.query import LEAST_MOVE, MOVE, Hit, Hits, Query
-from headword.search.relevance import POOL, chances, evidence, least_shown
+from headword.search.relevance import FIRST, POOL, chances, evidence, least_shown
 from headword.search.space import Doubles, Floats, Indices
 from headword.search.tagging import correct_tags, tag_index
 from headword.search.version import Version, Where, newest
@@ -202,12 +202,7 @@ class Index:
         return torch.stack(rows)
 
     def nearest(
-        self,
-        vectors: Tensor,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        judged: Sequence[bool] | None = None,
+        self, vectors: Tensor, *, k: int = 10, where: Where | None = None, judged: Sequence[bool] = ()
     ) -> list[Hits]:
         """The k images nearest to each unit vector `[Q, D]` of the shared space, best first.
 
@@ -219,15 +214,16 @@ class Index:
         if k < 1:
             raise HeadwordError(f"k must be 1 or more, got {k}")
         version = self._version
-        judged = [False] * len(vectors) if judged is None else judged
+        judged = judged or [False] * len(vectors)
         a, b = version.space(self.model.aligner).affine(vectors)
         best = version.search(where).top(a, b, max(k, POOL) if any(judged) else k)
+        first = version.search(None).top(a, b, FIRST) if any(judged) and where is not None else best
         results = []
-        for vector, (slots, scores), is_judged in zip(vectors, best, judged, strict=True):
+        for vector, (slots, scores), leading, is_judged in zip(vectors, best, first, judged, strict=True):
             places = version.places[slots[:k]].tolist()
             hits = Hits(map(version.hit, places, scores[:k].tolist()))
             if is_judged:
-                relevance = self._relevance(vector, slots, version)
+                relevance = self._relevance(vector, slots, leading[0][:FIRST], version)
                 hits = Hits(
                     replace(hit, relevance=p) for hit, p in zip(hits, relevance.tolist(), strict=False)
                 )
@@ -385,11 +381,11 @@ class Index:
     def _embeddings(self, units: Floats, version: Version) -> Tensor:
         return torch.from_numpy(version.space(self.model.aligner).image(units))
 
-    def _relevance(self, query: Tensor, slots: Indices, version: Version) -> Doubles:
-        """Of the best hits of a query `[D]`, in these slots."""
-        aligner = self.model.aligner
-        hits, sample = version.space(aligner).image(version.rows[slots]), version.sample(aligner)
-        return chances(evidence(query.detach().cpu().float().numpy(), hits, sample))
+    def _relevance(self, query: Tensor, slots: Indices, first: Indices, version: Version) -> Doubles:
+        """Of hits of a query `[D]` in some slots; `first` are those of the whole collection."""
+        space, sample = version.space(self.model.aligner), version.sample(self.model.aligner)
+        hits, leading = space.image(version.rows[slots]), space.image(version.rows[first])
+        return chances(evidence(query.detach().cpu().float().numpy(), hits, leading, sample))
 
     def _judged(self, query: Query, version: Version) -> Tensor:
         """What judged pictures add to a query `[D]`; see `Query`."""

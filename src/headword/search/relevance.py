@@ -2,8 +2,8 @@
 
 A flat cosine does not tell: words differ in how near they come to any picture. What tells is how far the hits
 stand out of the collection, and how alike they look. With z the z-score of a hit's cosine over the collection
-(or a sample of it), z₁ and z₂₀ those of the first and twentieth hit, and p the z-score of the hit's
-likeness to the first five (weighted by how far each is above the mean; a hit is not compared to itself),
+(or a sample of it), z₁ and z₂₀ those of the first and twentieth hit, and p the z-score of the hit's likeness
+to the first five (weighted by how far each is above the mean; a hit is not compared to itself or a copy),
 
     relevance = sigmoid(w₀ + w · (z, z₁, z₂₀, z · z₁, p)).
 
@@ -23,38 +23,38 @@ SAMPLED = 2048
 POOL = 200
 """Hits among which the answers end."""
 
+FIRST = 20
+"""First hits that the others are seen beside."""
+
 LEAST = 0.2
 """Where no hit is as likely as this, nothing answers."""
 
-OFFSET, WEIGHTS = -2.2215, (0.4989, -0.3165, -0.6651, 0.0799, 0.3308)
+OFFSET, WEIGHTS = -1.3334, (0.1954, -0.4615, -0.6082, 0.1205, 0.3364)
 
 _LEADERS = 5  # hits that the others are compared to
-_RANKS = (1, 20)
 
 
-def evidence(query: Floats, hits: Floats, sample: Floats) -> Doubles:
+def evidence(query: Floats, hits: Floats, first: Floats, sample: Floats) -> Doubles:
     """What speaks for each hit `[K, 5]`, as above.
 
-    Of unit vectors: the query `[D]`, its hits `[K, D]`, best first and 20 at least where there are so many,
-    and some pictures of the collection `[M, D]`.
+    Of unit vectors: the query `[D]`, hits `[K, D]` (of some of the collection, if there is a filter), the
+    `FIRST` of the whole collection, best first, and some of its pictures `[M, D]`.
     """
-    scores = (hits @ query).astype(np.float64)
-    z = _standard(scores, sample @ query)
-    ranked = [np.full(len(z), z[min(rank, len(z)) - 1]) for rank in _RANKS]
-    leaders = hits[:_LEADERS]
-    shares = np.maximum(z[:_LEADERS], 1e-6)
+    query, hits, first = query.astype(np.float64), hits.astype(np.float64), first.astype(np.float64)
+    cosines = sample @ query
+    z, ranked = _standard(hits @ query, cosines), _standard(first @ query, cosines)
+    leaders, shares = first[:_LEADERS], np.maximum(ranked[:_LEADERS], 1e-6)
     shares /= shares.sum()
     centre = shares @ leaders
-    likeness = hits @ centre
-    own = np.zeros(len(z))
-    own[: len(leaders)] = shares
-    likeness = (likeness - own) / np.maximum(1 - own, 1e-3)
-    return np.stack([z, *ranked, z * z[0], _standard(likeness, sample @ centre)], axis=1)
+    own = (hits @ leaders.T > 1 - 1e-5) @ shares
+    likeness = (hits @ centre - own) / np.maximum(1 - own, 1e-3)
+    same = [np.full(len(z), ranked[place]) for place in (0, -1)]
+    return np.stack([z, *same, z * ranked[0], _standard(likeness, sample @ centre)], axis=1)
 
 
 def chances(evidence: Doubles) -> Doubles:
-    """Relevance `[K]` by the `evidence` `[K, 5]`."""
-    return 1 / (1 + np.exp(-(OFFSET + evidence @ np.array(WEIGHTS))))
+    """Relevance `[K]` by the `evidence` `[K, 5]`; to four digits, which no order of sums changes."""
+    return np.round(1 / (1 + np.exp(-(OFFSET + evidence @ np.array(WEIGHTS)))), 4)
 
 
 def least_shown(relevance: Doubles) -> float:
@@ -65,7 +65,7 @@ def least_shown(relevance: Doubles) -> float:
     where there are fewer than 20 pictures 0: so few say little of how one stands out.
     """
     falling = -np.sort(-relevance)
-    if len(falling) < _RANKS[-1]:
+    if len(falling) < FIRST:
         return 0.0
     if falling[0] < LEAST:
         return LEAST
@@ -75,5 +75,5 @@ def least_shown(relevance: Doubles) -> float:
 
 def _standard(values: Doubles, collection: Floats | Doubles) -> Doubles:
     """How many standard deviations of a collection's values others are above its mean."""
-    standard: Doubles = (values - collection.mean()) / max(float(collection.std()), 1e-6)
+    standard: Doubles = (values - float(collection.mean())) / max(float(collection.std()), 1e-6)
     return standard
