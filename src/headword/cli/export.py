@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,11 +66,21 @@ def export(
     if classifier_at is not None and (immich or template or multi_label or none_of_these or centre_on):
         raise HeadwordError(f"labels, how they are judged and the centre are settled in {classifier_at}")
     words = [] if immich else read_labels(labels, labels_file, classifier_at)
-    from headword.files import check_new_file, check_new_folder
-
-    (check_new_folder if immich else check_new_file)(out, overwrite=overwrite)
-    from headword.export import export_immich, export_labels
+    from headword.export import check_form, export_immich, export_labels
+    from headword.files import check_new_folder
     from headword.model import load
+
+    form: dict[str, Any] = {
+        "to": to,
+        "int8": int8,
+        "calibration": calibration,
+        "with_text": with_text,
+        "overwrite": overwrite,
+    }
+    if immich:
+        check_new_folder(out, overwrite=overwrite)
+    else:
+        check_form(out, **form)
 
     loaded = load(model, vision=vision, device="cpu", dtype="float32")
     if centre_on is not None:
@@ -87,15 +97,7 @@ def export(
             classifier = loaded.classifier(
                 words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
             )
-        exported = export_labels(
-            classifier,
-            out,
-            to=to,
-            int8=int8,
-            calibration=calibration,
-            with_text=with_text,
-            overwrite=overwrite,
-        )
+        exported = export_labels(classifier, out, **form)
     shown = {
         "megabytes": ("size", "{:.1f} MB"),
         "difference": ("largest difference from headword", "{:.1e}"),

@@ -12,6 +12,6 @@
     publishing.py      a repository of the hub, with the card of card.py
 """
 
-from headword.export.formats import Exportable, Exported, export_immich, export_labels
+from headword.export.formats import Exportable, Exported, check_form, export_immich, export_labels
 
-__all__ = ["Exportable", "Exported", "export_immich", "export_labels"]
+__all__ = ["Exportable", "Exported", "check_form", "export_immich", "export_labels"]

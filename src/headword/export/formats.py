@@ -85,18 +85,10 @@ def export_labels(
         HeadwordError: before any work, if the model or the options cannot be exported or the files not be
             written; after it, if the file would say something else than headword.
     """
-    if to not in ENDINGS:
-        raise HeadwordError(f"unknown form {to!r}{near(to, ENDINGS)}; choose {', '.join(ENDINGS)}")
-    if (int8 or with_text) and to != "onnx":
-        raise HeadwordError(f"int8 and with_text go with onnx, not with {to}")
-    if int8 and calibration is None:
-        raise HeadwordError("int8 needs pictures like those to come: --calibration FOLDER")
-    target, endings = expand(file), ENDINGS[to] + (TEXT_ENDINGS if with_text else ())
-    if target.suffix != endings[0]:
-        raise HeadwordError(f"the file of {to} must end in {endings[0]}: {target.name}")
-    files = tuple(target.with_suffix(ending) for ending in endings)
-    for one in files:
-        check_new_file(one, overwrite=overwrite)
+    files = check_form(
+        file, to=to, int8=int8, calibration=calibration, with_text=with_text, overwrite=overwrite
+    )
+    target = files[0]
     model: ModelParts = classifier.model
     if to == "head":
         return _head(classifier, target, calibration)
@@ -134,6 +126,38 @@ def export_labels(
             with new_file(place) as temporary:
                 shutil.copyfile(source, temporary)
     return Exported(files, metrics)
+
+
+def check_form(
+    file: str | Path,
+    *,
+    to: str = "onnx",
+    int8: bool = False,
+    calibration: str | Path | None = None,
+    with_text: bool = False,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """The files that `export_labels` would write, the one that is opened first.
+
+    Raises:
+        HeadwordError: for options that do not go together, another ending, a file that is there, or a
+            calibration folder without pictures.
+    """
+    if to not in ENDINGS:
+        raise HeadwordError(f"unknown form {to!r}{near(to, ENDINGS)}; choose {', '.join(ENDINGS)}")
+    if (int8 or with_text) and to != "onnx":
+        raise HeadwordError(f"int8 and with_text go with onnx, not with {to}")
+    if int8 and calibration is None:
+        raise HeadwordError("int8 needs pictures like those to come: --calibration FOLDER")
+    target, endings = expand(file), ENDINGS[to] + (TEXT_ENDINGS if with_text else ())
+    if target.suffix != endings[0]:
+        raise HeadwordError(f"the file of {to} must end in {endings[0]}: {target.name}")
+    files = tuple(target.with_suffix(ending) for ending in endings)
+    for one in files:
+        check_new_file(one, overwrite=overwrite)
+    if calibration is not None:
+        list_images(calibration)
+    return files
 
 
 class Exportable:
