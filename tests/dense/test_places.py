@@ -130,3 +130,9 @@ def test_a_model_without_places_is_refused_by_name():
     vision = load_vision(_Flat().eval(), names=["a", "b", "c"], transform=to_tensor, input_size=32)
     with pytest.raises(HeadwordError, match="module:_Flat cannot say where: it keeps no places"):
         place_readers(vision)
+
+
+def test_attention_is_never_called_exact():
+    """CaiT's last attention counts for nearly nothing before it is trained."""
+    (reader,) = place_readers(_timm("cait_xxs24_224", depth=1, embed_dim=48, num_heads=2))
+    assert not reader.exact
