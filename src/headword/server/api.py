@@ -115,7 +115,7 @@ async def search(service: Served, request: schemas.SearchRequest) -> schemas.Sea
         model = service.model
         query = replace(query, image=await service.pixels(model, request.image))
     query.check()
-    result = await service.search(Search(query, request.k, where, request.offset, model))
+    result = await service.search(Search(query, request.k, where, model, request.offset))
     return schemas.SearchResponse(
         text=query.text,
         negative=list(query.negative),

@@ -72,9 +72,9 @@ class Search:
     query: Query
     k: int
     where: Condition | None
-    offset: int = 0
     transformed_for: DualEncoder | None = None
     """Whose transform the query's image has been through."""
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
