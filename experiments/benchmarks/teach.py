@@ -35,6 +35,7 @@ from headword.aligners.pairs import Pairs
 from headword.extract import image_features
 from headword.metrics import classification_metrics
 from headword.recycling import class_mean_pairs
+from headword.scoring.logistic import regress, span
 from headword.scoring.suggestions import METHODS, suggest
 from headword.scoring.taught import TaughtWeights, teach
 from headword.scoring.transductive import adapt
@@ -44,6 +45,7 @@ COCO = "coco128"
 SETS = (*CLASSIFICATION, COCO)
 WORDS, OURS, RIDGE, LOGISTIC = "words alone", "headword teach", "words + class means", "logistic regression"
 JOINT, SEQUENTIAL = "the paper's joint pairs", "the paper's sequential pairs"
+FIXED = (5, 10, 20, 40)
 SMALLEST = 32  # pixels of a crop's side, as cifar10's
 FEWEST = 9  # crops of a label: 8 shots, and one to test on
 CLICKED = ("cifar10", "tf_flowers")
@@ -89,8 +91,8 @@ class Few:
         """Mean per-class accuracy of scores `[T, L]` of the tested images, in percent."""
         return classification_metrics(scores, self.data.labels[self.tested], (1,))["mean_per_class"]
 
-    def ways(self, n: int, first: Linear | None) -> Iterator[tuple[str, Tensor]]:
-        """Scores of the tested images by n shots a label, each way."""
+    def ways(self, n: int, first: Linear | None, *, own: bool) -> Iterator[tuple[str, Tensor]]:
+        """Scores of the tested images by n shots a label, each way; `own`, headword's and fixed scales."""
         places, x = self.drawn[:, :n].flatten(), self.images[self.tested]
         shots, y = self.images[places], self.data.labels[places]
         yield WORDS, x @ self.words.T
@@ -99,8 +101,12 @@ class Few:
             return
         taught = taught_by(shots, y, self.words)
         yield OURS, x @ taught.weight.T
+        for scale in FIXED:
+            yield f"fixed scale {scale}", x @ fixed(shots, y, self.words, scale).T
         concentration = float(taught.weight.norm(dim=1).mean())
         yield f"{OURS} + unlabelled", x @ adapt(x, F.normalize(taught.weight, dim=1), concentration).T
+        if own:
+            return
         sums = torch.zeros_like(self.words).index_add_(0, y, shots)
         yield RIDGE, x @ F.normalize(self.words + sums, dim=1).T
         yield "class means", x @ F.normalize(sums, dim=1).T
@@ -123,6 +129,13 @@ def taught_by(images: Tensor, y: Tensor, words: Tensor) -> TaughtWeights:
     """As `Classifier.fit` on embeddings `[n, D]` of one label each."""
     judged = F.one_hot(y, len(words)).to(torch.int8)
     return teach(images, judged, words, torch.zeros(len(words)), independent=False, scale=1.0, assessed=False)
+
+
+def fixed(images: Tensor, y: Tensor, words: Tensor, scale: float) -> Tensor:
+    """The regression around words of one scale for every set, λ 0.03: `[L, D]`."""
+    coordinates, axes = span(images)
+    judged = F.one_hot(y, len(words)).to(torch.int8)
+    return scale * words + regress(scale * (images @ words.T), coordinates, judged, 0.03)[0] @ axes.T
 
 
 def logistic(shots: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -165,6 +178,9 @@ def run(
     sequential: Annotated[
         bool, typer.Option(help="The paper's second stage; its first takes minutes.")
     ] = False,
+    own: Annotated[
+        bool, typer.Option(help="Headword's way alone, after a change of it; the others are kept.")
+    ] = False,
     clicked: Annotated[bool, typer.Option("--clicks/--no-clicks", help="Measure by clicks too.")] = True,
     draws: int = 5,
     sets: Annotated[
@@ -185,7 +201,7 @@ def run(
         for draw in range(draws):
             few = Few(bench, data, rows, text, draw)
             for n in few.shots:
-                for way, scores in few.ways(n, first):
+                for way, scores in few.ways(n, first, own=own):
                     records.add(way, name, **{str(n): few.accuracy(scores)})
             if clicked and name in CLICKED:
                 for method in METHODS:
@@ -194,7 +210,9 @@ def run(
             print(name, draw, flush=True)
     file = harness.RESULTS / "teach.json"
     before = json.loads(file.read_text()) if file.exists() else {}
-    by_shots = before.get("by_shots", {}) | cells(records)
+    by_shots = before.get("by_shots", {})
+    for name, table in cells(records).items():
+        by_shots[name] = (by_shots.get(name, {}) if own else {}) | table
     by_shots["mean"] = means(by_shots)
     harness.RESULTS.mkdir(parents=True, exist_ok=True)
     (harness.RESULTS / "teach.png").write_bytes(chart(by_shots["mean"]))
@@ -235,7 +253,12 @@ def cells(records: Records) -> dict[str, Any]:
     """Mean and deviation by set, way and number."""
     table: dict[str, Any] = {}
     for one in records:
-        cell = {"mean": round(one.value, 2), "sd": None if one.deviation is None else round(one.deviation, 2)}
+        deviation = None if one.deviation is None else round(one.deviation, 2)
+        cell = {
+            "mean": round(one.value, 2),
+            "sd": deviation,
+            "draws": len(records.draws(one.arm, one.set, one.metric)),
+        }
         table.setdefault(one.set, {}).setdefault(one.arm, {})[one.metric] = cell
     return table
 

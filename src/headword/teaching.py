@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from headword.classifier import Classifier
-from headword.classifier.folder import read_classifier
+from headword.classifier.folder import SavedClassifier, read_classifier
 from headword.encoders.fingerprint import check_model
 from headword.errors import HeadwordError
 from headword.model import DualEncoder, load
@@ -19,7 +19,7 @@ from headword.scoring.centring import Centre
 
 
 def load_classifier(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | SavedClassifier,
     *,
     model: DualEncoder | str | os.PathLike[str] | None = None,
     **options: Any,
@@ -30,16 +30,16 @@ def load_classifier(
     copy; the given model stays as it is).
 
     Args:
-        folder: the classifier's.
+        folder: the classifier's, or what was read of it.
         model: the model it was made with, or its folder, where the classifier does not name it or it moved.
         **options: of `headword.load`, where the model is loaded here.
 
     Raises:
         HeadwordError: if the folder is no classifier, was changed, or belongs to another model.
     """
-    saved, root = read_classifier(Path(folder)), Path(folder)
-    loaded = model if isinstance(model, DualEncoder) else load(model or model_folder(root), **options)
-    check_model(loaded, saved.model, root, but_centre=True, mend="teach a classifier anew")
+    saved = folder if isinstance(folder, SavedClassifier) else read_classifier(Path(folder))
+    loaded = model if isinstance(model, DualEncoder) else load(model or model_folder(saved), **options)
+    check_model(loaded, saved.model, saved.folder, but_centre=True, mend="teach a classifier anew")
     classifier = Classifier(around(loaded, saved.centre_vector, saved.centre), **saved.parameters)
     if len(saved.examples):
         classifier.examples_ = saved.examples
@@ -55,18 +55,18 @@ def around(model: DualEncoder, vector: Tensor, centre: Centre) -> DualEncoder:
     return replace(model, aligner=aligner, centre=centre)
 
 
-def model_folder(classifier: str | os.PathLike[str]) -> Path:
+def model_folder(classifier: SavedClassifier) -> Path:
     """Where the model of a saved classifier lies.
 
     Raises:
-        HeadwordError: if the classifier cannot be read, does not name its model, or that is not there.
+        HeadwordError: if the classifier does not name its model, or that is not there.
     """
-    named = read_classifier(Path(classifier)).model["folder"]
+    named = classifier.model["folder"]
     if named is None:
-        raise HeadwordError(f"{classifier} does not name the model it was made with; give it: model=…")
+        raise HeadwordError(f"{classifier.folder} does not name the model it was made with; give it: model=…")
     if not Path(named).is_dir():
         raise HeadwordError(
-            f"{classifier} was made with the model at {named}, which is not there by now; say where it is: "
-            "model=…"
+            f"{classifier.folder} was made with the model at {named}, which is not there by now; say where "
+            "it is: model=…"
         )
     return Path(named)

@@ -63,7 +63,22 @@ def test_taken_away(saved, pets, pictures, tmp_path):
     chances, _ = session.run(["probabilities", "embeddings"], {"pixels": pixels.transpose(2, 0, 1)[None]})
     assert chances[0].argmax() == 0
     line = run("export", saved, "--classifier", pets, "--none-of-these", "--out", tmp_path / "x.onnx", code=2)
-    assert "are settled in" in line
+    assert "is settled in" in line
+
+
+def test_measured(saved, pets, shown, tmp_path):
+    """A classifier is measured by its own labels; a folder that is none of them is named."""
+    held = tmp_path / "held"
+    shutil.copytree(shown, held, ignore=shutil.ignore_patterns("torn.jpg"))
+    file = tmp_path / "r.json"
+    about = ("--task", "classification", "--data", held, "-k", "1", "--json", file, "--quiet")
+    run("evaluate", saved, *about, "--classifier", pets)
+    result = json.loads(file.read_text())
+    assert result["protocol"]["classifier"] == str(pets)
+    assert result["metrics"]["top1"] == 100
+    (held / "a drink").rename(held / "a dog")
+    line = run("evaluate", saved, *about, "--classifier", pets, code=2)
+    assert "'a dog' is none of the 4 labels" in line
 
 
 def test_it_goes_on_and_unlearns(pets, shown, pictures, tmp_path):

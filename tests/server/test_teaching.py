@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import headword
-from headword.search import Index, build_index
+from headword.search import Index, Query, build_index
+from headword.search.lesson import Answer
 from headword.server.clicks import Click, Clicks, Undo
 from headword.server.schemas import Labelling
 from support.browser import keep, opened_page, tiles
@@ -113,6 +114,45 @@ def test_taught_labels_become_tags_and_a_classifier(fresh, embedded):
         assert saved == {"folder": "classifier", "labels": 3, "examples": 2}
     classifier = headword.load_classifier(fresh.path / "classifier", model=embedded)
     assert [*classifier.predict([fresh.root / path for path in paths])] == [tagged[path] for path in paths]
+
+
+def test_a_refined_search_becomes_a_tag(fresh):
+    """In Python: its words are a label more, what was judged are answers; undo takes back the last."""
+    lesson = fresh.lesson(["a cat"], none_of_these=True)
+    lesson.keep(Query(text="a drink", right=("coffee.png",), wrong=("cat.png",)))
+    assert lesson.counts == {"a cat": 0, "a drink": 1, "none of these": 0}
+    best, _ = lesson.tags()
+    named = [lesson.classifier.classes_[place] for place in best.tolist()]
+    assert named[lesson.names.index("coffee.png")] == "a drink"
+    assert named[lesson.names.index("cat.png")] != "a drink"
+    assert lesson.undo() == (lesson.names.index("cat.png"), "a drink", True)
+    assert len(lesson.answers) == 1
+    assert fresh.tag(lesson.classifier)["a drink"] >= 1
+    with pytest.raises(headword.HeadwordError, match=r"'owl.png' is no picture"):
+        lesson.keep(Query(text="an owl", right=("owl.png",)))
+    with pytest.raises(headword.HeadwordError, match="without words"):
+        lesson.keep(Query(like="cat.png"))
+
+
+def test_the_page_begins_with_a_classifier(fresh, embedded):
+    """Its labels and its examples; clicks add to them, and a label more keeps them."""
+    lesson = fresh.lesson(LABELS)
+    lesson.answer(Answer(lesson.names.index("coffee.png"), "a rocket"))
+    lesson.learn()
+    with served(fresh, taught=lesson.classifier) as live:
+        said = live.post("/lesson/state", {"shown": ["coffee.png"]}).json
+        assert [(row["label"], row["shown"]) for row in said["labels"]] == [
+            ("a cat", 0), ("a cup of coffee", 0), ("a rocket", 1)
+        ]  # fmt: skip
+        assert said["shown"][0]["label"] == "a rocket"
+        assert said["answers"] == 0
+        said = live.post("/lesson", {"labels": [*LABELS, "an owl"]}).json
+        assert [row["shown"] for row in said["labels"]] == [0, 0, 1, 0]
+        said = click(live, "coffee.png", "a cup of coffee")[1]
+        assert [row["shown"] for row in said["labels"]] == [0, 1, 0, 0]
+    several = embedded.classifier(LABELS, multi_label=True)
+    with pytest.raises(headword.HeadwordError, match="one label"), served(fresh, taught=several):
+        pass
 
 
 def test_clicks_are_there_after_a_restart(fresh, embedded):

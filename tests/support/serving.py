@@ -77,8 +77,8 @@ class Live:
 
 
 @contextmanager
-def served(index: Index) -> Iterator[Live]:
-    """Serve an index from a thread."""
+def served(index: Index, **options: Any) -> Iterator[Live]:
+    """Serve an index from a thread; options as of `prepared`."""
     said: list[Address] = []
     started = threading.Event()
 
@@ -87,7 +87,7 @@ def served(index: Index) -> Iterator[Live]:
         said.append(address)
         started.set()
 
-    with prepared(index, port=0, ready=ready) as server:
+    with prepared(index, port=0, ready=ready, **options) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

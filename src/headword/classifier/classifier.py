@@ -123,38 +123,35 @@ class Classifier(Estimator, Exportable):
         examples = self.examples
         if not len(examples):
             return None
-        words, bias, scores = self.label_vectors, torch.zeros(len(self.classes_)), self.model.scores
+        words, bias = self._words()
+        embeddings = self.model.encode_image(examples.features, batch_size=len(examples))
+        independent, scale = self.multi_label, self._scale
+        return teach(embeddings, examples.judged, words, bias, independent=independent, scale=scale)
+
+    def _words(self) -> tuple[Tensor, Tensor]:
+        """Rows `[L, D]`, zeros for none of these, and what is added to their cosines `[L]`."""
+        words, bias = self.label_vectors, torch.zeros(len(self.classes_))
         if self.none_of_these:
             words = torch.cat([words, torch.zeros_like(words[:1])])
-            bias[-1] = scores.threshold
+            bias[-1] = self.model.scores.threshold
         elif self.multi_label:
-            bias -= scores.threshold
-        embeddings = self.model.encode_image(examples.features, batch_size=len(examples))
-        scale = scores.sigmoid_scale
-        return teach(embeddings, examples.judged, words, bias, independent=self.multi_label, scale=scale)
+            bias -= self.model.scores.threshold
+        return words, bias
 
     @cached_property
     def weight(self) -> Tensor:
         """`coef_` as a tensor."""
-        if self.taught is not None:
-            return self.taught.weight
-        scores, words = self.model.scores, self.label_vectors
-        if self.multi_label:
-            return scores.sigmoid_scale * words
-        rows = scores.scale * words
-        return torch.cat([rows, torch.zeros_like(rows[:1])]) if self.none_of_these else rows
+        return self._scale * self._words()[0] if self.taught is None else self.taught.weight
 
     @cached_property
     def bias(self) -> Tensor:
         """`intercept_` as a tensor."""
-        if self.taught is not None:
-            return self.taught.bias
-        scores, bias = self.model.scores, torch.zeros(len(self.weight))
-        if self.multi_label:
-            bias -= scores.sigmoid_scale * scores.threshold
-        elif self.none_of_these:
-            bias[-1] = scores.scale * scores.threshold
-        return bias
+        return self._scale * self._words()[1] if self.taught is None else self.taught.bias
+
+    @property
+    def _scale(self) -> float:
+        scores = self.model.scores
+        return scores.sigmoid_scale if self.multi_label else scores.scale
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -263,6 +260,12 @@ class Classifier(Estimator, Exportable):
         right = self.predict(X) == np.asarray(y)
         return float(np.average(right.reshape(len(right), -1).all(axis=1), weights=sample_weight))
 
+    def around(self, model: Encoders) -> Self:
+        """The same labels and examples, learnt with a model of another centre."""
+        other = type(self)(**(self.get_params() | {"model": model}))
+        other.learn(self.examples)
+        return other
+
     # ---- taught by pictures
 
     def fit(self, X: object, y: Any, *, names: Sequence[str] | None = None) -> Self:
@@ -309,11 +312,10 @@ class Classifier(Estimator, Exportable):
         Raises:
             HeadwordError: for no label, or one that is empty or there already.
         """
-        known = self.examples
-        at = len(self.labels)
+        known, before = self.examples, self.classes_.tolist()
         self.labels = check_labels([*self.labels, *check_labels(labels)])
         self.__dict__.pop("label_vectors", None)
-        self.learn(known.widened(len(labels), at))
+        self.learn(known.relabelled(before, self.classes_.tolist()))
         return self
 
     @property
@@ -395,5 +397,4 @@ class Classifier(Estimator, Exportable):
 
     def __repr__(self) -> str:
         few = ", ".join(map(repr, self.labels[:3])) + ", …" * (len(self.labels) > 3)
-        options = "".join(f", {name}" for name in ("none_of_these", "multi_label") if getattr(self, name))
-        return f"Classifier({len(self.labels)} labels: {few}{options})"
+        return f"Classifier({len(self.labels)} labels: {few})"

@@ -48,6 +48,7 @@ class Centred(Model, Protocol):
 class SavedClassifier:
     """What a classifier's folder holds."""
 
+    folder: Path
     parameters: dict[str, Any]
     """Of `Classifier`, but the model."""
     model: dict[str, Any]
@@ -117,6 +118,7 @@ def read_classifier(folder: Path) -> SavedClassifier:
     try:
         names = tuple(config["names"])
         return SavedClassifier(
+            folder=root,
             parameters=config["parameters"],
             model=config["model"],
             centre=Centre(**config["centre"]),

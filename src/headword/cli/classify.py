@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Output, expand_images, flags, quoted, read_labels
+from headword.cli.common import Output, expand_images, flags, quoted, taught_labels
 from headword.errors import HeadwordError
 
 AUTO, NONE, ONLINE, COLLECTION = "auto", "none", "online", "collection"
@@ -58,9 +58,7 @@ def classify(
 
     They need not be classes of the head.
     """
-    if classifier_at is not None and (template or multi_label or none_of_these):
-        raise HeadwordError(f"how labels are judged is settled in {classifier_at}; leave these options out")
-    words = read_labels(labels, labels_file, classifier_at)
+    words, saved = taught_labels(classifier_at, labels, labels_file, template, multi_label, none_of_these)
     paths = expand_images(images)
     from headword.scoring.transductive import OFF, check_method, label_shares, read_prior
 
@@ -73,11 +71,11 @@ def classify(
     # The labels' texts are embedded once, though they tell their familiarity too.
     encoder = remembering(load(model, vision=vision, device=device, dtype=None if dtype == "auto" else dtype))
     classifier = None
-    if classifier_at is not None:
-        from headword.teaching import load_classifier
+    if saved is not None:
+        from headword.teaching import around, load_classifier
 
-        classifier = load_classifier(classifier_at, model=encoder)
-        encoder.aligner.centre_, encoder.centre = classifier.model.aligner.centre_, classifier.model.centre
+        encoder = around(encoder, saved.centre_vector, saved.centre)
+        classifier = load_classifier(saved, model=encoder)
         multi_label, none_of_these = classifier.multi_label, classifier.none_of_these
     with output.progress("images") as progress:
         if centre_on == AUTO:
@@ -87,6 +85,7 @@ def classify(
         if running is None and centre_on != NONE:
             pool = paths if centre_on == COLLECTION else centre_on
             encoder.centre_on(pool, batch_size=batch_size, progress=progress)
+            classifier = classifier and classifier.around(encoder)
         skipped: dict[int, str] = {}
         embeds = encoder.encode_image(
             paths, batch_size=batch_size, centre=running, skipped=skipped, progress=progress

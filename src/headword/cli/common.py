@@ -18,6 +18,7 @@ import typer
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
+    from headword.classifier.folder import SavedClassifier
     from headword.cli.bars import Bars
     from headword.data.folders import ImageList
     from headword.extract import Progress
@@ -176,16 +177,28 @@ def expand_images(arguments: Sequence[str]) -> ImageList:
     return images
 
 
-def read_labels(labels: str | None, labels_file: Path | None, classifier: Path | None = None) -> list[str]:
-    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; none that is empty. Or
-    those of a `--classifier`.
-    """
-    if classifier is not None and labels is None and labels_file is None:
-        from headword.classifier.folder import read_classifier
+def taught_labels(
+    classifier: Path | None, labels: str | None, labels_file: Path | None, *settled: object
+) -> tuple[list[str], SavedClassifier | None]:
+    """The labels of a `--classifier`, and what was read of it; or else of `--labels` or `--labels-file`.
 
-        return list(read_classifier(classifier).parameters["labels"])
-    if classifier is not None:
-        raise HeadwordError(f"the labels are those of {classifier}; leave out --labels and --labels-file")
+    `settled` are options that go without a classifier alone.
+    """
+    if classifier is None:
+        return read_labels(labels, labels_file), None
+    if labels is not None or labels_file is not None or any(settled):
+        raise HeadwordError(
+            f"what labels there are and how they are judged is settled in {classifier}; leave out --labels "
+            "and the options that go with them"
+        )
+    from headword.classifier.folder import read_classifier
+
+    saved = read_classifier(classifier)
+    return list(saved.parameters["labels"]), saved
+
+
+def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
+    """The words of `--labels`, parted by commas, or of `--labels-file`, a line each; none that is empty."""
     if (labels is None) == (labels_file is None):
         raise HeadwordError('give the words to choose from with --labels "a cat,a dog" or --labels-file FILE')
     from headword.encoders.prompts import check_labels, tidy_labels

@@ -87,6 +87,9 @@ def evaluate(
         str | None,
         data_option(help="Captions of missing images: error, or skip and count.  [default: error]"),
     ] = None,
+    classifier: Annotated[
+        Path | None, words_option(metavar="DIR", help="What headword teach wrote, or the page.")
+    ] = None,
     template: Annotated[list[str] | None, words_option(help=options.TEMPLATE_HELP)] = None,
     centre_on: Annotated[
         str | None,
@@ -132,8 +135,9 @@ def evaluate(
     names = None if class_names is None else [entry.name for entry in read_names(class_names)]
     settings = Protocol.from_sources(
         protocol, task=task, data=data, split=split, train_split=train_split, class_names=names,
-        templates=template, centre_on=centre_on, collection=collection, prior=prior, hubness=hubness, k=k,
-        shots=shots, probe=probe, draws=draws, missing=missing, metric=metric, seed=seed,
+        classifier=None if classifier is None else str(classifier), templates=template, centre_on=centre_on,
+        collection=collection, prior=prior, hubness=hubness, k=k, shots=shots, probe=probe, draws=draws,
+        missing=missing, metric=metric, seed=seed,
     )  # fmt: skip
     mappings = None if aligners is None else [name.strip() for name in aligners.split(",")]
     with output.progress("images") as progress:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Output, quoted, read_labels
+from headword.cli.common import Output, quoted, taught_labels
 from headword.errors import HeadwordError
+
+if TYPE_CHECKING:
+    from headword.classifier.folder import SavedClassifier
 
 IMMICH = "immich"
 
@@ -61,11 +64,23 @@ def export(
     It is compared with headword before it is put in place.
     """
     immich = to == IMMICH
-    if immich and (labels or labels_file or template or int8 or with_text or multi_label or none_of_these):
+    if immich and (
+        classifier_at
+        or labels
+        or labels_file
+        or template
+        or int8
+        or with_text
+        or multi_label
+        or none_of_these
+    ):
         raise HeadwordError("immich takes the model without labels, options of labels, --int8 or --with-text")
-    if classifier_at is not None and (immich or template or multi_label or none_of_these or centre_on):
-        raise HeadwordError(f"labels, how they are judged and the centre are settled in {classifier_at}")
-    words = [] if immich else read_labels(labels, labels_file, classifier_at)
+    words: list[str] = []
+    saved: SavedClassifier | None = None
+    if not immich:
+        words, saved = taught_labels(
+            classifier_at, labels, labels_file, template, multi_label, none_of_these, centre_on
+        )
     from headword.export import check_form, export_immich, export_labels
     from headword.files import check_new_folder
     from headword.model import load
@@ -89,10 +104,10 @@ def export(
     if immich:
         exported = export_immich(loaded, out, overwrite=overwrite)
     else:
-        if classifier_at is not None:
+        if saved is not None:
             from headword.teaching import load_classifier
 
-            classifier = load_classifier(classifier_at, model=loaded)
+            classifier = load_classifier(saved, model=loaded)
         else:
             classifier = loaded.classifier(
                 words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these

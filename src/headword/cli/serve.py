@@ -27,6 +27,7 @@ def serve(
         int | None, Option(min=0, max=65535, help="0 for any that is free; 7860 where not given and free.")
     ] = None,
     open_page: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
+    classifier: options.TaughtClassifier = None,
     model: options.IndexModel = None,
     vision: options.Vision = None,
     device: options.Device = "auto",
@@ -57,8 +58,12 @@ def serve(
         if open_page:
             typer.launch(address.url)
 
-    opened = Index.open(index, model=model, vision=vision, device=device)
-    with prepared(opened, host=host, port=port, ready=ready) as server:
+    opened, taught = Index.open(index, model=model, vision=vision, device=device), None
+    if classifier is not None:
+        from headword.teaching import load_classifier
+
+        taught = load_classifier(classifier, model=opened.model)
+    with prepared(opened, host=host, port=port, taught=taught, ready=ready) as server:
         try:
             server.run()
         except KeyboardInterrupt:

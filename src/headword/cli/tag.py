@@ -10,10 +10,11 @@ from typer import Option
 
 from headword.cli import options
 from headword.cli.app import command
-from headword.cli.common import Output, flags, quoted, read_labels
+from headword.cli.common import Output, flags, quoted, taught_labels
 from headword.errors import HeadwordError
 
 if TYPE_CHECKING:
+    from headword.classifier.folder import SavedClassifier
     from headword.search import Index
     from headword.search.sharing import SharedTags
 
@@ -59,16 +60,16 @@ def tag(
         raise HeadwordError("--write csv and --write json go with --out FILE, and nothing else does")
     if remove_xmp and (write or labels or labels_file or classifier):
         raise HeadwordError("--remove-xmp goes alone: it takes out what --write xmp put into the sidecars")
-    if classifier is not None and (template or none_of_these or multi_label):
-        raise HeadwordError(f"how labels are judged is settled in {classifier}; leave these options out")
-    given = labels is not None or labels_file is not None or classifier is not None
-    words = read_labels(labels, labels_file, classifier) if given or not (write or remove_xmp) else []
+    words: list[str] = []
+    saved: SavedClassifier | None = None
+    if labels is not None or labels_file is not None or classifier is not None or not (write or remove_xmp):
+        words, saved = taught_labels(classifier, labels, labels_file, template, none_of_these, multi_label)
     from headword.search import Index
 
     opened = Index.open(index, model=model, vision=vision, device=device)
     shared = None
     if words:
-        _tag(output, index, opened, words, classifier, template, none_of_these, multi_label)
+        _tag(output, index, opened, words, saved, template, none_of_these, multi_label)
     if write is not None or remove_xmp:
         shared = _share(output, opened, write, out)
     about = opened.about()
@@ -98,17 +99,16 @@ def _tag(
     index: Path,
     opened: Index,
     words: list[str],
-    classifier: Path | None,
+    saved: SavedClassifier | None,
     template: list[str] | None,
     none_of_these: bool,
     multi_label: bool,
 ) -> None:
     chosen: Any = words
-    if classifier is not None:
+    if saved is not None:
         from headword.teaching import load_classifier
 
-        chosen = load_classifier(classifier, model=opened.model)
-        chosen = opened.lesson(chosen).classifier  # around the index's own centre
+        chosen = load_classifier(saved, model=opened.model)
     with output.progress("images") as progress:
         counts = opened.tag(
             chosen,

@@ -56,7 +56,7 @@ def teach(
 
     The pictures are not kept, only what the model sees in them.
     """
-    from headword.classifier.folder import CONFIG
+    from headword.classifier.folder import CONFIG, read_classifier
     from headword.data.labelled import open_images
     from headword.files import check_new_folder
 
@@ -76,10 +76,12 @@ def teach(
     from headword.scoring.examples import judgements
     from headword.teaching import load_classifier, model_folder
 
-    where = model_folder(model) if goes_on else model
+    where = model
     if goes_on:
+        saved = read_classifier(model)
+        where = model_folder(saved)
         encoder = load(where, vision=vision, device=device)
-        classifier = load_classifier(model, model=encoder)
+        classifier = load_classifier(saved, model=encoder)
         new = [word for word in words or () if word not in classifier.classes_]
         if new:
             classifier.add_labels(new)

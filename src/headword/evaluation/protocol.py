@@ -41,6 +41,8 @@ class Protocol(Settings):
     tested on, when None."""
     class_names: tuple[str, ...] | None = None
     """What the classes are called, in the order of the data's own names."""
+    classifier: str | None = None
+    """For classification: a taught classifier's folder, which has the labels and what was learnt of them."""
     templates: tuple[str, ...] | None = None
     """With "{}" for the class name; the data set's own when None, else the model's."""
     centre_on: str = "none"
@@ -68,6 +70,8 @@ class Protocol(Settings):
         check_method(self.collection, self.prior is not None)
         if self.collection != OFF and self.task != "classification":
             raise HeadwordError(f"collection is for the task classification, not for {self.task}")
+        if self.classifier is not None and (self.task != "classification" or self.templates or self.prior):
+            raise HeadwordError("classifier is for the task classification, without templates and prior")
         if self.probe and self.task != "segmentation":
             raise HeadwordError(f"probe as a setting is for the task segmentation, not for {self.task}")
         if self.hubness is not None and self.task != "retrieval":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from headword.classifier.folder import read_classifier
 from headword.data.captions import CaptionList, read_captions
 from headword.data.folders import list_images
 from headword.data.items import LabelledImages
@@ -24,7 +26,9 @@ from headword.head.names import placeholders
 from headword.metrics import check_k, classification_metrics, retrieval_metrics, retrieval_places
 from headword.model import DualEncoder
 from headword.scoring.centring import STRENGTH
+from headword.scoring.examples import judgements
 from headword.scoring.transductive import OFF, Hubs, label_shares, read_prior
+from headword.teaching import around, load_classifier
 
 MEAN_PER_CLASS = "mean_per_class"
 
@@ -136,8 +140,13 @@ class ZeroShot(LabelledTask):
 
     def __init__(self, protocol: Protocol, **options: Any) -> None:
         super().__init__(protocol, **options)
+        self.saved = None if protocol.classifier is None else read_classifier(Path(protocol.classifier))
         names = self.data.names
-        check_spoken(self.data)
+        if self.saved is None:
+            check_spoken(self.data)
+        else:
+            names = self.saved.parameters["labels"]
+            judgements(self.data.names, names, several=False)
         self.k = protocol.k or tuple(k for k in (1, 5) if k < len(names) or k == 1)
         check_k(self.k, len(names), "classes")
         self.prior = None if protocol.prior is None else read_prior(protocol.prior)
@@ -148,8 +157,15 @@ class ZeroShot(LabelledTask):
         method, templates = self.protocol.collection, self.templates(model)
         tested = self.features(model, self.images, progress)
         labels = kept_labels(self.data, tested)
+        if self.saved is not None:
+            model = around(model, self.saved.centre_vector, self.saved.centre)
         model, notes = self.centred(model, tested.features, progress=progress)
-        classifier = model.classifier(self.data.names, templates=templates)
+        if self.saved is None:
+            classifier = model.classifier(self.data.names, templates=templates)
+        else:
+            classifier = load_classifier(self.saved, model=model).around(model)
+            places = [classifier.labels.index(name) for name in self.data.names]
+            labels = torch.tensor(places)[labels]
         embeddings = self.encode_images(model, tested.features)
         logits = classifier.logits(embeddings, collection=method, prior=self.prior)
         if method != OFF:

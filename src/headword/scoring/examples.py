@@ -38,7 +38,7 @@ class Examples:
                 f"{len(named)} names"
             )
         first: dict[bytes, int] = {}
-        for place, key in enumerate(_keys(features)):
+        for place, key in enumerate(keys(features)):
             before = first.setdefault(key, place)
             if not torch.equal(judged[before], judged[place]):
                 raise HeadwordError(
@@ -76,9 +76,9 @@ class Examples:
                 f"the examples have {self.features.shape[1]} features and these {new.features.shape[1]}; "
                 "they are another encoder's"
             )
-        places = {key: place for place, key in enumerate(_keys(self.features))}
+        places = {key: place for place, key in enumerate(keys(self.features))}
         judged, fresh = self.judged.clone(), []
-        for row, key in enumerate(_keys(new.features)):
+        for row, key in enumerate(keys(new.features)):
             if key not in places:
                 fresh.append(row)
                 continue
@@ -105,14 +105,20 @@ class Examples:
                 gone.add(self.names.index(str(name)))
             else:
                 raise HeadwordError(f"there is no example {name!r}{near(str(name), self.names)}")
-        kept = [place for place in range(len(self)) if place not in gone]
-        return Examples(self.features[kept], self.judged[kept], tuple(self.names[place] for place in kept))
+        return self._at([place for place in range(len(self)) if place not in gone])
 
-    def widened(self, more: int, at: int) -> Examples:
-        """The same, with `more` labels at a place, of which nothing is said."""
-        left, right = self.judged[:, :at], self.judged[:, at:]
-        unsaid = self.judged.new_zeros(len(self), more)
-        return Examples(self.features, torch.cat([left, unsaid, right], dim=1), self.names)
+    def relabelled(self, before: Sequence[str], after: Sequence[str]) -> Examples:
+        """What these say of other labels: of those that are there no more, and of new ones, nothing."""
+        places = {label: place for place, label in enumerate(before)}
+        judged = self.judged.new_zeros(len(self), len(after))
+        for place, label in enumerate(after):
+            if label in places:
+                judged[:, place] = self.judged[:, places[label]]
+        return self._at(judged.any(dim=1).nonzero().flatten().tolist(), judged)
+
+    def _at(self, places: list[int], judged: Tensor | None = None) -> Examples:
+        judged = self.judged if judged is None else judged
+        return Examples(self.features[places], judged[places], tuple(self.names[place] for place in places))
 
 
 def judgements(y: Any, labels: Sequence[str], *, several: bool, wrong: bool = False) -> Tensor:
@@ -171,6 +177,6 @@ def _place(label: Any, places: dict[str, int], labels: Sequence[str]) -> int:
     return place
 
 
-def _keys(features: Tensor) -> list[bytes]:
-    """What tells pictures apart."""
+def keys(features: Tensor) -> list[bytes]:
+    """What tells pictures apart, by their features `[n, d]`."""
     return [row.tobytes() for row in features.contiguous().numpy()]

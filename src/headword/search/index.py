@@ -326,11 +326,10 @@ class Index:
             HeadwordError: for no labels, an empty or a repeated one, or a bad template.
         """
         self.reload()
-        if not isinstance(labels, Classifier):
-            labels = self.model.classifier(
-                labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
-            )
-        tag_index(self.path, self.model, labels, progress=progress)
+        classifier = self.classifier(
+            labels, templates=templates, none_of_these=none_of_these, multi_label=multi_label
+        )
+        tag_index(self.path, self.model, classifier, progress=progress)
         self.reload()
         return self.tags()
 
@@ -340,26 +339,25 @@ class Index:
         self.reload()
 
     def lesson(self, labels: Sequence[str] | Classifier, *, none_of_these: bool = False) -> Lesson:
-        """A classifier to teach by the pictures of this version, around the index's own centre.
+        """A classifier to teach by the pictures of this version; arguments as of `classifier`."""
+        classifier, version = self.classifier(labels, none_of_these=none_of_these), self._version
+        features = torch.from_numpy(version.rows[version.slots]).float()
+        return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
 
-        Args:
-            labels: the words to start from; or a classifier of the index's model, which goes on.
-            none_of_these: whether none of the labels may be an answer, where `labels` are words.
+    def classifier(self, labels: Sequence[str] | Classifier, **options: Any) -> Classifier:
+        """A classifier around the index's own centre: of words, with options as of `DualEncoder.classifier`; or
+        one of the index's model, which learns anew.
 
         Raises:
-            HeadwordError: for a bad label.
+            HeadwordError: for a bad label or template.
         """
         version = self._version
         pool = Centre("pool", len(self), str(self.root))
         centre = pool if version.manifest.centre["kind"] == "collection" else self.model.centre
         model = around(self.model, torch.from_numpy(version.centre), centre)
         if isinstance(labels, Classifier):
-            classifier = Classifier(**(labels.get_params() | {"model": model}))
-            classifier.learn(labels.examples)
-        else:
-            classifier = model.classifier(labels, none_of_these=none_of_these)
-        features = torch.from_numpy(version.rows[version.slots]).float()
-        return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
+            return labels.around(model)
+        return model.classifier(labels, **options)
 
     def _given(self, query: Query) -> Floats:
         """Unit-norm features `[1, d]` of a query's own picture."""

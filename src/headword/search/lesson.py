@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from headword.classifier import Classifier
 from headword.errors import HeadwordError
-from headword.scoring.examples import Examples, judgements
+from headword.scoring.examples import Examples, judgements, keys
+from headword.search.query import Query
 
 
 class Answer(NamedTuple):
@@ -39,8 +41,7 @@ class Lesson:
         self.names = names
         self._features = features
         self._embeddings = classifier.model.encode_image(features, batch_size=4096)
-        self._before = classifier.examples
-        self._examples = self._before
+        self._before, self._labels = classifier.examples, classifier.classes_.tolist()
         self._stale = False
 
     def answer(self, *answers: Answer) -> None:
@@ -49,20 +50,37 @@ class Lesson:
         Raises:
             HeadwordError: for a place or a label that is none; then none of the answers is taken down.
         """
-        examples = self._examples
         for answer in answers:
-            examples = examples.plus(self._example(answer), single=not self.classifier.multi_label)
-        self._examples, self._stale = examples, True
+            if not 0 <= answer.place < len(self.names):
+                raise HeadwordError(f"there is no picture {answer.place}; there are {len(self.names)}")
+        labels = self.classifier.classes_.tolist()
+        judgements([answer.label for answer in answers], labels, several=False)
         self.answers += answers
+        self._stale = True
+
+    def keep(self, query: Query) -> None:
+        """Keep a refined query as a label: its words, and the hits that were judged as answers.
+
+        Raises:
+            HeadwordError: for a query without words, or a hit that is no picture of the lesson.
+        """
+        if query.text is None:
+            raise HeadwordError("a query without words is no label; give text")
+        places = {name: place for place, name in enumerate(self.names)}
+        judged = [(path, False) for path in query.right] + [(path, True) for path in query.wrong]
+        if strange := [path for path, _ in judged if path not in places]:
+            raise HeadwordError(f"{strange[0]!r} is no picture of the lesson")
+        answers = [Answer(places[path], query.text, wrong) for path, wrong in judged]
+        if query.text not in self.classifier.classes_:
+            self.add_label(query.text)
+        self.answer(*answers)
 
     def undo(self) -> Answer | None:
         """Take back the last answer, and return it; None where there is none."""
         if not self.answers:
             return None
-        *before, last = self.answers
-        self._examples, self.answers = self._before, []
-        self.answer(*before)
-        return last
+        self._stale = True
+        return self.answers.pop()
 
     def add_label(self, label: str) -> None:
         """Add a label, known by its words until a picture is shown; answers so far stay.
@@ -70,16 +88,13 @@ class Lesson:
         Raises:
             HeadwordError: for an empty label, or one that is there.
         """
-        at = len(self.classifier.labels)
         self.learn()
         self.classifier.add_labels([label])
-        self._before = self._before.widened(1, at)
-        self._examples = self.classifier.examples
 
     def learn(self) -> None:
         """Learn from the answers since the last time."""
         if self._stale:
-            self.classifier.learn(self._examples)
+            self.classifier.learn(self._examples())
             self._stale = False
 
     def tags(self) -> tuple[Tensor, Tensor]:
@@ -103,12 +118,24 @@ class Lesson:
     @property
     def counts(self) -> dict[str, int]:
         """How many pictures were shown of each label."""
-        return dict(zip(self.classifier.classes_.tolist(), self._examples.counts, strict=True))
+        self.learn()
+        return dict(zip(self.classifier.classes_.tolist(), self.classifier.examples.counts, strict=True))
 
-    def _example(self, answer: Answer) -> Examples:
-        place, label, wrong = answer
-        if not 0 <= place < len(self._features):
-            raise HeadwordError(f"there is no picture {place}; there are {len(self._features)}")
-        # Of several labels one is said; the others stay as they are.
-        judged = judgements([label], self.classifier.classes_.tolist(), several=False, wrong=wrong)
-        return Examples(self._features[place : place + 1], judged, (self.names[place],))
+    def _examples(self) -> Examples:
+        """What the classifier had learnt before, and the answers in their order."""
+        labels, single = self.classifier.classes_.tolist(), not self.classifier.multi_label
+        columns = {label: column for column, label in enumerate(labels)}
+        before = self._before.relabelled(self._labels, labels)
+        if not self.answers:
+            return before
+        places = [answer.place for answer in self.answers]
+        rows: dict[bytes, tuple[int, Tensor]] = {}
+        for key, (place, label, wrong) in zip(keys(self._features[places]), self.answers, strict=True):
+            row = rows.setdefault(key, (place, torch.zeros(len(labels), dtype=torch.int8)))[1]
+            if single and not wrong:
+                row.zero_()  # another label replaces it; of several labels the others stay as they are
+            row[columns[label]] = -1 if wrong else 1
+        first = [place for place, _ in rows.values()]
+        judged = torch.stack([row for _, row in rows.values()])
+        new = Examples(self._features[first], judged, tuple(self.names[place] for place in first))
+        return before.plus(new, single=single)

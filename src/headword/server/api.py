@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from headword import __version__
+from headword.classifier import Classifier
 from headword.encoders.prompts import check_labels, check_templates, tidy_labels
 from headword.errors import HeadwordError
 from headword.model import DualEncoder
@@ -70,8 +71,8 @@ Where = Annotated[schemas.Filter | None, FromQuery(description="Only pictures th
 router = APIRouter(dependencies=[Depends(_check_token)], responses=ERRORS)
 
 
-def create_app(service: Service, *, token: str = "") -> FastAPI:
-    """The API and the page as an ASGI app, around which belongs `guard.Guard`.
+def create_app(service: Service, taught: Classifier | None = None, *, token: str = "") -> FastAPI:
+    """The API and the page as an ASGI app, around which belongs `guard.Guard`; see `lessons.Teacher`.
 
     Clients that send an `Authorization` header must have the token in it.
     """
@@ -84,7 +85,7 @@ def create_app(service: Service, *, token: str = "") -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service, app.state.token = service, token
-    app.state.teacher, app.state.mapper = lessons.Teacher(service), maps.Mapper(service)
+    app.state.teacher, app.state.mapper = lessons.Teacher(service, taught), maps.Mapper(service)
     app.include_router(router)
     for other in (handing_out.router, lessons.router, maps.router):
         app.include_router(other, dependencies=[Depends(_check_token)], responses=ERRORS)

@@ -85,13 +85,27 @@ class Teacher:
 
     Args:
         service: whose index is taught, and in whose folder the clicks are kept.
+        taught: a classifier of the index's model that goes on: its labels are taught, and those that clicks
+            added to them; its examples count as long as their labels are there.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, taught: Classifier | None = None) -> None:
         self.service = service
         self._clicks = Clicks(service.path / NAME)
+        self._taught = taught
         self._begun: Labelling | None = None  # what was asked for last
         self._kept = False  # among the clicks, since there were some
+        if taught is not None and taught.multi_label:
+            raise HeadwordError("the page gives each picture one label; this classifier gives several")
+        if taught is not None:
+            before = [] if self._clicks.labelling is None else self._clicks.labelling.labels
+            self.begin(
+                Labelling(
+                    labels=before if set(taught.labels) <= set(before) else list(taught.labels),
+                    templates=list(check_templates(taught.templates)) if taught.templates else None,
+                    none_of_these=taught.none_of_these,
+                )
+            )
         self._lesson: Lesson | None = None
         self._serving: Serving | None = None
         self._places: dict[str, int] = {}
@@ -157,6 +171,9 @@ class Teacher:
             classifier = serving.model.classifier(
                 asked.labels, templates=asked.templates, none_of_these=asked.none_of_these
             )
+            if self._taught is not None:
+                before, after = self._taught.classes_.tolist(), classifier.classes_.tolist()
+                classifier.learn(self._taught.examples.relabelled(before, after))
             lesson = index.lesson(classifier)
             self._places = {path: place for place, path in enumerate(lesson.names)}
             lesson.answer(

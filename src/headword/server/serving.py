@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
+from headword.classifier import Classifier
 from headword.errors import HeadwordError
 from headword.search.index import Index
 from headword.server.api import create_app
@@ -119,9 +120,10 @@ def prepared(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
+    taught: Classifier | None = None,
     ready: Callable[[Address, bool], object],
 ) -> Iterator[Server]:
-    """A server of an index, warm, with its place on the network taken.
+    """A server of an index, warm, with its place on the network taken; a classifier is what it teaches first.
 
     Port 0 is any that is free; not given, 7860 or, if that is taken, any that is free. `ready` is called when
     requests are answered, with the address, and whether this user's command line finds the server.
@@ -131,7 +133,7 @@ def prepared(
         address = Address(host, listener.getsockname()[1])
         running = Running(address.reachable, address.port, secrets.token_hex(16), os.getpid())
         yield Server(
-            address.guarded(create_app(service, token=running.token)),
+            address.guarded(create_app(service, taught, token=running.token)),
             listener,
             on_start=lambda: ready(address, running.write(index.path)),
             on_stop=lambda: running.remove(index.path),

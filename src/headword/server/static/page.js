@@ -77,7 +77,7 @@ function draw(said, milliseconds) {
   grid.show(shown, version);
   selection.show();
   goesOn(said);
-  tell(sentence(said, milliseconds), shown.length ? [] : ways());
+  tell(sentence(said, milliseconds), shown.length ? refined() : ways());
   const remarks = [];
   if (shown.length && shown.every((hit) => hit.unlikely)) remarks.push("No picture seems to show this; the nearest are:");
   if (said.doubt) remarks.push(`Take these with care: ${said.doubt}.`);
@@ -117,6 +117,12 @@ function ways() {
   if (asked.tag && !tags.has(asked.tag)) found.push(["Without this tag", () => ask({ tag: null })]);
   if (filtered()) found.push(["Show all pictures", () => ask({ ...EVERYTHING, words: "", like: null, image: null })]);
   return found;
+}
+
+function refined() {
+  const [label, { right, wrong }] = [text, asked];
+  const keep = () => teach.keep(label, right, wrong, editable()).catch(teach.tell);
+  return label && right.length ? [["Keep as a tag", keep]] : [];
 }
 
 function tell(line, buttons = [], problem = false) {

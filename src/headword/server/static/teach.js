@@ -60,6 +60,16 @@ async function say(path, label, wrong = false) {
   await ask(() => api.answerLesson([{ path, label, wrong }], page.shown(), suggestions()));
 }
 
+// A refined search becomes a label, and what was judged of its hits clicks.
+export async function keep(label, right, wrong, known) {
+  const alone = !known.length || lesson.none_of_these; // or every picture would have it
+  if (!known.includes(label)) await ask(() => api.beginLesson([...known, label], alone));
+  const said = [[right, false], [wrong, true]].flatMap(([paths, no]) => paths.map((path) => ({ path, label, wrong: no })));
+  await ask(() => api.answerLesson(said, page.shown(), suggestions()));
+  written = false;
+  await write();
+}
+
 async function undo() {
   if (!isTaught()) return;
   written = false;
