@@ -97,7 +97,7 @@ class Few:
         shots, y = self.images[places], self.data.labels[places]
         yield WORDS, x @ self.words.T
         if n == 0:
-            yield from ((way, x @ self.words.T) for way in (OURS, RIDGE, JOINT))
+            yield from ((way, x @ self.words.T) for way in ((OURS,) if own else (OURS, RIDGE, JOINT)))
             return
         taught = taught_by(shots, y, self.words)
         yield OURS, x @ taught.weight.T

@@ -345,8 +345,8 @@ class Index:
         return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
 
     def classifier(self, labels: Sequence[str] | Classifier, **options: Any) -> Classifier:
-        """A classifier around the index's own centre: of words, with options as of `DualEncoder.classifier`; or
-        one of the index's model, which learns anew.
+        """A classifier around the index's own centre: of words, with options as of `DualEncoder.classifier`;
+        or one of the index's model, which learns anew.
 
         Raises:
             HeadwordError: for a bad label or template.
