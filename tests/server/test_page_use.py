@@ -64,6 +64,7 @@ def page(request, browser, live):
 def expect(place):
     from playwright.sync_api import expect as expected
 
+    expected.set_options(timeout=PATIENCE)
     return expected(place)
 
 
