@@ -290,35 +290,35 @@ def all_red(batches):
 # ---- a real model
 
 
-def test_aligners_on_one_set_of_features(embedded, pictures, tmp_path):
+def test_aligners_on_one_set_of_features(plain, pictures, tmp_path):
     entries = [{"image": str(pictures[name]), "caption": f"a {name}"} for name in ("cat", "coffee", "rocket")]
     path = captions(tmp_path, entries)
     protocol = Protocol(task="retrieval", data=str(path), centre_on="collection")
-    results = evaluate(embedded, protocol, aligners=["kernel-ridge", "ridge"])
+    results = evaluate(plain, protocol, aligners=["kernel-ridge", "ridge"])
     assert [r.name for r in results] == ["kernel-ridge", "ridge"]
     assert [r.model["aligner"]["name"] for r in results] == ["kernel-ridge", "ridge"]
     assert results[0].model["centre"]["images"] == 3
-    (direct,) = evaluate(embedded, protocol)
+    (direct,) = evaluate(plain, protocol)
     assert direct.metrics["t2i_map"] == results[0].metrics["t2i_map"]
-    assert embedded.centre.kind == "default"  # the model itself stays as it was
-    other = recentred(embedded, torch.rand(2, 1280), "x")
-    assert not torch.equal(other.aligner.centre_, embedded.aligner.centre_)
+    assert plain.centre.kind == "default"  # the model itself stays as it was
+    other = recentred(plain, torch.rand(2, 1280), "x")
+    assert not torch.equal(other.aligner.centre_, plain.aligner.centre_)
     for model, aligners, said in (
-        (embedded, ["cats"], "no aligner 'cats'"),
+        (plain, ["cats"], "no aligner 'cats'"),
         (colours_model(), ["ridge"], "no mapping to exchange"),
-        (embedded, ["ridge", "ridge"], "each aligner once"),
-        ([embedded, embedded], ["ridge"], "of one model; give one"),
+        (plain, ["ridge", "ridge"], "each aligner once"),
+        ([plain, plain], ["ridge"], "of one model; give one"),
         ([], None, "no model"),
     ):
         with pytest.raises(HeadwordError, match=said):
             evaluate(model, protocol, aligners=aligners)
 
 
-def test_few_shot_of_a_real_model(embedded, tmp_path):
+def test_few_shot_of_a_real_model(plain, tmp_path):
     root = painted(tmp_path / "data", each=3)
-    result = measured(embedded, task="few-shot", data=str(root), shots=(2,), draws=1)
+    result = measured(plain, task="few-shot", data=str(root), shots=(2,), draws=1)
     assert result.metrics["mean_per_class_2"] >= result.metrics["mean_per_class_0"]
-    assert embedded.pairs.sources["head"] == 1000
-    assert "class-mean" not in embedded.pairs.sources
-    more = refitted(embedded, more=embedded.pairs[:3])
-    assert more.provenance()["pairs"]["number"] == len(embedded.pairs) + 3
+    assert plain.pairs.sources["head"] == 1000
+    assert "class-mean" not in plain.pairs.sources
+    more = refitted(plain, more=plain.pairs[:3])
+    assert more.provenance()["pairs"]["number"] == len(plain.pairs) + 3

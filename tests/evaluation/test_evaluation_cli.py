@@ -16,11 +16,11 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWORD_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_model_then_its_mappings(saved, tmp_path):
+def test_a_model_then_its_mappings(saved_plain, tmp_path):
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
     line = ("--task", "classification", "--data", root, "--centre-on", "collection")
-    shown = run("evaluate", saved, *line, "--template", "a {} wall", "--json", tmp_path / "e.json")
+    shown = run("evaluate", saved_plain, *line, "--template", "a {} wall", "--json", tmp_path / "e.json")
     for words in ("mean_per_class", "1 unreadable images were left out", "red/1.png", "tested images"):
         assert words in " ".join(shown.split())
     result = json.loads((tmp_path / "e.json").read_text())
@@ -31,7 +31,7 @@ def test_a_model_then_its_mappings(saved, tmp_path):
     assert result["model"]["vision"]["weights_sha256"]
     assert set(result["metrics"]) == {"top1", "mean_per_class", "seconds"}
     shown = run(
-        "evaluate", saved, *line, "--aligners", "kernel-ridge, ridge,cca", "--json", tmp_path / "c.json"
+        "evaluate", saved_plain, *line, "--aligners", "kernel-ridge, ridge,cca", "--json", tmp_path / "c.json"
     )
     for name in ("kernel-ridge", "ridge", "cca", "top1"):
         assert name in shown
@@ -41,14 +41,14 @@ def test_a_model_then_its_mappings(saved, tmp_path):
     assert all(set(r["metrics"]) == {"top1", "mean_per_class", "seconds"} for r in result["results"])
 
 
-def test_models_in_one_table_of_retrieval(saved, tmp_path):
+def test_models_in_one_table_of_retrieval(saved_plain, tmp_path):
     for colour in ("red", "green", "blue"):
         paint(tmp_path / f"{colour}.png", colour)
     rows = "".join(f"{c}.png,a {c} wall,test\n" for c in ("red", "green", "blue"))
     (tmp_path / "c.csv").write_text("image,caption,split\n" + rows)
     said = json.loads(
         run(
-            *("evaluate", saved, saved, "--task", "retrieval", "--data", tmp_path / "c.csv"),
+            *("evaluate", saved_plain, saved_plain, "--task", "retrieval", "--data", tmp_path / "c.csv"),
             *("-k", 1, "-k", 2, "--json", "-"),
         )
     )
@@ -59,10 +59,10 @@ def test_models_in_one_table_of_retrieval(saved, tmp_path):
     assert one["data"]["captions"] == 3
 
 
-def test_probe(saved, tmp_path):
+def test_probe(saved_plain, tmp_path):
     root = painted(tmp_path / "data")
     options = ("--data", root, "--shots", 1, "--shots", 2, "--draws", 2, "--json", "-")
-    said = json.loads(run("evaluate", saved, "--task", "probe", *options))
+    said = json.loads(run("evaluate", saved_plain, "--task", "probe", *options))
     assert said["metrics"]["mean_per_class_2"] > 50
     assert said["protocol"]["shots"] == [1, 2]
 
@@ -87,7 +87,7 @@ def test_probe(saved, tmp_path):
         (["--task", "few-shot", "--data", "DATA", "--shots", "0"], "shots must be at least 1"),
     ],
 )
-def test_mistakes(saved, tmp_path, options, said):
+def test_mistakes(saved_plain, tmp_path, options, said):
     painted(tmp_path / "DATA")
     painted(tmp_path / "EMPTY", colours=("red",))
     (tmp_path / "EMPTY" / "green").mkdir()
@@ -98,17 +98,17 @@ def test_mistakes(saved, tmp_path, options, said):
     places = {"NAMES": "NAMES", "EMPTY": "EMPTY", "ONE": "ONE", "LOST": "LOST.jsonl", "DATA": "DATA"}
     places["DATA/red"] = "DATA/red"
     given = [str(tmp_path / places[option]) if option in places else option for option in options]
-    assert said in run("evaluate", saved, *given, code=2)
+    assert said in run("evaluate", saved_plain, *given, code=2)
 
 
-def test_model_mistakes(saved, tmp_path):
+def test_model_mistakes(saved_plain, tmp_path):
     line = ("--task", "classification", "--data", painted(tmp_path / "d"))
     assert "there is no model 'nope'" in run("evaluate", "nope", *line, code=2)
     assert "no model 'ViT-B-3200'" in run("evaluate", "open_clip:ViT-B-3200/x", *line, code=2)
     assert "say which weights" in run("evaluate", "open_clip:ViT-B-32", *line, code=2)
-    assert "of one model; give one" in run("evaluate", saved, saved, *line, "--aligners", "ridge", code=2)
+    assert "of one model; give one" in run("evaluate", saved_plain, saved_plain, *line, "--aligners", "ridge", code=2)
     for aligners in ("x", "ridge,"):
-        assert "no aligner" in run("evaluate", saved, *line, "--aligners", aligners, code=2)
+        assert "no aligner" in run("evaluate", saved_plain, *line, "--aligners", aligners, code=2)
 
 
 @pytest.mark.data

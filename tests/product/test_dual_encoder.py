@@ -212,8 +212,8 @@ def test_class_means():
 
 
 @pytest.mark.parametrize("name", [name for name, aligner in ALIGNERS.items() if not aligner.iterative])
-def test_every_closed_form_labels_the_pictures(embedded, four, name):
-    other = dataclasses.replace(embedded, aligner=make_aligner(name).fit(embedded.pairs))
+def test_every_closed_form_labels_the_pictures(plain, four, name):
+    other = dataclasses.replace(plain, aligner=make_aligner(name).fit(plain.pairs))
     right = other.classify(four, LABELS).argmax(dim=1) == torch.arange(4)
     assert right.sum() >= 3
 

@@ -27,8 +27,8 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def features(embedded, pictures):
-    return embedded.image_features(list(pictures.values())[:8])
+def features(plain, pictures):
+    return plain.image_features(list(pictures.values())[:8])
 
 
 @pytest.mark.parametrize("method", ["off", "csls", "inverted-softmax", "sinkhorn", "adapt"])
@@ -90,10 +90,10 @@ def test_search_with_hubs(model, features):
     torch.testing.assert_close(cosines, naive.gather(1, plain))
 
 
-def test_by_source_is_kept(embedded, features):
-    words = embedded.text.encode(["a photo of it"] * 8)
+def test_by_source_is_kept(plain, features):
+    words = plain.text.encode(["a photo of it"] * 8)
     shown = headword.Pairs(features, words, ("a photo of it",) * 8, ("caption",) * 8)
-    fitted = headword.make_aligner("ridge", centre_by_source=True).fit(embedded.pairs + shown)
+    fitted = headword.make_aligner("ridge", centre_by_source=True).fit(plain.pairs + shown)
     torch.testing.assert_close(fitted.centre_, F.normalize(features, dim=1).mean(dim=0))
     again = type(fitted).restore(fitted.settings, fitted.tensors)
     assert again.centre_by_source
@@ -104,9 +104,9 @@ def test_by_source_is_kept(embedded, features):
 # ---- the command line
 
 
-def test_classify_command(saved, pictures, tmp_path):
+def test_classify_command(saved_plain, pictures, tmp_path):
     shown = [pictures[name] for name in ("cat", "coffee", "rocket")]
-    line = ("classify", saved, *shown, "--labels", ",".join(LABELS), "--json", tmp_path / "c.json")
+    line = ("classify", saved_plain, *shown, "--labels", ",".join(LABELS), "--json", tmp_path / "c.json")
     text = run(*line, "--collection", "adapt", "--centre-on", "online")
     assert "transductive: adapt labels the whole collection at once" in " ".join(text.split())
     said = json.loads((tmp_path / "c.json").read_text())
@@ -132,14 +132,14 @@ def test_classify_command(saved, pictures, tmp_path):
         (["--centre-on", "/nope"], "/nope"),
     ],
 )
-def test_classify_command_mistakes(saved, pictures, tmp_path, options, said):
+def test_classify_command_mistakes(saved_plain, pictures, tmp_path, options, said):
     (tmp_path / "list.json").write_text("[1]")
     given = [str(tmp_path / "list.json") if option == "LIST" else option for option in options]
-    assert said in run("classify", saved, pictures["cat"], "--labels", "a,b", *given, code=2)
+    assert said in run("classify", saved_plain, pictures["cat"], "--labels", "a,b", *given, code=2)
 
 
-def test_evaluate_command(saved, tmp_path):
-    line = ("evaluate", saved, "--task", "classification", "--data", painted(tmp_path / "d"), "--json", "-")
+def test_evaluate_command(saved_plain, tmp_path):
+    line = ("evaluate", saved_plain, "--task", "classification", "--data", painted(tmp_path / "d"), "--json", "-")
     options = ("--collection", "sinkhorn", "--prior", "uniform", "--centre-on", "first:4", "--seed", 1)
     said = json.loads(run(*line, *options))
     assert (said["protocol"]["collection"], said["protocol"]["centre_on"]) == ("sinkhorn", "first:4")
@@ -157,14 +157,14 @@ def test_evaluate(model, tmp_path, values):
     assert len(result.notes) == 1
 
 
-def test_evaluate_retrieval_with_hubness(saved, tmp_path):
+def test_evaluate_retrieval_with_hubness(saved_plain, tmp_path):
     lines = ["image,caption,split"]
     for colour in ("red", "green", "blue", "yellow"):
         for number, split in enumerate(("train", "test")):
             paint(tmp_path / f"{colour}{number}.png", colour, 20 * number)
             lines.append(f"{colour}{number}.png,a {colour} wall,{split}")
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    line = ("evaluate", saved, "--task", "retrieval", "--data", tmp_path / "c.csv", "--split", "test")
+    line = ("evaluate", saved_plain, "--task", "retrieval", "--data", tmp_path / "c.csv", "--split", "test")
     said = json.loads(run(*line, "--hubness", "train", "--centre-on", "reference", "--json", "-"))
     assert said["protocol"]["hubness"] == "train"
     assert said["model"]["centre"]["images"] == 4
