@@ -11,11 +11,6 @@ from support.commands import check_result, run
 from support.evaluation_helpers import paint, painted
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HEADWORD_CACHE", str(tmp_path / "cache"))
-
-
 def test_a_model_then_its_mappings(saved_plain, tmp_path):
     root = painted(tmp_path / "data")
     (root / "red" / "1.png").write_bytes(b"no picture")
