@@ -25,7 +25,7 @@ def compare(
     seeds = sorted(set(ours) & set(theirs))
     if len(seeds) < 2:
         return []
-    compared = []
+    compared: list[dict[str, Any]] = []
     for metric in difference(ours[seeds[0]], theirs[seeds[0]]):
         gains = [ours[seed][metric] - theirs[seed][metric] for seed in seeds]
         mean, error = statistics.fmean(gains), standard_error(gains)

@@ -63,7 +63,8 @@ def arms(model: Path, asked: Asked, fitted: Asked) -> Iterator[tuple[str, Arm]]:
 def linear_map(text: TextEncoder, features: Tensor, fitted: Asked, asked: Tensor) -> Arm:
     """Least squares from features to the mean of each picture's captions."""
     counts = [len(captions) for captions in fitted.captions]
-    embedded = text.encode([caption for captions in fitted.captions for caption in captions]).split(counts)
+    every = text.encode([caption for captions in fitted.captions for caption in captions])
+    embedded = torch.split(every, counts)
     y = torch.stack([F.normalize(one, dim=1).mean(dim=0) for one in embedded])
     centre, above = features.mean(dim=0), y.mean(dim=0)
     x = features - centre

@@ -101,7 +101,9 @@ def test_model_mistakes(saved_plain, tmp_path):
     assert "there is no model 'nope'" in run("evaluate", "nope", *line, code=2)
     assert "no model 'ViT-B-3200'" in run("evaluate", "open_clip:ViT-B-3200/x", *line, code=2)
     assert "say which weights" in run("evaluate", "open_clip:ViT-B-32", *line, code=2)
-    assert "of one model; give one" in run("evaluate", saved_plain, saved_plain, *line, "--aligners", "ridge", code=2)
+    assert "of one model; give one" in run(
+        "evaluate", saved_plain, saved_plain, *line, "--aligners", "ridge", code=2
+    )
     for aligners in ("x", "ridge,"):
         assert "no aligner" in run("evaluate", saved_plain, *line, "--aligners", aligners, code=2)
 

@@ -139,7 +139,16 @@ def test_classify_command_mistakes(saved_plain, pictures, tmp_path, options, sai
 
 
 def test_evaluate_command(saved_plain, tmp_path):
-    line = ("evaluate", saved_plain, "--task", "classification", "--data", painted(tmp_path / "d"), "--json", "-")
+    line = (
+        "evaluate",
+        saved_plain,
+        "--task",
+        "classification",
+        "--data",
+        painted(tmp_path / "d"),
+        "--json",
+        "-",
+    )
     options = ("--collection", "sinkhorn", "--prior", "uniform", "--centre-on", "first:4", "--seed", 1)
     said = json.loads(run(*line, *options))
     assert (said["protocol"]["collection"], said["protocol"]["centre_on"]) == ("sinkhorn", "first:4")

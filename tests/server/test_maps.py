@@ -8,7 +8,7 @@ import pytest
 
 from headword.data.images import load_image
 from headword.dense.regions import regions
-from headword.server import maps
+from headword.server import map_routes
 from support.serving import Live
 
 
@@ -36,7 +36,7 @@ def test_maps_are_the_model_s(live: Live):
 
 def test_places_are_read_once_a_picture(live: Live, monkeypatch):
     assert _asked(live, "coffee.png", "a cup").status == 200
-    monkeypatch.setattr(maps, "load_image", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(map_routes, "load_image", lambda *_, **__: pytest.fail("read again"))
     assert _asked(live, "coffee.png", "a spoon").status == 200
 
 

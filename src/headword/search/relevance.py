@@ -54,7 +54,8 @@ def evidence(query: Floats, hits: Floats, first: Floats, sample: Floats) -> Doub
 
 def chances(evidence: Doubles) -> Doubles:
     """Relevance `[K]` by the `evidence` `[K, 5]`; to four digits, which no order of sums changes."""
-    return np.round(1 / (1 + np.exp(-(OFFSET + evidence @ np.array(WEIGHTS)))), 4)
+    relevance: Doubles = 1 / (1 + np.exp(-(OFFSET + evidence @ np.array(WEIGHTS))))
+    return relevance.round(4)
 
 
 def least_shown(relevance: Doubles) -> float:
@@ -73,7 +74,7 @@ def least_shown(relevance: Doubles) -> float:
     return float(falling[expected.argmax()])
 
 
-def _standard(values: Doubles, collection: Floats | Doubles) -> Doubles:
+def _standard(values: Floats | Doubles, collection: Floats | Doubles) -> Doubles:
     """How many standard deviations of a collection's values others are above its mean."""
-    standard: Doubles = (values - float(collection.mean())) / max(float(collection.std()), 1e-6)
-    return standard
+    above = values.astype(np.float64) - float(collection.mean())
+    return above / max(float(collection.std()), 1e-6)

@@ -29,7 +29,7 @@ from headword.model import DualEncoder
 from headword.search.filter import ANY_TAG, Condition, parse
 from headword.search.index import Index
 from headword.search.query import Query
-from headword.server import handing_out, lessons, maps, openai_form, schemas
+from headword.server import handing_out, lessons, map_routes, openai_form, schemas
 from headword.server.guard import without_folders
 from headword.server.handing_out import Served, kept_by_browsers
 from headword.server.model_thread import Overloaded
@@ -85,9 +85,9 @@ def create_app(service: Service, taught: Classifier | None = None, *, token: str
         redirect_slashes=False,
     )
     app.state.service, app.state.token = service, token
-    app.state.teacher, app.state.mapper = lessons.Teacher(service, taught), maps.Mapper(service)
+    app.state.teacher, app.state.mapper = lessons.Teacher(service, taught), map_routes.Mapper(service)
     app.include_router(router)
-    for other in (handing_out.router, lessons.router, maps.router):
+    for other in (handing_out.router, lessons.router, map_routes.router):
         app.include_router(other, dependencies=[Depends(_check_token)], responses=ERRORS)
     app.include_router(openai_form.router, responses=ERRORS)
     for kind in (*STATUSES, StarletteHTTPException, RequestValidationError, Exception):

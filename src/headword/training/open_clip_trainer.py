@@ -54,7 +54,7 @@ class TrainerModel(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Images `[B, 3, H, W]` and token ids `[B, L]` → features, logit scale and token loss."""
-        output = self.task.model(image, text)
+        output: dict[str, Tensor] = self.task.model(image, text)
         features = output.pop("token_features")
         output["logit_scale"] = self.clip.logit_scale.exp()
         if self.clip.logit_bias is not None:
