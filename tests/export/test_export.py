@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from torchvision.models.resnet import BasicBlock
 from torchvision.transforms._presets import ImageClassification
 
 from headword.aligners import make_aligner
@@ -285,7 +286,7 @@ def test_kinds_of_classifiers_that_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize("kind", ["class token", "torchvision"])
 def test_kinds_of_classifiers_that_are_exported(kind, tmp_path):
     if kind == "torchvision":
-        net, transform = torchvision.models.resnet18(num_classes=5), preset(64)
+        net, transform = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5), preset(64)
     else:
         net = timm.create_model("vit_tiny_patch16_224", num_classes=5, depth=1, img_size=64)
         transform = preset(64)
