@@ -87,8 +87,8 @@ def test_what_a_person_reads(terminal: Terminal, folder: Path) -> None:
     options = ("--labels-file", "words.txt", "--centre-on", "collection", "-k", 1, "--json", "labels.json")
     moved(run("classify", MODEL, "photos", *options), "images", PICTURES)
     run("explain", "recycled", "a zebra", "a birthday party", "-k", 3)
-    found = run("search", "index", "children", "playing", "football", "--not", "indoors", "-k", 3)
-    assert re.search(r"1 +-?0\.\d{3} +\d{4}\.jpg", found.text), found.text
+    found = run("search", "index", "children", "playing", "football", "--not", "indoors", "--all", "-k", 3)
+    assert re.search(r"1 +-?0\.\d{3} +\d+% +\d{4}\.jpg", found.text), found.text
     moved(run("tag", "index", "--labels-file", "words.txt"), "images", PICTURES, steps=1)
     run("inspect", "net", "--names", 3)
     run("inspect", "recycled", "--names", 3)
@@ -134,7 +134,7 @@ def test_the_demo_says_what_is_right_and_what_is_wrong(terminal: Terminal, folde
 
 
 def test_paths_alone_for_other_programs(terminal: Terminal, folder: Path) -> None:
-    shown = terminal.run("search", "index", "snow", "-k", 5, "--paths", stdout=folder / "found.txt")
+    shown = terminal.run("search", "index", "snow", "-k", 5, "--all", "--paths", stdout=folder / "found.txt")
     assert (shown.code, shown.lines) == (0, [])
     found = [Path(line) for line in (folder / "found.txt").read_text().splitlines()]
     assert len(found) == 5

@@ -113,7 +113,7 @@ def search(
             output.say(f"Answered by the server at {answer.url}")
         elif time.perf_counter() - begin > LONG_SECONDS:
             output.say(f"While headword app {index} runs, a search takes a fraction of a second.")
-        other = next((hit.path for hit in shown if hit.path != like), None)
+        other = next((hit.path for hit in hits if hit.path != like), None)
         if other is not None:
             more = flags(like=other, model=model, vision=vision)
             output.next_step(f"headword search {quoted(index)}{more}")
