@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -40,7 +41,8 @@ def test_what_an_index_finds_is_a_table(tmp_path):
     hits = index.search(headword.Query("ant"), k=3)
     assert len(hits) == 3
     table = hits.to_arrow()
-    assert table.column_names == ["path", "score", "tag", "tag_score"]
+    assert table.column_names == [field.name for field in fields(hits[0])]
+    assert table["score"].to_pylist() == [hit.score for hit in hits]
     assert table["path"].to_pylist() == [hit.path for hit in hits]
     shown = Page(hits._repr_html_()).text
     assert hits[0].path in shown
