@@ -154,7 +154,8 @@ class ZeroShot(LabelledTask):
 
     def measure(self, model: DualEncoder, progress: Progress | None = None) -> Outcome:
         """See `Task`."""
-        method, templates = self.protocol.collection, self.templates(model)
+        method = self.protocol.collection
+        templates = None if self.saved is not None else self.templates(model)
         tested = self.features(model, self.images, progress)
         labels = kept_labels(self.data, tested)
         if self.saved is not None:
