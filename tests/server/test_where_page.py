@@ -12,6 +12,7 @@ pytestmark = pytest.mark.browser
 def expect(place):
     from playwright.sync_api import expect as expected
 
+    expected.set_options(timeout=20_000)  # a map takes a second, and longer where others compute
     return expected(place)
 
 

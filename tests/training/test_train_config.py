@@ -17,8 +17,9 @@ text_layers embed_dim patch_dropout grad_checkpointing freeze_batch_norm
 method sigmoid token_weight token_targets token_init
 steps epochs batch_size accumulate lr backbone_lr_factor warmup beta1 beta2 eps weight_decay clip_norm
 max_logit_scale
-seed device dtype strategy deterministic
-eval_data eval_split eval_every best_metric log_every checkpoint_every keep_last tensorboard wandb
+ema seed device dtype strategy deterministic
+eval_data eval_split eval_every best_metric log_every checkpoint_every keep_last
+keep_token_head tensorboard wandb
 """
 
 

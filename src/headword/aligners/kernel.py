@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,15 @@ class KernelRidge(Aligner):
 
     def _exact(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         # (K + λ Ω⁻¹)⁻¹ = √Ω (√Ω K √Ω + λ I)⁻¹ √Ω, which tiny weights leave well conditioned.
+        root = double(weight).sqrt()[:, None]
+        return root * torch.cholesky_solve(root * double(target), self._factor(text, weight))
+
+    def _factor(self, text: Tensor, weight: Tensor) -> Tensor:
+        """The Cholesky factor of √Ω K √Ω + λ I, float64 `[N, N]`."""
         texts, root = double(text), double(weight).sqrt()[:, None]
-        system = name_kernel(texts, texts, self.tau).mul_(root).mul_(root.T)  # [N, N]
+        system = name_kernel(texts, texts, self.tau).mul_(root).mul_(root.T)
         system.diagonal().add_(self.penalty)
-        return root * solve_positive(system, root * double(target))
+        return cholesky(system)
 
     def _nystrom(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         """(ΦΦᵀ + D + λ Ω⁻¹)⁻¹ (X − μ) by Woodbury, for features Φ = k(T, T_L) L⁻ᵀ with L Lᵀ = k(T_L, T_L)."""
@@ -102,14 +108,23 @@ class KernelRidge(Aligner):
         return (target - fitted) / torch.cat(noises)[:, None]
 
     def weights(self, embeddings: Tensor, pairs: Pairs) -> Tensor:
-        """β = k(t, T) (K + λ diag(1/ω))⁻¹, of whichever K the fit used; takes as long as the fit."""
+        """β = k(t, T) (K + λ diag(1/ω))⁻¹, of whichever K the fit used; the first call takes as long."""
         unit = F.normalize(self._checked(embeddings, "text_dim"), dim=1)
-        right = name_kernel(self.text_, unit, self.tau)  # [N, M]
-        return self._solve(right, self.text_, prepared(pairs)[2]).T.to(unit)
+        right, weight = name_kernel(self.text_, unit, self.tau), prepared(pairs)[2]  # [N, M], [N]
+        if len(self.text_) > self.max_exact:
+            return self._nystrom(right, self.text_, weight).T.to(unit)
+        if self not in _factors or _factors[self][0] is not self.text_:
+            _factors[self] = (self.text_, self._factor(self.text_, weight).to(unit))
+        root = weight.sqrt()[:, None]
+        return (root * torch.cholesky_solve(root * right, _factors[self][1])).T
 
     def _map_text(self, text: Tensor) -> Tensor:
         parts = row_chunks(text, len(self.text_))
         return torch.cat([name_kernel(part, self.text_, self.tau) @ self.alpha_ for part in parts])
+
+
+# Factors that `weights` computed, with the texts they are of: a server explains words again and again.
+_factors: WeakKeyDictionary[KernelRidge, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
 def name_kernel(a: Tensor, b: Tensor, tau: float) -> Tensor:

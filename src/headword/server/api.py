@@ -89,7 +89,8 @@ def create_app(service: Service, taught: Classifier | None = None, *, token: str
     app.include_router(router)
     for other in (handing_out.router, lessons.router, map_routes.router):
         app.include_router(other, dependencies=[Depends(_check_token)], responses=ERRORS)
-    app.include_router(openai_form.router, responses=ERRORS)
+    others = {status: {**error, "model": openai_form.Refusal} for status, error in ERRORS.items()}
+    app.include_router(openai_form.router, responses=others)
     for kind in (*STATUSES, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app

@@ -63,6 +63,21 @@ class EmbeddingsResponse(BaseModel):
     usage: Usage = Usage()
 
 
+class Reason(BaseModel):
+    """What is wrong, in one line, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """Why there is no answer; a request that was never read is refused as on all other routes."""
+
+    error: Reason | str
+
+
 @router.get("/models")
 async def models() -> dict[str, Any]:
     """The index's model."""

@@ -126,7 +126,7 @@ export function listen() {
     const word = event.target.closest("button")?.dataset.word;
     if (word !== undefined) choose(word);
   });
-  $("picture").addEventListener("pointerover", (event) => {
+  $("picture").addEventListener("pointermove", (event) => {
     if (event.pointerType === "mouse") point(wordOf(event.target), PAUSE);
   });
   $("picture").addEventListener("focusin", (event) => {
