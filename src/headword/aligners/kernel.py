@@ -67,8 +67,7 @@ class KernelRidge(Aligner):
 
     def _exact(self, target: Tensor, text: Tensor, weight: Tensor) -> Tensor:
         # (K + λ Ω⁻¹)⁻¹ = √Ω (√Ω K √Ω + λ I)⁻¹ √Ω, which tiny weights leave well conditioned.
-        root = double(weight).sqrt()[:, None]
-        return root * torch.cholesky_solve(root * double(target), self._factor(text, weight))
+        return _applied(self._factor(text, weight), double(target), double(weight))
 
     def _factor(self, text: Tensor, weight: Tensor) -> Tensor:
         """The Cholesky factor of √Ω K √Ω + λ I, float64 `[N, N]`."""
@@ -113,18 +112,25 @@ class KernelRidge(Aligner):
         right, weight = name_kernel(self.text_, unit, self.tau), prepared(pairs)[2]  # [N, M], [N]
         if len(self.text_) > self.max_exact:
             return self._nystrom(right, self.text_, weight).T.to(unit)
-        if self not in _factors or _factors[self][0] is not self.text_:
-            _factors[self] = (self.text_, self._factor(self.text_, weight).to(unit))
-        root = weight.sqrt()[:, None]
-        return (root * torch.cholesky_solve(root * right, _factors[self][1])).T
+        known = _factors.get(self)
+        if known is None or known[0] is not self.text_ or not torch.equal(known[1], weight):
+            known = (self.text_, weight, self._factor(self.text_, weight).to(unit))
+            _factors[self] = known
+        return _applied(known[2], right, weight).T
 
     def _map_text(self, text: Tensor) -> Tensor:
         parts = row_chunks(text, len(self.text_))
         return torch.cat([name_kernel(part, self.text_, self.tau) @ self.alpha_ for part in parts])
 
 
-# Factors that `weights` computed, with the texts they are of: a server explains words again and again.
-_factors: WeakKeyDictionary[KernelRidge, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+# Factors that `weights` computed, with the texts and weights they are of: a server explains again and again.
+_factors: WeakKeyDictionary[KernelRidge, tuple[Tensor, Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def _applied(factor: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """√Ω (L Lᵀ)⁻¹ √Ω of a target `[N, d]`, by the factor L of `KernelRidge._factor`."""
+    root = weight.sqrt()[:, None]
+    return root * torch.cholesky_solve(root * target, factor)
 
 
 def name_kernel(a: Tensor, b: Tensor, tau: float) -> Tensor:

@@ -64,16 +64,8 @@ def export(
     It is compared with headword before it is put in place.
     """
     immich = to == IMMICH
-    if immich and (
-        classifier_at
-        or labels
-        or labels_file
-        or template
-        or int8
-        or with_text
-        or multi_label
-        or none_of_these
-    ):
+    of_labels = (classifier_at, labels, labels_file, template, multi_label, none_of_these)
+    if immich and any((*of_labels, int8, with_text)):
         raise HeadwordError("immich takes the model without labels, options of labels, --int8 or --with-text")
     words: list[str] = []
     saved: SavedClassifier | None = None

@@ -104,7 +104,7 @@ def copies_begin(index: Index, features: Floats, encode: Encode) -> float:
     cosines: list[float] = []
     for place in _spread(len(features), ALTERED):
         with suppress(HeadwordError):  # it may be gone or damaged by now
-            file = index.file(index._version.hit(place, 0.0).path)
+            file = index.file(index._version.catalogue.image(place)[0])
             image = load_image(file, shrink_to=512, inside=index.root)
             copies = normalize(encode(list(altered(image))), dim=1).numpy()
             cosines += (copies @ features[place]).tolist()

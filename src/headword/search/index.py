@@ -342,7 +342,7 @@ class Index:
         """A classifier to teach by the pictures of this version; arguments as of `classifier`."""
         classifier, version = self.classifier(labels, none_of_these=none_of_these), self._version
         features = torch.from_numpy(version.rows[version.slots]).float()
-        return Lesson(classifier, features, [version.hit(place, 0.0).path for place in range(len(self))])
+        return Lesson(classifier, features, [version.catalogue.image(place)[0] for place in range(len(self))])
 
     def classifier(self, labels: Sequence[str] | Classifier, **options: Any) -> Classifier:
         """A classifier around the index's own centre: of words, with options as of `DualEncoder.classifier`;

@@ -1,6 +1,7 @@
 // A picture by itself: large, what its file says of it, its tags and how likely the others are.
 
 import * as api from "./api.js";
+import { described } from "./facts.js";
 import { name, score } from "./grid.js";
 import { copy } from "./selection.js";
 
@@ -79,16 +80,7 @@ async function describe(hit, signal) {
   $("picture-problem").textContent = "";
   try {
     const facts = await api.facts(hit.path, signal);
-    $("picture-facts").replaceChildren(
-      ...rows(facts).map(([term, value]) => {
-        const row = document.createElement("div");
-        const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
-        dt.textContent = term;
-        dd.textContent = value;
-        row.append(dt, dd);
-        return row;
-      }),
-    );
+    $("picture-facts").replaceChildren(...rows(facts).map(described));
   } catch (error) {
     if (error.name !== "AbortError") $("picture-problem").textContent = error.message;
   }

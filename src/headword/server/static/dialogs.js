@@ -1,6 +1,7 @@
 // The sheets beside a picture's own: the label list, what the model is, and the keys; and light and dark.
 
 import * as api from "./api.js";
+import { described } from "./facts.js";
 import { say } from "./note.js";
 
 const $ = (id) => document.getElementById(id);
@@ -106,17 +107,7 @@ export function fillAbout({ headword, images, index, model, classes }) {
     ["Index last changed", new Date(index.updated).toLocaleString()],
     ["headword", headword],
   ];
-  $("about-facts").replaceChildren(
-    ...facts
-      .map(([key, value]) => {
-        const row = document.createElement("div");
-        const [term, said] = [document.createElement("dt"), document.createElement("dd")];
-        term.textContent = key;
-        said.textContent = value;
-        row.append(term, said);
-        return row;
-      }),
-  );
+  $("about-facts").replaceChildren(...facts.map(described));
 }
 
 function centredOn(index, centre) {
