@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -30,7 +30,7 @@ from experiments.fits import fit_once
 from experiments.likeness import drawn_places
 from experiments.records import Records
 from experiments.words import Texts, stages
-from headword.aligners import KernelRidge, Linear
+from headword.aligners import Aligner, KernelRidge, Linear
 from headword.aligners.pairs import Pairs
 from headword.extract import image_features
 from headword.metrics import classification_metrics
@@ -48,8 +48,8 @@ JOINT, SEQUENTIAL = "the paper's joint pairs", "the paper's sequential pairs"
 FIXED = (5, 10, 20, 40)
 SMALLEST = 32  # pixels of a crop's side, as cifar10's
 FEWEST = 9  # crops of a label: 8 shots, and one to test on
-CLICKED = ("cifar10", "tf_flowers")
-MOST_CLICKS = 12  # a label
+CLICKED = ("cifar10", "caltech101", "tf_flowers", COCO)
+MOST_CLICKS = 12  # a label, or all of the half that is asked about
 SHOWN = (OURS, RIDGE, "class means", LOGISTIC, "Tip-Adapter's cache", JOINT, WORDS)
 
 
@@ -76,10 +76,10 @@ def crops(bench: Bench) -> Labelled:
 class Few:
     """A set, a draw of its shots, and the ways to learn from them."""
 
-    def __init__(self, bench: Bench, data: Labelled, rows: Pairs, text: Tensor, draw: int) -> None:
+    def __init__(
+        self, bench: Bench, data: Labelled, rows: Pairs, aligner: Aligner, text: Tensor, draw: int
+    ) -> None:
         self.data, self.bench, self.rows, self.text = data, bench, rows, text
-        aligner = KernelRidge().fit(rows)
-        aligner.centre_on(data.features)
         self.words, self.images = aligner.text(text), aligner.image(data.features)
         fewest = int(torch.bincount(data.labels).min())
         self.shots = [n for n in SHOTS if n < fewest]
@@ -164,7 +164,7 @@ def clicks(bench: Bench, few: Few, draw: int, method: str) -> Iterator[tuple[int
     X, y, L = few.images[pool], few.data.labels[pool], len(few.words)
     asked: list[int] = []
     weight, batch = 20 * few.words, L
-    while len(asked) < MOST_CLICKS * L:
+    while len(asked) < min(MOST_CLICKS * L, len(pool)):
         known = torch.tensor(asked, dtype=torch.long)
         asked += suggest(X, (X @ weight.T).softmax(dim=1), X[known], batch, method=method, seed=draw).tolist()
         known = torch.tensor(asked)
@@ -189,17 +189,21 @@ def run(
     classes: int | None = None,
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """Measure, and draw results/teach.png."""
+    """Measure, and draw results/teach.png; what is done is written after each set."""
     bench = Bench(root=data_root(), draws=draws, classes=classes, epochs=epochs)
     texts = Texts(bench)
     rows = texts.pairs(bench.head(), stages()[-1])
+    mapping = KernelRidge().fit(rows)
     first = fit_once(Linear(epochs=epochs), bench.head().pairs)[0] if sequential else None
-    records, asked = Records(), Records()
+    file = harness.RESULTS / "teach.json"
+    result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    by_shots, by_clicks = result.get("by_shots", {}), result.get("by_clicks", {})
     for name in sets or SETS:
+        records, asked = Records(), Records()
         data = crops(bench) if name == COCO else bench.labelled(name)
-        text = texts.labels(data.names, stages()[-1])
+        text, aligner = texts.labels(data.names, stages()[-1]), mapping.centred_on(data.features)
         for draw in range(draws):
-            few = Few(bench, data, rows, text, draw)
+            few = Few(bench, data, rows, aligner, text, draw)
             for n in few.shots:
                 for way, scores in few.ways(n, first, own=own):
                     records.add(way, name, **{str(n): few.accuracy(scores)})
@@ -208,33 +212,32 @@ def run(
                     for count, found in clicks(bench, few, draw, method):
                         asked.add(method, name, **{str(count): found})
             print(name, draw, flush=True)
-    file = harness.RESULTS / "teach.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
-    by_shots = before.get("by_shots", {})
-    for name, table in cells(records).items():
-        by_shots[name] = (by_shots.get(name, {}) if own else {}) | table
-    by_shots["mean"] = means(by_shots)
-    harness.RESULTS.mkdir(parents=True, exist_ok=True)
-    (harness.RESULTS / "teach.png").write_bytes(chart(by_shots["mean"]))
-    return {
-        "by_shots": by_shots,
-        "by_clicks": before.get("by_clicks", {}) | cells(asked),
-        "saved_clicks": before.get("saved_clicks", {}) | saved_clicks(asked),
-        "provenance": bench.provenance(),
-        "seed": bench.seed,
-        "draws": draws,
-    }
+        by_shots[name] = (by_shots.get(name, {}) if own else {}) | cells(records, name)
+        by_clicks |= {name: cells(asked, name)} if clicked and name in CLICKED else {}
+        result = {
+            "by_shots": {one: by_shots[one] for one in SETS if one in by_shots} | {"mean": means(by_shots)},
+            "by_clicks": by_clicks,
+            "saved_clicks": {one: saved_clicks(table) for one, table in by_clicks.items()},
+            "provenance": bench.provenance(),
+            "seed": bench.seed,
+            "draws": draws,
+        }
+        harness.write("teach", result)
+        (harness.RESULTS / "teach.png").write_bytes(chart(result["by_shots"]["mean"]))
+    return result
 
 
 def means(by_shots: dict[str, Any]) -> dict[str, Any]:
-    """Over the four sets, of the ways and numbers that all of them have."""
+    """Over the four sets, draw by draw, of the ways and numbers that all of them have."""
     four = [by_shots[name] for name in CLASSIFICATION if name in by_shots]
     table: dict[str, Any] = {}
-    for way in four[0] if four else ():
+    for way in four[0] if len(four) == len(CLASSIFICATION) else ():
         for n in four[0][way]:
-            values = [one[way][n]["mean"] for one in four if n in one.get(way, {})]
-            if len(values) == len(four):
-                table.setdefault(way, {})[n] = {"mean": round(statistics.fmean(values), 2), "sd": None}
+            draws = [one[way][n]["draws"] for one in four if n in one.get(way, {})]
+            if len(draws) == len(four):
+                table.setdefault(way, {})[n] = cell(
+                    [statistics.fmean(each) for each in zip(*draws, strict=True)]
+                )
     return table
 
 
@@ -249,28 +252,26 @@ def chart(table: dict[str, Any]) -> bytes:
     return draw_figure(Figure(name="teach", caption="", charts=[lines]), "png")
 
 
-def cells(records: Records) -> dict[str, Any]:
-    """Mean and deviation by set, way and number."""
+def cells(records: Records, name: str) -> dict[str, Any]:
+    """A set's figures by way and number."""
     table: dict[str, Any] = {}
     for one in records:
-        deviation = None if one.deviation is None else round(one.deviation, 2)
-        cell = {
-            "mean": round(one.value, 2),
-            "sd": deviation,
-            "draws": len(records.draws(one.arm, one.set, one.metric)),
-        }
-        table.setdefault(one.set, {}).setdefault(one.arm, {})[one.metric] = cell
+        table.setdefault(one.arm, {})[one.metric] = cell(records.draws(one.arm, name, one.metric))
     return table
 
 
-def saved_clicks(asked: Records) -> dict[str, Any]:
-    """By how much fewer answers a method reaches what any pictures reach with 8 a label, in percent."""
-    saved: dict[str, Any] = {}
-    for name in asked.axis("set"):
-        counts = [int(n) for n in asked.select(set=name).axis("metric")]
-        goal = max(n for n in counts if n <= counts[-1] * 8 / MOST_CLICKS)
-        needed = statistics.fmean(asked.draws("random", name, str(goal)))
-        for method in METHODS:
-            reached = [n for n in counts if asked.value(method, name, str(n)) >= needed]
-            saved.setdefault(name, {})[method] = round(100 * (1 - reached[0] / goal)) if reached else None
+def cell(draws: Sequence[float]) -> dict[str, Any]:
+    """Mean and deviation of draws."""
+    spread = round(statistics.stdev(draws), 2) if len(draws) > 1 else None
+    return {"mean": round(statistics.fmean(draws), 2), "sd": spread, "draws": [round(x, 2) for x in draws]}
+
+
+def saved_clicks(table: dict[str, Any]) -> dict[str, int | None]:
+    """By how much fewer answers a method reaches what any pictures reach with 8 of 12 a label, in percent."""
+    counts = [int(n) for n in table["random"]]
+    goal = max(n for n in counts if n <= counts[-1] * 8 / MOST_CLICKS)
+    needed, saved = table["random"][str(goal)]["mean"], {}
+    for method, found in table.items():
+        reached = [n for n in counts if found[str(n)]["mean"] >= needed]
+        saved[method] = round(100 * (1 - reached[0] / goal)) if reached else None
     return saved

@@ -50,6 +50,7 @@ SMALL = {
     "superclip-evidence": ("train", "--images", 128, "--only", "superclip-b128-n2-lr0.00283-s3"),
     "superclip-step": ("--model", "ViT-S-32-alt", "--batch", 2, "--steps", 1),
     "teach": ("--set", "tf_flowers", "--draws", 1, "--no-clicks"),
+    "teach-speed": ("--size", "3x9", "--images", 40, "--labels", 2, "--clicks", 10),
     "text-cache": ("--prompts", 20),
     "token-heads": ("--images", 12, "--captions", 8),
     "token-loss-memory": ("--batch", 64, "--vocab", 300, "--width", 8, "--steps", 1, "--repeats", 1),
@@ -84,7 +85,7 @@ SLOW = {
         "score-calibration",
     ),
     *("score-calibration", "serve-speed", "small-heads", "soak"),
-    *("superclip-evidence", "superclip-step", "teach", "token-heads", "train-input"),
+    *("superclip-evidence", "superclip-step", "teach", "teach-speed", "token-heads", "train-input"),
 }
 """Those that take more than a few seconds: `pytest -m slow` runs them."""
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import headword
 from headword.classifier import Classifier
 from headword.errors import HeadwordError
-from headword.scoring.logistic import TOLERANCE, losses, regress, span
+from headword.scoring.logistic import TOLERANCE, regress, residuals, span
 from headword.scoring.probabilities import Scores
 from headword.scoring.suggestions import METHODS, suggest
 from headword.scoring.trust import trust
@@ -111,12 +111,30 @@ def test_problems_that_differ_in_what_counts_are_solved_together(space):
 def test_gradients_of_every_kind_of_judgement():
     generator = torch.Generator().manual_seed(0)
     judged = torch.tensor([[1, 0, 0], [0, -1, 0], [-1, -1, -1], [0, 0, 0], [0, 1, -1]], dtype=torch.int8)
-    for independent in (False, True):
-        logits = torch.randn(5, 3, generator=generator).requires_grad_()
-        value, residual = losses(judged, independent=independent)(logits)
-        value.sum().backward()
-        torch.testing.assert_close(residual, logits.grad)
-        assert value[3].item() == 0
+    possible = torch.tensor([[1, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 1], [0, 1, 0]], dtype=torch.bool)
+    logits = torch.randn(5, 3, generator=generator).requires_grad_()
+    one_of = logits.logsumexp(dim=1) - logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
+    known, has = judged != 0, (judged > 0).float()
+    apart = F.binary_cross_entropy_with_logits(logits, has, reduction="none") * known
+    for independent, loss in ((False, one_of), (True, apart)):
+        (expected,) = torch.autograd.grad(loss.sum(), logits)
+        torch.testing.assert_close(residuals(judged, independent=independent)(logits.detach()), expected)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_stated_gradient_norm_holds_in_float64(independent):
+    generator = torch.Generator().manual_seed(3)
+    y = torch.arange(600) % 40
+    rows = torch.randn(40, 96, generator=generator)[y] + 1.5 * torch.randn(600, 96, generator=generator)
+    X = F.normalize(rows, dim=1)
+    words = F.normalize(torch.randn(40, 96, generator=generator), dim=1)
+    has = F.one_hot(y).to(torch.int8)
+    Z, _ = span(X)
+    offsets = 15 * X @ words.T
+    B = regress(offsets, Z, 2 * has - 1 if independent else has, 0.004, independent=independent)[0].double()
+    logits = offsets.double() + Z.double() @ B.T
+    chances = logits.sigmoid() if independent else logits.softmax(dim=1)
+    assert float(((chances - has).T @ Z.double() + 0.004 * B).norm()) <= 1.1 * TOLERANCE
 
 
 # ---- a taught classifier

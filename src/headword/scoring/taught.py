@@ -13,7 +13,7 @@ from headword.scoring.trust import Trust, trust
 
 _PARTS = 20  # parts that examples are left out in, at most: up to so many examples, each by itself
 _WORK = 1e8  # products a step of all the fits with a part left out
-_CLOSE = 5e-3  # the norm of the gradient of fits that only estimate
+_CLOSE = 2e-3  # the norm of the gradient of fits that only estimate, times the root of how many are left out
 _USUAL = 1.6  # the temperature to expect
 _INDEPENDENT = (0.8, 0.1)  # of labels by themselves: the share of the model's scale, and λ
 
@@ -85,11 +85,13 @@ def teach(
             independent=independent,
             counted=counted,
             start=moved,
-            tolerance=_CLOSE,
+            tolerance=_CLOSE * (len(label) / (int(parts.max()) + 1)) ** 0.5,
         )
         out = parts < len(counted)
-        left_out = offsets[out] + torch.einsum("nr,nlr->nl", coordinates[out], apart[parts[out]])
-        temperature, right = _assessed(left_out, judged[out], independent)
+        left_out = offsets.clone()
+        for part, fitted in enumerate(apart):
+            left_out[parts == part] += coordinates[parts == part] @ fitted.T
+        temperature, right = _assessed(left_out[out], judged[out], independent)
     weight = s * words + delta[:, : words.shape[1]]
     shift = s * bias + (delta[:, -1] if learns_bias else 0)
     return TaughtWeights(temperature * weight, temperature * shift, believed, temperature, right)
