@@ -123,8 +123,17 @@ def test_one_picture_with_two_labels(saved, pictures, tmp_path):
     rows = ((pictures["cat"], "a pet"), (pictures["coffee"], "a drink"), (pictures["cat"], "a drink"))
     table.write_text("\n".join(["image,label", *(f"{image},{label}" for image, label in rows)]))
     line = run("teach", saved, "--examples", table, "--out", tmp_path / "new", code=2)
-    assert "are the same picture and have different labels" in line
+    assert f"{pictures['cat']} has different labels; keep the one that is right" in " ".join(line.split())
     assert not (tmp_path / "new").exists()
+
+
+def test_a_picture_that_is_not_there_is_counted_and_said(saved, pictures, tmp_path):
+    table = tmp_path / "shown.csv"
+    table.write_text(f"image,label\n{pictures['cat']},a pet\ngone.jpg,a pet\n")
+    said = run("teach", saved, "--examples", table, "--out", tmp_path / "new")
+    assert "cannot be read: 1" in said
+    assert "gone.jpg: there is no image" in " ".join(said.split())
+    assert "labelled right" not in said  # with one label that says nothing
 
 
 def test_a_classifier_is_no_place_for_labels_too(saved, pets, pictures):

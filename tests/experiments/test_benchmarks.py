@@ -34,6 +34,7 @@ SMALL = {
         *("--general", "embedded", "--general", "embedded:lite1", "--special", "embedded:lite2"),
         *("--classes", 12),
     ),
+    "judged": (),
     "kernel-vs-paper-mlp": ("--classes", 30, "--epochs", 2),
     "locate": ("--pictures", 1, "--no-variants"),
     "locate-families": ("--families", "resnet,vgg"),
@@ -77,6 +78,7 @@ SLOW = {
         "first-minutes",
         "gradcache",
         "joint",
+        "judged",
         "kernel-vs-paper-mlp",
         "locate",
         "locate-families",
@@ -116,7 +118,11 @@ def test_runs_small(name, results, saved, monkeypatch):
     if name == "search-speed":
         pytest.importorskip("faiss")
         monkeypatch.delenv("HEADWORD_DATA")
-    if name in ("locate", "relevance"):
+    if name == "judged":
+        monkeypatch.setattr("experiments.benchmarks.judged.SHARES", (0.8,))
+        monkeypatch.setattr("experiments.benchmarks.judged.DRAWS", 1)
+        monkeypatch.setattr("experiments.benchmarks.judged.MOVES", (0.5,))
+    if name in ("judged", "locate", "relevance"):
         if REAL is None:
             pytest.skip("HEADWORD_DATA does not name a folder with data/coco128")
         monkeypatch.setenv("HEADWORD_DATA", REAL)

@@ -63,10 +63,10 @@ def test_judged_hits_move_a_query(index, tiny):
     a, b, c = (index.encode([Query(like=path)])[0] for path in ("0003.jpg", "0004.jpg", "0005.jpg"))
     (t,) = tiny.encode_text(["ant"])
     moved = index.encode([Query(text="ant", right=("0003.jpg", "0004.jpg"), wrong=("0005.jpg",))])[0]
-    expected = torch.nn.functional.normalize(t + (0.1 + 0.7 / 3) * ((a + b) / 2 - c / 2), dim=0)
+    expected = torch.nn.functional.normalize(t + (0.3 + 0.5 / 3) * ((a + b) / 2 - 0.1 * c), dim=0)
     torch.testing.assert_close(moved, expected)
     all_right = index.encode([Query(text="ant", right=("0003.jpg",))])[0]
-    torch.testing.assert_close(all_right, torch.nn.functional.normalize(t + 0.1 * a, dim=0))
+    torch.testing.assert_close(all_right, torch.nn.functional.normalize(t + 0.3 * a, dim=0))
     assert index.search(Query(right=("0003.jpg",)), k=1)[0].path == "0003.jpg"
 
 

@@ -109,8 +109,8 @@ class Output:
             return
         self.say(f"Left out, since they cannot be read: {len(reasons):,}")
         for path, why in list(reasons.items())[:_NAMED]:
-            _, named, rest = why.partition(path)  # the reason may name it, by its whole path
-            self.say(f"  {path}: {rest.lstrip(': ') if named else why}")
+            before, _, rest = why.partition(path)  # the reason may name it, by its whole path
+            self.say(f"  {path}: {rest.lstrip(': ') or before.rstrip()}")
         if len(reasons) > _NAMED:
             self.say(f"  … and {len(reasons) - _NAMED:,} more; all are in the JSON (--json)")
 

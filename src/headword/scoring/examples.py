@@ -41,10 +41,9 @@ class Examples:
         for place, key in enumerate(keys(features)):
             before = first.setdefault(key, place)
             if not torch.equal(judged[before], judged[place]):
-                raise HeadwordError(
-                    f"{named[before]} and {named[place]} are the same picture and have different labels; "
-                    "keep the one that is right"
-                )
+                same = f"{named[before]} and {named[place]} are the same picture and have"
+                who = f"{named[place]} has" if named[before] == named[place] else same
+                raise HeadwordError(f"{who} different labels; keep the one that is right")
         kept = list(first.values())
         return cls(features[kept], judged[kept], tuple(named[place] for place in kept))
 
@@ -165,8 +164,8 @@ def _place(label: Any, places: dict[str, int], labels: Sequence[str]) -> int:
     if isinstance(label, str):
         if label not in places:
             raise HeadwordError(
-                f"{label!r} is none of the {len(labels)} labels{near(label, labels)}; "
-                "add_labels adds a new one"
+                f"{label!r} is none of the {len(labels)} labels"
+                + (near(label, labels) or "; add it to them first")
             )
         return places[label]
     place = int(label) if isinstance(label, int | np.integer) and not isinstance(label, bool) else -1

@@ -15,7 +15,8 @@ _PARTS = 20  # parts that examples are left out in, at most: up to so many examp
 _WORK = 1e8  # products a step of all the fits with a part left out
 _CLOSE = 2e-3  # the norm of the gradient of fits that only estimate, times the root of how many are left out
 _USUAL = 1.6  # the temperature to expect
-_INDEPENDENT = (0.8, 0.1)  # of labels by themselves: the share of the model's scale, and λ
+INDEPENDENT = Trust(0.8, 0.003)
+"""Of labels by themselves: the scale as a share of the model's, and λ; `experiments/benchmarks/judged.py`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,7 @@ def teach(
     *,
     independent: bool,
     scale: float,
+    believed: Trust | None = None,
     assessed: bool = True,
 ) -> TaughtWeights:
     """The logistic regression of examples around words; see `headword.scoring.logistic` and `.trust`.
@@ -59,15 +61,16 @@ def teach(
         bias: `[L]` what is added to the cosines with words; where all are 0 none is learnt.
         independent: whether each label is judged by itself.
         scale: of labels by themselves, before any example.
+        believed: what the prior is; by the examples, or `INDEPENDENT`, when not given.
         assessed: whether examples are left out, to calibrate and to estimate how often it is right.
     """
     label = _only(judged)
     spoken = (label >= 0) & words.any(dim=1)[label]
-    s, penalty = believed = (
-        Trust(_INDEPENDENT[0] * scale, _INDEPENDENT[1])
-        if independent
-        else trust(embeddings[spoken], words, label[spoken])
-    )
+    if believed is None and independent:
+        believed = Trust(INDEPENDENT.scale * scale, INDEPENDENT.penalty)
+    elif believed is None:
+        believed = trust(embeddings[spoken], words, label[spoken])
+    s, penalty = believed
     learns_bias = bool(bias.any())
     inputs = torch.cat([embeddings, torch.ones(len(embeddings), 1)], dim=1) if learns_bias else embeddings
     coordinates, axes = span(inputs)
@@ -75,7 +78,7 @@ def teach(
     moved = regress(offsets, coordinates, judged, penalty, independent=independent)[0]
     delta = moved @ axes.T
     temperature, right = _USUAL, torch.zeros(0, dtype=torch.bool)
-    if assessed:
+    if assessed and (independent or judged.shape[1] > 1):
         counted, parts = _left_out(label, coordinates.shape[1] * judged.shape[1])
         apart = regress(
             offsets,

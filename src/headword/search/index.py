@@ -22,7 +22,7 @@ from headword.model import DualEncoder
 from headword.scoring.centring import Centre
 from headword.search.lesson import Lesson
 from headword.search.manifest import NAME, Manifest
-from headword.search.query import LEAST_MOVE, MOVE, Hit, Hits, Query
+from headword.search.query import LEAST_MOVE, MOVE, WRONG, Hit, Hits, Query
 from headword.search.relevance import FIRST, POOL, chances, evidence, least_shown
 from headword.search.space import Doubles, Floats, Indices
 from headword.search.tagging import correct_tags, tag_index
@@ -389,7 +389,7 @@ class Index:
         """What judged pictures add to a query `[D]`; see `Query`."""
         added = torch.zeros(self.model.dim)
         judged = len(query.right) + len(query.wrong)
-        for paths, sign in ((query.right, 1.0), (query.wrong, -0.5)):
+        for paths, sign in ((query.right, 1.0), (query.wrong, -WRONG)):
             if paths:
                 added += sign * self._embeddings(self._units(paths, version), version).mean(dim=0)
         return added * (LEAST_MOVE + MOVE * len(query.wrong) / max(1, judged))

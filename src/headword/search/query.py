@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from headword.data.images import ImageSource
 
 
-LEAST_MOVE, MOVE = 0.1, 0.7
+LEAST_MOVE, MOVE, WRONG = 0.3, 0.5, 0.1
+"""How far judged hits move a query, chosen by `experiments/benchmarks/judged.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Query:
     where what is not given is left out. Pictures of the index that were `right`, with the mean embedding r,
     and that were `wrong`, with w, move this q to
 
-        normalise(q + β (r − w/2)),   β = `LEAST_MOVE` + `MOVE` · share of the judged that were wrong,
+        normalise(q + β (r − `WRONG` w)),   β = `LEAST_MOVE` + `MOVE` · share of the judged that were wrong,
 
     so that a query that finds what is meant stays where it is.
     """
