@@ -7,7 +7,8 @@ import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from headword.errors import HeadwordError
@@ -73,3 +74,27 @@ def test_words_that_are_taught_in_search_and_calibration(model, labels):
     if len(labels) == 2:
         logits = classifier.image_logits(features)
         np.testing.assert_array_equal(classifier.decision_function(features), logits[:, 1] - logits[:, 0])
+
+
+@pytest.mark.parametrize("labels", [["bee", "an elk", "ant"], ["bee", "ant"]])
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "roc_auc_ovr", "roc_auc_ovr_weighted"])
+def test_scorers_read_the_columns_of_labels_in_any_order(model, labels, scoring):
+    random = np.random.default_rng(0)
+    y = np.array([labels[n % len(labels)] for n in range(36)])
+    features = random.random((36, 16)) + 2 * np.eye(16)[np.arange(36) % len(labels)]
+    features = features.astype(np.float32)
+    classifier = model.classifier(labels)
+    by_hand = model.classifier(sorted(labels))
+    scores = [
+        cross_val_score(one, features, y, scoring=scoring, cv=3, error_score="raise")
+        for one in (classifier, by_hand)
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    assert scores[0].min() > (-0.5 if scoring == "neg_log_loss" else 0.95)
+    search = GridSearchCV(classifier, {"templates": ["{}", "a photo of {}"]}, scoring=scoring, cv=3)
+    assert search.fit(features, y).best_estimator_.classes_.tolist() == sorted(labels)
+    for method in ("sigmoid", "isotonic"):
+        calibrated = CalibratedClassifierCV(classifier, method=method, cv=3).fit(features, y)
+        assert (calibrated.predict(features) == y).all()
+        assert get_scorer(scoring)(calibrated, features, y) > (-0.5 if scoring == "neg_log_loss" else 0.95)
+    assert classifier.classes_.tolist() == labels

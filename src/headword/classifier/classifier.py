@@ -64,8 +64,7 @@ class Classifier(Estimator, Exportable):
     the prior follow the examples, and the probabilities are calibrated on examples left out. See
     docs/teach.md.
 
-    It has scikit-learn's interface (`get_params`, `set_params`, `clone`, `score`, tags) without importing
-    scikit-learn, and is ready as it is: words are all it needs.
+    It has scikit-learn's interface without importing it, and is ready as it is: words are all it needs.
 
     Args:
         model: what encodes pictures and words.
@@ -128,6 +127,11 @@ class Classifier(Estimator, Exportable):
         independent, scale = self.multi_label, self._scale
         return teach(embeddings, examples.judged, words, bias, independent=independent, scale=scale)
 
+    def __sklearn_clone__(self) -> Self:
+        """What scikit-learn's tools fit has its labels sorted: their scorers read columns so."""
+        labels = self.labels if self.multi_label else sorted(self.labels)
+        return type(self)(**(self.get_params() | {"labels": labels}))
+
     def _words(self) -> tuple[Tensor, Tensor]:
         """Rows `[L, D]`, zeros for none of these, and what is added to their cosines `[L]`."""
         words, bias = self.label_vectors, torch.zeros(len(self.classes_))
@@ -167,8 +171,6 @@ class Classifier(Estimator, Exportable):
     def intercept_(self) -> NDArray[np.float32]:
         """`[L]`."""
         return self.bias.numpy()
-
-    # ---- from embeddings, as tensors
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Image embeddings `[N, D]` → cosines `[N, L]` with the labels, without none of these."""
@@ -214,8 +216,6 @@ class Classifier(Estimator, Exportable):
             collection, prior is not None, single_labels=not (self.multi_label or self.none_of_these)
         )
         return None if prior is None else label_shares(prior, self.labels)
-
-    # ---- from pictures, as scikit-learn has it
 
     def image_logits(
         self,
@@ -265,8 +265,6 @@ class Classifier(Estimator, Exportable):
         other = type(self)(**(self.get_params() | {"model": model}))
         other.learn(self.examples)
         return other
-
-    # ---- taught by pictures
 
     def fit(self, X: object, y: Any, *, names: Sequence[str] | None = None) -> Self:
         """Start anew from the words, with examples.
