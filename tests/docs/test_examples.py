@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from open_clip import CLIP
 
 import headword
 from headword.data.gallery import gallery
+from headword.data.images import load_image
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -96,6 +98,26 @@ def test_examples(page: Path, start: dict[str, Any]) -> None:
         assert torch.equal(model(images)["image_features"], plain.encode_image(images, normalize=True))
     if page.name == "shapes.md":
         assert names["asked"][0].candidates[0] == names["example"].caption
+
+
+def test_fiftyone_takes_the_model_of_its_page(start: dict[str, Any]) -> None:
+    models = pytest.importorskip("fiftyone.core.models", reason="FiftyOne is not installed")
+    page = (ROOT / "docs" / "other-tools.md").read_text("utf-8")
+    (code,) = (block[2] for block in BLOCK.finditer(page) if "class Headword" in block[2])
+    exec(code, start)
+    model, paths, labels = start["model"], start["paths"][:3], start["labels"]
+    tool = start["Headword"](model, labels)
+    assert isinstance(tool, models.Model)
+    assert all((tool.has_embeddings, tool.can_embed_prompts))
+    pictures = [np.asarray(load_image(path)) for path in paths]
+    with tool:
+        said = tool.predict_all(pictures)
+        embeddings, words = tool.embed_all(pictures), tool.embed_prompts(labels)
+    chances = model.classifier(labels).predict_proba(pictures)
+    assert [one.label for one in said] == [labels[n] for n in chances.argmax(axis=1)]
+    np.testing.assert_allclose([one.confidence for one in said], chances.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(embeddings, model.encode_image(pictures).numpy(), atol=1e-5)
+    np.testing.assert_allclose(words, model.encode_text(labels).numpy(), atol=1e-5)
 
 
 def test_pages_say_why_a_block_is_not_run() -> None:
