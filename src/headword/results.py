@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from headword import __version__
@@ -48,6 +49,12 @@ def html_table(title: str, rows: Iterable[Sequence[object]]) -> str:
     cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr>{row}</tr>" for row in cells)
     return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+
+
+def columns_of(kind: type[Any], rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """A column for each field of a dataclass, of rows that are some."""
+    rows = list(rows)
+    return {field.name: [getattr(row, field.name) for row in rows] for field in fields(kind)}
 
 
 class Table:

@@ -9,6 +9,10 @@ from pathlib import Path
 import torch
 
 import headword
+from headword.dense.regions import Region, Regions
+from headword.evaluation import Protocol, evaluate
+from headword.search.duplicates import Duplicates
+from headword.search.query import Hit
 from support.extraction import draw_many
 from support.html_page import Page
 from support.indexing import tiny_model
@@ -47,6 +51,23 @@ def test_what_an_index_finds_is_a_table(tmp_path):
     shown = Page(hits._repr_html_()).text
     assert hits[0].path in shown
     assert f"{hits[0].score:.3f}" in shown
+
+
+def test_all_that_comes_in_rows_is_a_table(tmp_path):
+    model = tiny_model()
+    (explained,) = model.explain(["ant"], k=2)
+    assert explained.to_arrow().column_names == [field.name for field in fields(explained.prototypes[0])]
+    assert explained.to_arrow()["weight"].to_pylist() == [one.weight for one in explained.prototypes]
+    regions = Regions([Region((0.0, 0.0, 0.5, 0.5), (0.2, 0.2), 0.3)])
+    assert regions.to_arrow().to_pylist()[0]["box"] == [0.0, 0.0, 0.5, 0.5]
+    groups = Duplicates([[Hit("a.jpg", 1.0), Hit("b.jpg", 0.99)], [Hit("c.jpg", 0.98)]], 0.98)
+    assert groups.to_arrow()["group"].to_pylist() == [0, 0, 1]
+    assert "b.jpg" in groups._repr_html_()
+    for label in ("ant", "bee"):
+        draw_many(tmp_path / label, 2)
+    measured = evaluate({"one": model, "two": model}, Protocol(task="classification", data=str(tmp_path)))
+    assert measured.to_arrow()["model"].to_pylist() == ["one", "two"]
+    assert measured.to_arrow()["top1"].to_pylist() == [one.metrics["top1"] for one in measured]
 
 
 def test_models_and_classifiers_in_a_notebook():

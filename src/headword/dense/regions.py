@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from headword.dense.maps import resized
+from headword.results import Table, columns_of
 
 BACKGROUND = ("background", "sky", "ground", "wall")
 """Words that compete for places with those that masks are asked for."""
@@ -35,7 +37,15 @@ class Region:
     """That place's share of the cosine."""
 
 
-def regions(shares: Tensor, *, least: float = 0.0) -> list[Region]:
+class Regions(Table, list[Region]):
+    """Regions of a picture, the strongest first."""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The fields of the regions, a row for each."""
+        return columns_of(Region, self)
+
+
+def regions(shares: Tensor, *, least: float = 0.0) -> Regions:
     """Where one map `[h, w]` is high, the strongest region first: what is connected and above the middle
     between the map's median and its peak. None where the map is flat, or no place reaches `least`.
     """
@@ -45,14 +55,14 @@ def regions(shares: Tensor, *, least: float = 0.0) -> list[Region]:
     height, width = array.shape
     peak, median = float(shares.max()), float(shares.median())
     if peak < least or peak - median < 1e-6:
-        return []
+        return Regions()
     parts, _ = ndimage.label(array > median + _LEVEL * (peak - median))
     found = []
     for part, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
         y, x = ndimage.maximum_position(array, parts, part)
         box = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
         found.append(Region(box, ((x + 0.5) / width, (y + 0.5) / height), float(array[y, x])))
-    return sorted(found, key=lambda region: -region.share)
+    return Regions(sorted(found, key=lambda region: -region.share))
 
 
 def segment(shares: Tensor, height: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from headword.encoders.vision import Vision
 from headword.errors import HeadwordError
 from headword.evaluation.probe import FewShot, Probe
-from headword.evaluation.protocol import Protocol, Result
+from headword.evaluation.protocol import Protocol, Result, Results
 from headword.evaluation.subjects import check_aligners, open_model, refitted
 from headword.evaluation.tasks import Retrieval, Task, ZeroShot
 from headword.evaluation.where import Localisation, Segmentation
@@ -40,7 +40,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     progress: Progress | None = None,
-) -> list[Result]:
+) -> Results:
     """Measure models by a protocol, one after the other; the data are opened once, and before any model is.
 
     Args:
@@ -90,7 +90,7 @@ def evaluate(
             else:
                 yield from ((aligner, refitted(model, aligner=aligner)) for aligner in aligners)
 
-    return [_result(task, name, model, progress) for name, model in opened()]
+    return Results(_result(task, name, model, progress) for name, model in opened())
 
 
 def _result(task: Task, name: str, model: DualEncoder, progress: Progress | None) -> Result:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from headword.encoders.prompts import check_templates
 from headword.errors import HeadwordError
-from headword.results import result_json
+from headword.results import Table, result_json
 from headword.scoring.transductive import OFF, check_method
 from headword.settings import Settings
 
@@ -131,6 +131,18 @@ class Result:
             "seed": self.protocol.seed,
             "data": self.data,
             "notes": list(self.notes),
+        }
+
+
+class Results(Table, list[Result]):
+    """What a protocol says of several models, in their order."""
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The models' names, and a column for each metric."""
+        names = list(dict.fromkeys(key for one in self for key in one.metrics))
+        return {
+            "model": [one.name for one in self],
+            **{key: [one.metrics.get(key) for one in self] for key in names},
         }
 
 

@@ -12,6 +12,7 @@ from headword.aligners import Aligner
 from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.pairs import Pairs, distinct
 from headword.errors import HeadwordError
+from headword.results import Table, columns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class Prototype:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """What a text's vector is made of, before it is brought to unit norm."""
+class Explanation(Table):
+    """What a text's vector is made of, before it is brought to unit norm; a table of prototypes."""
 
     kind: str  # "weights" of the exact sum f = Σ β (x − μ), else "cosines" of the nearest prototypes
     prototypes: tuple[Prototype, ...]  # the heaviest in absolute value first
@@ -38,6 +39,10 @@ class Explanation:
     def as_json(self) -> dict[str, Any]:
         """All by name."""
         return asdict(self)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The fields of the prototypes, a row for each."""
+        return columns_of(Prototype, self.prototypes)
 
 
 @torch.no_grad()

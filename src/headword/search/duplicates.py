@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from headword.data.images import load_image
 from headword.errors import HeadwordError
+from headword.results import Table
 from headword.search.query import Hit
 from headword.search.space import Floats, Indices
 
@@ -47,13 +48,18 @@ _ROUGH = 1e-4  # more than float32 leaves of a cosine
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicates:
-    """What `find_duplicates` found."""
+class Duplicates(Table):
+    """What `find_duplicates` found; a table of images by the number of their group."""
 
     groups: list[list[Hit]]
     """Images that are linked by cosines of at least `similarity`, by path; the largest group first. A hit's
     score is its cosine with the nearest of its group."""
     similarity: float
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The number of its group, path and score of each image."""
+        hits = [(number, hit.path, hit.score) for number, group in enumerate(self.groups) for hit in group]
+        return {name: [hit[n] for hit in hits] for n, name in enumerate(("group", "path", "score"))}
 
 
 Encode = Callable[[list[Image.Image]], Tensor]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headword.errors import HeadwordError
-from headword.results import Table
+from headword.results import Table, columns_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,5 +111,4 @@ class Hits(Table, list[Hit]):
 
     def columns(self) -> dict[str, list[Any]]:
         """The fields of the hits, a row for each; of tags their words."""
-        columns = {field.name: [getattr(hit, field.name) for hit in self] for field in fields(Hit)}
-        return columns | {"tags": [[tag.tag for tag in hit.tags] for hit in self]}
+        return columns_of(Hit, self) | {"tags": [[tag.tag for tag in hit.tags] for hit in self]}
