@@ -44,10 +44,10 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def exported(embedded, tmp_path_factory) -> Path:
-    """The embedded default with four labels and its text side."""
+def exported(plain, tmp_path_factory) -> Path:
+    """The embedded encoders with four labels and its text side."""
     file = tmp_path_factory.mktemp("exported") / "pets.onnx"
-    done = embedded.classifier(LABELS).export(file, with_text=True)
+    done = plain.classifier(LABELS).export(file, with_text=True)
     assert done.metrics["difference"] < 1e-4
     assert [one.name for one in done.files] == ["pets.onnx", "pets.text.onnx", "pets.tokenizer.json"]
     return file
@@ -61,33 +61,33 @@ def pixels_of(model, images) -> np.ndarray:
     return torch.stack([model.vision.source.transform(load_image(i)) * std + mean for i in images]).numpy()
 
 
-def test_the_file_says_what_headword_says(embedded, pictures, exported):
+def test_the_file_says_what_headword_says(plain, pictures, exported):
     names = ["cat", "coffee", "rocket", "motorcycle", "temple"]
     images = [pictures[name] for name in names if name in pictures]
-    classifier = embedded.classifier(LABELS)
+    classifier = plain.classifier(LABELS)
     session = onnxruntime.InferenceSession(exported)
     assert [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()] == [
         ("pixels", "tensor(float)", [3, 224, 224])
     ]
     assert [one.name for one in session.get_outputs()] == ["probabilities", "embeddings"]
-    chances, embeddings = session.run(None, {"pixels": pixels_of(embedded, images)})
+    chances, embeddings = session.run(None, {"pixels": pixels_of(plain, images)})
     np.testing.assert_allclose(chances, classifier.predict_proba(images), atol=1e-3)
-    np.testing.assert_allclose(embeddings, embedded.encode_image(images).numpy(), atol=1e-3)
+    np.testing.assert_allclose(embeddings, plain.encode_image(images).numpy(), atol=1e-3)
     about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert about["labels"] == LABELS
     assert about["preprocessing"]["resize"] == 256
     assert about["preprocessing"]["crop"] == [224, 224]
-    assert about["headword"]["model"]["vision"]["weights_sha256"] == embedded.vision.fingerprint
+    assert about["headword"]["model"]["vision"]["weights_sha256"] == plain.vision.fingerprint
 
 
-def test_words_elsewhere(embedded, exported):
+def test_words_elsewhere(plain, exported):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(exported.with_suffix(".tokenizer.json")))
     texts = ["a cat", "a rocket that lifts off into a sky without clouds"]
     ids = np.array([one.ids for one in tokenizer.encode_batch(texts)], dtype=np.int32)
     (got,) = onnxruntime.InferenceSession(exported.with_suffix(".text.onnx")).run(None, {"text": ids})
-    expected = embedded.aligner.text(embedded.text.encode(texts)).numpy()
+    expected = plain.aligner.text(plain.text.encode(texts)).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -96,11 +96,6 @@ def tiny_sentences(tmp_path_factory):
     """A tiny model whose words have tokens."""
     folder = made.sentence_transformers(tmp_path_factory.mktemp("tiny") / "sentences")
     return recycle(tiny_vision(), load_text(str(folder)), device="cpu")
-
-
-def test_words_of_sentence_transformers_elsewhere(tiny_sentences, tmp_path):
-    files = tiny_sentences.classifier(WORDS).export(tmp_path / "w.onnx", with_text=True).files
-    assert [file.is_file() for file in files] == [True] * 3  # each was compared with headword
 
 
 def test_the_docs_example_needs_no_headword_and_starts_cold(pictures, exported, tmp_path):
@@ -164,17 +159,17 @@ def test_int8(tiny, pictures, tmp_path):
 # ---- a plain last layer
 
 
-def test_a_plain_head_in_timm(embedded, tmp_path):
-    classifier = embedded.classifier(LABELS)
+def test_a_plain_head_in_timm(plain, tmp_path):
+    classifier = plain.classifier(LABELS)
     classifier.export(tmp_path / "head.safetensors", to="head")
     assert read_metadata(tmp_path / "head.safetensors")["labels"] == LABELS
-    plain = timm.create_model("tf_efficientnet_lite0")
-    plain.load_state_dict(embedded.vision.source.model.state_dict())
-    plain.reset_classifier(len(LABELS))
-    plain.get_classifier().load_state_dict(load_tensors(tmp_path / "head.safetensors"))
+    net = timm.create_model("tf_efficientnet_lite0")
+    net.load_state_dict(plain.vision.source.model.state_dict())
+    net.reset_classifier(len(LABELS))
+    net.get_classifier().load_state_dict(load_tensors(tmp_path / "head.safetensors"))
     images = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 4 - 2
     with torch.inference_mode():
-        first = plain.eval()(images).argmax(dim=1)
+        first = net.eval()(images).argmax(dim=1)
     assert first.tolist() == classifier.decision_function(images).argmax(axis=1).tolist()
 
 
@@ -327,8 +322,8 @@ def test_a_full_disk_leaves_nothing(tiny, tmp_path):
 # ---- the command
 
 
-def test_the_command(saved, tmp_path):
-    arguments = ("export", saved, "--labels", "a cat,a dog", "--to", "head")
+def test_the_command(saved_plain, tmp_path):
+    arguments = ("export", saved_plain, "--labels", "a cat,a dog", "--to", "head")
     result = json.loads(run(*arguments, "--out", tmp_path / "a.safetensors", "--json", "-"))
     check_result(result, "export")
     assert result["protocol"]["labels"] == ["a cat", "a dog"]
@@ -336,5 +331,5 @@ def test_the_command(saved, tmp_path):
     again = run(*arguments, "--out", tmp_path / "a.safetensors", code=2)
     assert "already exists" in again
     assert "without labels" in run(
-        "export", saved, "--labels", "a", "--to", "immich", "--out", tmp_path / "i", code=2
+        "export", saved_plain, "--labels", "a", "--to", "immich", "--out", tmp_path / "i", code=2
     )

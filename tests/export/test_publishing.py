@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import timm
@@ -36,8 +38,17 @@ def hub(tmp_path, monkeypatch):
         yield served
 
 
-def test_a_round_trip(hub, embedded):
-    name = embedded.push("me/pets")
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A model whose encoders are small and in folders of this machine."""
+    root = tmp_path_factory.mktemp("own")
+    text = headword.load_text(str(made.sentence_transformers(root / "sentences")))
+    folder = made.timm_folder(root / "timm")
+    return headword.recycle(f"local-dir:{folder}", text, class_names=made.NAMES)
+
+
+def test_a_round_trip(hub, plain):
+    name = plain.push("me/pets")
     commit = hub.refs["me/pets"]["main"]
     assert name == f"hf:me/pets@{commit}"
     files = {file.name for file in hub.repos["me/pets"][commit].iterdir()}
@@ -46,42 +57,43 @@ def test_a_round_trip(hub, embedded):
     }  # fmt: skip
     for spec in ("hf:me/pets", name):
         again = headword.load(spec)
-        assert torch.equal(again.encode_text(TEXTS), embedded.encode_text(TEXTS))
-        assert again.provenance() == embedded.provenance()
+        assert torch.equal(again.encode_text(TEXTS), plain.encode_text(TEXTS))
+        assert again.provenance() == plain.provenance()
 
 
-def test_a_second_push_replaces_the_first(hub, embedded, model):
-    first = embedded.push("me/pets", with_encoders=True)
+def test_a_second_push_replaces_the_first(hub, plain, own):
+    first = own.push("me/pets", with_encoders=True)
     assert (hub.repos["me/pets"][first.partition("@")[2]] / "text").is_dir()
-    model.centre_on(torch.rand(9, 1280, generator=torch.Generator().manual_seed(0)))
-    second = model.push("me/pets")
+    around = copy.deepcopy(plain.aligner)
+    around.centre_on(torch.rand(9, 1280, generator=torch.Generator().manual_seed(0)))
+    second = replace(plain, aligner=around, centre=Centre("pool", images=9)).push("me/pets")
     assert headword.load("hf:me/pets").centre.kind == "pool"
     assert headword.load(first).centre.kind == "default"
     assert not (hub.repos["me/pets"][second.partition("@")[2]] / "text").exists()
 
 
-def test_the_command(hub, saved, tmp_path):
+def test_the_command(hub, saved_plain, tmp_path):
     result = tmp_path / "result.json"
     result.write_text(
         json.dumps({"protocol": {"task": "classification", "data": "pets"}, "metrics": {"top1": 71.5}})
     )
-    said = json.loads(run("push", saved, "me/pets", "--private", "--results", result, "--json", "-"))
+    said = json.loads(run("push", saved_plain, "me/pets", "--private", "--results", result, "--json", "-"))
     assert said["pushed"].startswith("hf:me/pets@")
     assert hub.private == {"me/pets"}
     card = next(iter(hub.repos["me/pets"].values())).parent
     text = (hub.repos["me/pets"][hub.refs["me/pets"]["main"]] / "README.md").read_text("utf-8")
     assert "| classification pets top1 | 71.50 |" in text, card
     result.write_text("[]")
-    assert "headword evaluate" in run("push", saved, "me/pets", "--results", result, code=2)
+    assert "headword evaluate" in run("push", saved_plain, "me/pets", "--results", result, code=2)
 
 
-def test_private_without_the_token_is_one_line(hub, embedded, monkeypatch):
-    embedded.push("me/secret", private=True)
+def test_private_without_the_token_is_one_line(hub, plain, monkeypatch):
+    plain.push("me/secret", private=True)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(HeadwordError, match="or it is private: log in"):
         headword.load("hf:me/secret")
     with pytest.raises(HeadwordError, match="pushing needs a token"):
-        embedded.push("me/secret")
+        plain.push("me/secret")
 
 
 @pytest.mark.parametrize(
@@ -97,22 +109,20 @@ def test_what_cannot_be_had(hub, name, match):
         headword.load(f"hf:{name}")
 
 
-def test_what_the_hub_refuses(hub, embedded, monkeypatch):
+def test_what_the_hub_refuses(hub, plain, monkeypatch):
     with pytest.raises(HeadwordError, match="may not write there"):
-        embedded.push("theirs/pets")
+        plain.push("theirs/pets")
     monkeypatch.setenv("HF_TOKEN", "hf_of_yesterday")
     with pytest.raises(HeadwordError, match="does not accept your token"):
-        embedded.push("me/pets")
+        plain.push("me/pets")
     for name in ("pets", "me/pets@v1", "../pets"):
         with pytest.raises(HeadwordError, match=r"no repository|no model's name|Repo id must"):
-            embedded.push(name)
+            plain.push(name)
 
 
-def test_what_is_here_alone_is_not_named(hub, tmp_path, embedded):
+def test_what_is_here_alone_is_not_named(hub, own):
     with pytest.raises(HeadwordError, match="vision encoder module:TinyNet is on this machine alone"):
         tiny_model().push("me/tiny")
-    folder = made.timm_folder(tmp_path / "timm")
-    own = headword.recycle(f"local-dir:{folder}", embedded.text, class_names=made.NAMES)
     with pytest.raises(HeadwordError, match="--with-encoders"):
         own.push("me/own")
     own.push("me/own", with_encoders=True)
@@ -121,8 +131,8 @@ def test_what_is_here_alone_is_not_named(hub, tmp_path, embedded):
     assert torch.equal(again.encode_image(images), own.encode_image(images))
 
 
-def test_the_card_is_for_people(embedded):
-    card = model_card(embedded, "me/pets")
+def test_the_card_is_for_people(plain):
+    card = model_card(plain, "me/pets")
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0"
     assert front["library_name"] == "headword"
@@ -136,8 +146,8 @@ def test_the_card_is_for_people(embedded):
     well = next(line for line in card.splitlines() if line.startswith("| well"))
     badly = next(line for line in card.splitlines() if line.startswith("| badly"))
     words = [line.split("|")[2].strip().split(", ") for line in (well, badly)]
-    least, most = (embedded.familiarity(side) for side in words)
-    assert least.min() > embedded.familiarity_fit.low > most.max()
+    least, most = (plain.familiarity(side) for side in words)
+    assert least.min() > plain.familiarity_fit.low > most.max()
 
 
 def wide_model(names, text):
@@ -145,7 +155,7 @@ def wide_model(names, text):
     random = torch.Generator().manual_seed(0)
     net = timm.create_model("mobilenetv3_small_050", num_classes=len(names))
     vision = load_vision(net, names=names, device="cpu")
-    image, words = (torch.randn(len(names), width, generator=random) for width in (vision.dim, 384))
+    image, words = (torch.randn(len(names), width, generator=random) for width in (vision.dim, text.dim))
     pairs = Pairs(image, words, tuple(names))
     learnt = {"text_": F.normalize(words, dim=1), "alpha_": image, "centre_": torch.zeros(vision.dim)}
     return DualEncoder(
@@ -159,9 +169,9 @@ def wide_model(names, text):
     )
 
 
-def test_21841_classes_push_and_load_quickly(hub, embedded):
+def test_21841_classes_push_and_load_quickly(hub, own):
     names = [f"class {n} of many" for n in range(21_841)]
-    model = wide_model(names, embedded.text)
+    model = wide_model(names, own.text)
     start = time.process_time()
     model.push("me/wide", with_encoders=True)
     again = headword.load("hf:me/wide")
