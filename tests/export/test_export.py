@@ -176,8 +176,7 @@ def test_a_plain_head_in_timm(plain, tmp_path):
 def test_a_plain_head_is_exact_whatever_the_features(tiny):
     random = torch.Generator().manual_seed(0)
     features = torch.rand(2000, 16, generator=random) * torch.rand(2000, 1, generator=random) * 9
-    layer = last_layer(tiny.classifier(WORDS))
-    first = (features @ layer.weight.T + layer.bias).argmax(dim=1)
+    first = (features @ last_layer(tiny.classifier(WORDS)).T).argmax(dim=1)
     assert first.tolist() == tiny.classifier(WORDS).decision_function(features).argmax(axis=1).tolist()
 
 
@@ -320,6 +319,14 @@ def test_a_full_disk_leaves_nothing(tiny, tmp_path):
 
 
 # ---- the command
+
+
+def test_labels_over_the_limit_are_refused_before_they_are_encoded(saved_plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "ONNX_LIMIT", 20_000_000)
+    monkeypatch.setattr("headword.model.DualEncoder.encode_text", None)
+    (tmp_path / "words.txt").write_text("\n".join(f"thing {n}" for n in range(2000)))
+    options = ("--labels-file", tmp_path / "words.txt", "--out", tmp_path / "w.onnx")
+    assert "with 2,000 labels" in run("export", saved_plain, *options, code=2)
 
 
 def test_the_command(saved_plain, tmp_path):

@@ -73,6 +73,8 @@ def export(
         words, saved = taught_labels(
             classifier_at, labels, labels_file, template, multi_label, none_of_these, centre_on
         )
+    from headword.classifier import Classifier
+    from headword.encoders.prompts import check_templates
     from headword.export import check_form, export_immich, export_labels
     from headword.files import check_new_folder
     from headword.model import load
@@ -101,8 +103,12 @@ def export(
 
             classifier = load_classifier(saved, model=loaded)
         else:
-            classifier = loaded.classifier(
-                words, templates=template or None, multi_label=multi_label, none_of_these=none_of_these
+            classifier = Classifier(  # whose labels are encoded when all else is known to be in order
+                loaded,
+                words,
+                templates=check_templates(template or loaded.templates),
+                multi_label=multi_label,
+                none_of_these=none_of_these,
             )
         exported = export_labels(classifier, out, **form)
     shown = {

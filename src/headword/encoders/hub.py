@@ -340,8 +340,10 @@ def _answer(what: str, error: BaseException) -> str | None:
 
 
 def refusal(error: BaseException, purpose: str) -> str:
-    """What the hub's status means for a purpose ("read it"), in one line."""
+    """What the hub's status means for a purpose ("read it"), or why there is none, in one line."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
+    if not status:
+        return _reason(error)
     if status >= 500:
         return f"the hub itself is at fault ({status}); try again later"
     return {

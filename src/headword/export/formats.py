@@ -96,8 +96,9 @@ def export_labels(
     onnx_runtime()
     if with_text:
         check_text(model.text)
-    graph = LabelGraph(PictureGraph(model, plan), classifier)
-    check_size(graph, len(classifier.classes_))
+    picture_graph = PictureGraph(model, plan)
+    check_size(picture_graph, len(classifier.classes_), model.aligner.shared_dim)
+    graph = LabelGraph(picture_graph, classifier)
     pictures = _pixels(calibration, plan) if int8 and calibration is not None else None
     with _scratch(target) as scratch:
         written, said = scratch / "model.onnx", metadata(classifier, plan)
@@ -110,7 +111,9 @@ def export_labels(
             outputs=("probabilities", "embeddings"),
             metadata=said,
         )
-        metrics = {"difference": _difference(run(opened, _example(plan)), classifier, plan)}
+        metrics = {
+            "difference": _difference(run(opened, example_pixels(plan.crop).numpy()), classifier, plan)
+        }
         if to == "openvino":
             metrics = {"difference": _openvino(written, scratch, said, classifier, plan)}
             made = [scratch / "model.xml", scratch / "model.bin"]
@@ -182,12 +185,8 @@ def _scratch(target: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     except OSError as error:
-        raise HeadwordError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _example(plan: PixelPlan) -> NDArray[np.float32]:
-    pixels: NDArray[np.float32] = example_pixels(plan.crop).numpy()
-    return pixels
+        where = f"cannot write {target} by way of {tempfile.gettempdir()}"
+        raise HeadwordError(f"{where}: {error.strerror or error}") from error
 
 
 def _difference(got: Sequence[Any], classifier: LinearClassifier, plan: PixelPlan) -> float:
@@ -238,7 +237,7 @@ def _openvino(
         openvino.save_model(model, scratch / "model.xml", compress_to_fp16=False)
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(scratch / "model.xml", "CPU", exact)
-        outputs = compiled(_example(plan))
+        outputs = compiled(example_pixels(plan.crop).numpy())
     except RuntimeError as error:
         raise HeadwordError(
             f"OpenVINO cannot take the model: {' '.join(str(error).split())[:300]}"
@@ -249,14 +248,13 @@ def _openvino(
 def _head(classifier: LinearClassifier, target: Path, calibration: str | Path | None) -> Exported:
     """Weights for the last layer, as safetensors."""
     model: ModelParts = classifier.model
-    model.vision.named_head()
+    head, _ = model.vision.named_head()
     features = None if calibration is None else image_features(model.vision, list_images(calibration))
-    layer = last_layer(classifier, features)
-    labels = [str(name) for name in classifier.classes_]
+    weight, labels = last_layer(classifier, features), [str(name) for name in classifier.classes_]
     save_tensors(
         target,
-        {"weight": layer.weight, "bias": layer.bias},
-        {"labels": labels, "layer": layer.module, "headword": about(classifier)},
+        {"weight": weight, "bias": torch.zeros(len(labels))},
+        {"labels": labels, "layer": head.where, "headword": about(classifier)},
     )
     return Exported((target,), {"megabytes": target.stat().st_size / 1e6})
 

@@ -132,10 +132,10 @@ def example_pixels(size: tuple[int, int], number: int = 4) -> Tensor:
     return nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp_(0, 1)
 
 
-def check_size(graph: nn.Module, labels: int) -> None:
-    """Refuse what is larger than one ONNX file can be, before it is written."""
+def check_size(graph: nn.Module, labels: int, dim: int) -> None:
+    """Refuse labels with which a graph is larger than one ONNX file can be, before they are encoded."""
     tensors = [*graph.parameters(), *graph.buffers()]
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4 * labels * (dim + 1)
     if size >= ONNX_LIMIT:
         raise HeadwordError(
             f"one ONNX file holds 2 GB, this with {labels:,} labels is {size / 1e9:.1f}; give fewer labels"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,20 +9,8 @@ from headword.errors import HeadwordError
 from headword.export.graph import LinearClassifier, ModelParts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LastLayer:
-    """A plain head, scores = features · weightᵀ + bias."""
-
-    weight: Tensor
-    """`[L, d]`."""
-    bias: Tensor
-    """`[L]`."""
-    module: str
-    """The dotted name of the layer in the classifier that it takes the place of."""
-
-
-def last_layer(classifier: LinearClassifier, features: Tensor | None = None) -> LastLayer:
-    """A head whose first label is the classifier's, whatever the picture.
+def last_layer(classifier: LinearClassifier, features: Tensor | None = None) -> Tensor:
+    """Weights `[L, d]` of a head without bias, whose first label is the classifier's whatever the picture.
 
     With x̂ = x/‖x‖ the features, c the centre, M the image side's matrix, w_l and b_l the classifier's rows
     and intercepts, and n = ‖(x̂ − c) M‖, a logit is w_l·(x̂ − c) M / n + b_l. Times ‖x‖ n, which changes no
@@ -59,9 +45,8 @@ def last_layer(classifier: LinearClassifier, features: Tensor | None = None) -> 
         reasons.append("the model is centred on pictures, so export one made without a centre")
     if _differ(intercept, rows):
         reasons.append("its labels have intercepts of their own (none of these, or taught examples)")
-    layer = LastLayer(weight.float(), torch.zeros(len(weight)), head.where)
     if not reasons:
-        return layer
+        return weight.float()
     why = " and ".join(reasons)
     near = "; give pictures (--calibration FOLDER) to see how near one would come"
     if features is not None:
