@@ -22,7 +22,6 @@ from torch import Tensor
 import headword
 from experiments.harness import cost, load, seconds, serving
 from experiments.synthetic_index import make_index
-from headword.head.names import imagenet_classes
 from headword.scoring.taught import teach
 
 SIZES = ("10x160", "100x1600", "250x4000", "1000x16000")
@@ -78,7 +77,7 @@ def clicked(images: int, labels: int, clicks: int) -> list[float]:
         assert model.pairs is not None
         saved = model.save(Path(folder) / "model")
         make_index(model, index, images, model.pairs.image, saved=saved, seed=SEED)
-        words = [entry.name for entry in imagenet_classes(1000)[1][: 50 * labels : 50]]
+        words = list(dict.fromkeys(model.pairs.names))[: 50 * labels : 50]
         with serving(index) as (running, _, _):
             connection = http.client.HTTPConnection(running.host, running.port, timeout=60)
 
