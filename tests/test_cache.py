@@ -287,7 +287,7 @@ def test_engine_precision_transform_and_weights_are_in_the_key(counting, tmp_pat
 
 
 def test_modules_of_the_users_own_and_pictures_in_memory_are_not_cached(counting, tmp_path):
-    from headword.data.images import load_image
+    from headword.data.safe_images import load_image
 
     vision, seen = counting
     paths = [draw(tmp_path / "images" / f"{n}.jpg", n) for n in range(5)]

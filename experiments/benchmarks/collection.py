@@ -20,7 +20,7 @@ from experiments.bench import CLASSIFICATION, Bench, data_root
 from headword.aligners import KernelRidge
 from headword.encoders.prompts import FOUR_TEMPLATES, embed_names
 from headword.metrics import classification_metrics
-from headword.scoring.probabilities import fit_scores
+from headword.scoring.calibration import fit_scores
 from headword.scoring.transductive import METHODS, adapt, collective_scores, label_shares
 
 

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.bench import data_root
 from experiments.harness import own_cache, seconds
-from headword.data.images import load_image
 from headword.data.items import Item, file_item
+from headword.data.safe_images import load_image
 from headword.encoders import VisionEncoder, load_vision
 from headword.extract import image_features
 from headword.extract.decode import DecodedBatch, Decoding, decoded

@@ -21,8 +21,8 @@ from experiments.bench import CLASSIFICATION, Bench, Labelled, data_root
 from headword.aligners import KernelRidge
 from headword.encoders.prompts import embed_names
 from headword.model import DualEncoder
+from headword.scoring.calibration import leave_classes_out, taught_rows
 from headword.scoring.familiarity import Taught, chance_first
-from headword.scoring.probabilities import leave_classes_out, taught_rows
 
 RESAMPLES = 2_000
 SCORES = ("familiarity", "cosine_to_nearest_name", "norm")

@@ -36,7 +36,7 @@ from experiments.benchmarks.score_calibration import calibration_error
 from headword.data.captions import read_captions
 from headword.head.wordnet import wordnet
 from headword.model import DualEncoder
-from headword.scoring.probabilities import logistic
+from headword.scoring.calibration import logistic
 from headword.search import relevance
 from headword.search.space import Doubles, Floats
 

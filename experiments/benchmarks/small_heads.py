@@ -5,7 +5,7 @@ WordNet's order ("one topic"), are recycled as a head of their own, with the def
 sets are labelled by it, centred on themselves and not, by names most of which it was not taught. For each
 size: the scale of a grid with the least cross-entropy on all sets and parts at once; and the mean
 cross-entropy, as nats below guessing, at 20, at the prior's scale, and at the scale fitted by leaving classes
-out with and without the prior. The prior of `headword.scoring.probabilities` was read off these figures: its
+out with and without the prior. The prior of `headword.scoring.calibration` was read off these figures: its
 numbers are near the best of a grid by mean cross-entropy over the sizes up to 100. The network of these heads
 knew a thousand classes, which is kind to small heads.
 """
@@ -27,7 +27,7 @@ from headword.aligners import Aligner, make_aligner
 from headword.aligners.pairs import Pairs
 from headword.encoders.enrichment import RICH
 from headword.encoders.prompts import FOUR_TEMPLATES, Prompts
-from headword.scoring.probabilities import fit_softmax, leave_classes_out, prior_scores, scores_from
+from headword.scoring.calibration import fit_softmax, leave_classes_out, prior_scores, scores_from
 
 SIZES = {2: 16, 5: 16, 10: 16, 20: 16, 35: 12, 50: 12, 100: 8, 200: 4, 500: 2}
 """Classes of a part, and how many parts of each kind are drawn."""

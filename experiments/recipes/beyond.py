@@ -29,8 +29,8 @@ from experiments.retrieval import (
 from experiments.rungs import Rung, accuracy_rung
 from experiments.words import Texts, Words, left_out, stages
 from headword.aligners import MLP, Aligner, JointKernelRidge, KernelRidge
+from headword.scoring.calibration import fit_scores
 from headword.scoring.centring import STRENGTH, RunningCentre
-from headword.scoring.probabilities import fit_scores
 from headword.scoring.transductive import UNIFORM, collective_scores, label_shares
 
 MAPPING = "the paper's MLP"

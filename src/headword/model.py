@@ -27,10 +27,10 @@ from headword.extract.given import Pool
 from headword.extract.matches import Matches
 from headword.head.names import ClassName
 from headword.saved import read_model, write_model
+from headword.scoring.calibration import Scores, names_taught, taught_rows
 from headword.scoring.centring import STRENGTH, Centre, RunningCentre
 from headword.scoring.explain import Explanation, explain
 from headword.scoring.familiarity import Depth, Familiarity, Taught
-from headword.scoring.probabilities import Scores, names_taught, taught_rows
 from headword.scoring.transductive import OFF, Hubs
 
 

@@ -28,9 +28,9 @@ from headword.extract.given import Pool
 from headword.head.names import ClassName
 from headword.head.names import class_names as read_names
 from headword.model import DualEncoder
+from headword.scoring.calibration import leave_classes_out, names_taught, prior_scores, scores_from
 from headword.scoring.centring import Centre
 from headword.scoring.familiarity import fit_familiarity
-from headword.scoring.probabilities import leave_classes_out, names_taught, prior_scores, scores_from
 
 CAPTIONS_FROM = 50  # captioned images from which their mean is a centre worth having
 CAPTION_WEIGHT = 0.1  # beside a row's 1; chosen on flickr8k's validation split, 100 images (docs/beyond.md)

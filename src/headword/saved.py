@@ -34,9 +34,9 @@ from headword.extract.vectors import load_pairs, save_pairs
 from headword.files import format_of, load_tensors, new_folder, read_json, save_tensors, sealed, sha256
 from headword.head.names import ClassName, class_names
 from headword.results import versions
+from headword.scoring.calibration import Scores
 from headword.scoring.centring import Centre
 from headword.scoring.familiarity import Familiarity
-from headword.scoring.probabilities import Scores
 
 FORMAT = 2
 CONFIG, ALIGNER = "headword.json", "aligner.safetensors"

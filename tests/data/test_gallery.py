@@ -10,7 +10,7 @@ import pytest
 
 from headword.data import gallery as module
 from headword.data.gallery import gallery
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.errors import MissingExtraError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from headword.data.images import load_image, register_formats
 from headword.data.photo import have_more_frames, photo_facts
+from headword.data.safe_images import load_image, register_formats
 from headword.errors import HeadwordError
 
 RED = Image.new("RGB", (64, 48), "red")

@@ -21,7 +21,7 @@ from open_clip import CLIP
 
 import headword
 from headword.data.gallery import gallery
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

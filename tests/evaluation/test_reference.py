@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.errors import HeadwordError
 from headword.evaluation import open_model
 from support.evaluation_helpers import measured, painted

@@ -134,7 +134,7 @@ def test_masks_of_too_many_pixels_and_none_at_all_are_refused(root, tmp_path, mo
     first, second, *_ = read_masks(str(damaged)).masks
     with pytest.raises(HeadwordError, match=r"0\.png is not an image"):
         first()
-    monkeypatch.setattr("headword.data.images.MAX_PIXELS", SIDE * SIDE - 1)
+    monkeypatch.setattr("headword.data.safe_images.MAX_PIXELS", SIDE * SIDE - 1)
     with pytest.raises(HeadwordError, match="more than the limit"):
         second()
 

@@ -56,7 +56,7 @@ def exported(plain, tmp_path_factory) -> Path:
 def pixels_of(model, images) -> np.ndarray:
     plan = pixel_plan(model.vision)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    from headword.data.images import load_image
+    from headword.data.safe_images import load_image
 
     return torch.stack([model.vision.source.transform(load_image(i)) * std + mean for i in images]).numpy()
 

@@ -20,8 +20,8 @@ from headword.encoders import load_vision
 from headword.errors import HeadwordError
 from headword.export.card import model_card
 from headword.model import DualEncoder
+from headword.scoring.calibration import Scores
 from headword.scoring.centring import Centre
-from headword.scoring.probabilities import Scores
 from support import stranger_models as made
 from support.commands import run
 from support.hub import TOKEN, LocalHub

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from headword.data.images import load_image, load_image_bytes
 from headword.data.items import file_item
+from headword.data.safe_images import load_image, load_image_bytes
 from headword.encoders import load_vision
 from headword.errors import HeadwordError, MissingExtraError
 from headword.extract import engines, extract_features, image_features, machine

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headword.cli import app
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.errors import HeadwordError
 from headword.extract import extract_features
 from headword.extract.given import items_of

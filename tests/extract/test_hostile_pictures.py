@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms._presets import ImageClassification
 
-from headword.data.images import LONGEST_SHAPE, load_image, middle, transformed
+from headword.data.safe_images import LONGEST_SHAPE, load_image, middle, transformed
 from headword.encoders import load_vision
 from headword.encoders.clip_folder import evaluation_transform
 from headword.errors import HeadwordError
@@ -118,7 +118,7 @@ def test_memory_that_is_not_there_is_said_of_the_picture(tmp_path, monkeypatch):
     def load(_image: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("headword.data.images._decode", load)
+    monkeypatch.setattr("headword.data.safe_images._decode", load)
     with pytest.raises(HeadwordError, match=r"x\.png \(48 by 40\) does not fit in the memory"):
         load_image(tmp_path / "x.png")
 
@@ -133,7 +133,7 @@ def test_large_pictures_are_converted_in_bands_to_the_same_pixels(monkeypatch):
     ]
     images[3].info["transparency"] = 0
     whole = [load_image(image) for image in images]
-    monkeypatch.setattr("headword.data.images._BAND", 300)
+    monkeypatch.setattr("headword.data.safe_images._BAND", 300)
     assert all(np.array_equal(load_image(image), one) for image, one in zip(images, whole, strict=True))
 
 
@@ -160,7 +160,7 @@ def test_photos_of_phones_are_read(tmp_path, kind):
 
 def test_a_photo_without_the_extra_names_it(tmp_path, monkeypatch):
     (tmp_path / "x.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
-    monkeypatch.setattr("headword.data.images.register_formats", lambda: None)
+    monkeypatch.setattr("headword.data.safe_images.register_formats", lambda: None)
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in {"HEIF", "AVIF"}])
     with pytest.raises(HeadwordError, match=r"pip install 'headword\[photos\]'"):
         load_image(tmp_path / "x.jpg")

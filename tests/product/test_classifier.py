@@ -12,7 +12,7 @@ from sklearn.utils import estimator_checks, get_tags
 
 from headword.classifier import Classifier
 from headword.errors import HeadwordError
-from headword.scoring.probabilities import Scores
+from headword.scoring.calibration import Scores
 
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
 ORDER = ["cat", "coffee", "rocket", "motorcycle"]

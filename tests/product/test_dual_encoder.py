@@ -18,7 +18,7 @@ from headword.encoders.prompts import embed_names
 from headword.errors import HeadwordError
 from headword.extract import extract
 from headword.recycling import class_mean_pairs
-from headword.scoring.probabilities import fit_scores, prior_scores
+from headword.scoring.calibration import fit_scores, prior_scores
 from support.own_classifier import Own, to_tensor
 
 LABELS = ["a cat", "a cup of coffee", "a rocket launch", "a motorcycle"]
@@ -223,7 +223,7 @@ def test_every_closed_form_labels_the_pictures(plain, four, name):
 
 def test_scale_minimises_held_out_cross_entropy():
     """A planted answer: cosines drawn so that softmax(12 · cosine) are the true chances."""
-    from headword.scoring.probabilities import fit_platt, fit_softmax
+    from headword.scoring.calibration import fit_platt, fit_softmax
 
     torch.manual_seed(0)
     cosines = torch.rand(20_000, 5, dtype=torch.float64) - 0.5
@@ -236,7 +236,7 @@ def test_scale_minimises_held_out_cross_entropy():
 
 
 def test_sigmoid_of_separable_scores_is_finite():
-    from headword.scoring.probabilities import fit_platt
+    from headword.scoring.calibration import fit_platt
 
     slope, threshold = fit_platt([torch.eye(4).double()], [torch.arange(4)])
     assert 0.0 < threshold < 1.0

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import headword
 from headword.aligners import JointKernelRidge
 from headword.cli.app import app
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.encoders import load_vision
 from headword.errors import HeadwordError
 

@@ -14,7 +14,7 @@ import headword
 from headword.aligners.pairs import Pairs
 from headword.errors import HeadwordError
 from headword.files import sealed
-from headword.scoring.probabilities import FEW, Scores, fit_softmax, names_taught, prior_scores, scores_from
+from headword.scoring.calibration import FEW, Scores, fit_softmax, names_taught, prior_scores, scores_from
 from support.commands import run
 
 NAMES = ("cat", "dog", "car", "tree", "house")
@@ -161,7 +161,7 @@ def test_a_poor_head_is_doubted_and_a_good_one_is_not(embedded) -> None:
     shuffled = embedded.pairs.image[order]
     head = [row for row, source in enumerate(embedded.pairs.source) if source == "head"][:200]
     poor = Pairs(shuffled[head], embedded.pairs.text[head], embedded.pairs.names[:200], ("head",) * 200)
-    from headword.scoring.probabilities import fit_scores
+    from headword.scoring.calibration import fit_scores
 
     scores = fit_scores(embedded.aligner, poor)
     assert "no better than chance" in (scores.doubt(200) or "")

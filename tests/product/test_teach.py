@@ -13,8 +13,8 @@ import torch.nn.functional as F
 import headword
 from headword.classifier import Classifier
 from headword.errors import HeadwordError
+from headword.scoring.calibration import Scores
 from headword.scoring.logistic import TOLERANCE, regress, residuals, span
-from headword.scoring.probabilities import Scores
 from headword.scoring.suggestions import METHODS, suggest
 from headword.scoring.trust import trust
 

@@ -15,8 +15,8 @@ from headword.aligners import KernelRidge
 from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.pairs import Pairs
 from headword.scoring import familiarity
+from headword.scoring.calibration import leave_classes_out
 from headword.scoring.familiarity import PENALTY, TAU, Taught, chance_first, fit_familiarity
-from headword.scoring.probabilities import leave_classes_out
 
 
 def planted(n: int = 120, *, seed: int = 0) -> Pairs:

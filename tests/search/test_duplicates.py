@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch.nn.functional import normalize
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.errors import HeadwordError
 from headword.search import Index, build_index, duplicates
 from headword.search.duplicates import altered, find_duplicates

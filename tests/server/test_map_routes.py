@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.dense.regions import regions
 from headword.server import map_routes
 from support.serving import Live

@@ -15,8 +15,8 @@ from headword.encoders import TextSource, VisionSource, load_text, load_vision
 from headword.evaluation import Protocol, Result, evaluate
 from headword.evaluation.evaluating import Model
 from headword.model import DualEncoder
+from headword.scoring.calibration import Scores
 from headword.scoring.centring import Centre
-from headword.scoring.probabilities import Scores
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 

@@ -19,10 +19,10 @@ from headword.classifier.folder import Centred, write_classifier
 from headword.encoders.prompts import check_labels
 from headword.errors import HeadwordError
 from headword.export import Exportable
+from headword.scoring.calibration import NONE_OF_THESE, Scores
 from headword.scoring.centring import RunningCentre
 from headword.scoring.estimator import Estimator
 from headword.scoring.examples import Examples, judgements
-from headword.scoring.probabilities import NONE_OF_THESE, Scores
 from headword.scoring.suggestions import suggest
 from headword.scoring.taught import TaughtWeights, teach
 from headword.scoring.transductive import OFF, check_method, collective_scores, label_shares

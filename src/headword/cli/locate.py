@@ -51,7 +51,7 @@ def locate(
     A map's values are shares of the picture's cosine with the words; words of which no place says enough are
     nowhere.
     """
-    from headword.data.images import load_image
+    from headword.data.safe_images import load_image
     from headword.dense.regions import BACKGROUND, mask_image, overlay, regions, segment
     from headword.encoders.prompts import check_labels, tidy_labels
     from headword.model import load

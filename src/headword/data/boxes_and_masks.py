@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headword.data.images import load_numbers
 from headword.data.items import Item, file_item
+from headword.data.safe_images import load_numbers
 from headword.errors import HeadwordError
 from headword.files import expand, read_json
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from headword.data.images import PHONE_SUFFIXES, REFUSED_FORMATS, register_formats
+from headword.data.safe_images import PHONE_SUFFIXES, REFUSED_FORMATS, register_formats
 from headword.errors import HeadwordError
 from headword.files import expand
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from headword.data.images import load_image, load_image_bytes
 from headword.data.items import Item
+from headword.data.safe_images import load_image, load_image_bytes
 from headword.encoders.hub import data_sets
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import expand, printable

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from headword.data.images import ImageSource, load_image, load_image_bytes
+from headword.data.safe_images import ImageSource, load_image, load_image_bytes
 from headword.errors import HeadwordError, MissingExtraError
 from headword.files import open_file, printable
 

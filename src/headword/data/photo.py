@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from headword.data.images import open_image, opened_image
+from headword.data.safe_images import open_image, opened_image
 from headword.errors import HeadwordError
 
 FRAMED = frozenset({".gif", ".webp", ".tif", ".tiff", ".apng", ".heic", ".heif", ".hif", ".avif"})
@@ -54,7 +54,7 @@ def photo_facts(path: Path, *, inside: Path | None = None) -> PhotoFacts:
         inside: a folder, resolved, that the file must lie in when links are followed.
 
     Raises:
-        HeadwordError: in one line, as `headword.data.images.load_image`.
+        HeadwordError: in one line, as `headword.data.safe_images.load_image`.
     """
     with opened_image(path, inside) as file:
         image = open_image(file, path)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from headword.cache import evict, place
-from headword.data.images import load_image
 from headword.data.items import Item, LabelledImages
+from headword.data.safe_images import load_image
 from headword.data.splits import chosen_split
 from headword.errors import HeadwordError
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.files import write_text_atomic
 
 

@@ -21,7 +21,7 @@ from headword.dense.places import DenseFeatures, DenseReader, place_readers
 from headword.encoders import VisionEncoder
 from headword.errors import HeadwordError
 from headword.extract.given import given
-from headword.scoring.probabilities import Scores, taught_rows
+from headword.scoring.calibration import Scores, taught_rows
 
 SMALLEST, LARGEST = 32, 2048
 """Sides in pixels that a picture may be read at."""

@@ -22,8 +22,8 @@ from headword.encoders.vision_sources import processed
 from headword.errors import HeadwordError
 from headword.files import expand
 from headword.model import DualEncoder, load
+from headword.scoring.calibration import Scores
 from headword.scoring.centring import Centre
-from headword.scoring.probabilities import Scores
 
 CLIP_TEMPLATES = ("a photo of a {}",)  # what CLIP models are usually prompted with
 CLIP_SCALE = 100.0  # what CLIP's learnt scale is bounded by: that of a model that does not say

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from headword.data.folders import list_images
-from headword.data.images import load_image, transformed
+from headword.data.safe_images import load_image, transformed
 from headword.errors import HeadwordError, MissingExtraError, near
 from headword.export.graph import (
     LabelGraph,

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headword.data.images import transformed
 from headword.data.items import Item
+from headword.data.safe_images import transformed
 from headword.encoders.vision import Transform
 from headword.errors import HeadwordError
 from headword.extract.pixels import PixelPlan

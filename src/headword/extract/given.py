@@ -15,9 +15,9 @@ from torch import Tensor
 
 from headword.data.folders import ImageList, list_images, warn
 from headword.data.hub_sets import is_data_set
-from headword.data.images import describe, is_image_tensor
 from headword.data.items import FileReader, Item, file_item
 from headword.data.listing import Items, list_items, unique_items
+from headword.data.safe_images import describe, is_image_tensor
 from headword.errors import HeadwordError
 from headword.extract.vectors import read_vectors
 from headword.files import expand

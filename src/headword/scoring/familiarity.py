@@ -14,7 +14,7 @@ from headword.aligners.base import prepared, weighted_mean
 from headword.aligners.kernel import name_kernel
 from headword.aligners.linalg import cholesky, double, row_chunks
 from headword.aligners.pairs import Pairs, distinct
-from headword.scoring.probabilities import FEW, logistic
+from headword.scoring.calibration import FEW, logistic
 
 TAU, PENALTY = 0.15, 0.3  # of the Gaussian process below: `KernelRidge`'s defaults, whatever mapping is used
 MOST_EXACT = 2048  # pairs whose Gaussian process is solved as a whole; past that, each text has its own

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headword.scoring.calibration import fit_softmax
 from headword.scoring.logistic import regress, span
-from headword.scoring.probabilities import fit_softmax
 from headword.scoring.trust import Trust, trust
 
 _PARTS = 20  # parts that examples are left out in, at most: up to so many examples, each by itself

@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.errors import HeadwordError
 from headword.results import Table
 from headword.search.query import Hit

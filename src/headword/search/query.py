@@ -11,7 +11,7 @@ from headword.results import Table, columns_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from headword.data.images import ImageSource
+    from headword.data.safe_images import ImageSource
 
 
 LEAST_MOVE, MOVE, WRONG = 0.3, 0.5, 0.1

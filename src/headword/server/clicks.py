@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from headword.errors import HeadwordError
 from headword.files import open_file
-from headword.scoring.probabilities import NONE_OF_THESE
+from headword.scoring.calibration import NONE_OF_THESE
 from headword.server.schemas import Closed, InIndex, Label, Labelling
 
 NAME = "clicks.jsonl"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.dense.places import DenseFeatures
 from headword.dense.regions import regions
 from headword.encoders.prompts import check_labels

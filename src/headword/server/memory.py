@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from headword.data.images import load_image
+from headword.data.safe_images import load_image
 from headword.model import DualEncoder
 
 MAX_TEXTS = 16_384

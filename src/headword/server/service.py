@@ -19,8 +19,8 @@ from torch import Tensor
 
 from headword import __version__
 from headword.classifier import Classifier
-from headword.data.images import load_image_bytes, transformed
 from headword.data.photo import photo_facts
+from headword.data.safe_images import load_image_bytes, transformed
 from headword.errors import HeadwordError
 from headword.files import printable
 from headword.model import DualEncoder

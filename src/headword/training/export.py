@@ -21,7 +21,7 @@ from headword.errors import HeadwordError
 from headword.evaluation.subjects import THRESHOLD, one_space
 from headword.files import check_new_folder, load_tensors, save_tensors, write_text_atomic
 from headword.model import DualEncoder
-from headword.scoring.probabilities import Scores
+from headword.scoring.calibration import Scores
 from headword.training import checkpoint
 from headword.training.build import Blueprint
 from headword.training.superclip import SuperCLIP

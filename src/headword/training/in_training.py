@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from headword.data.images import load_image
 from headword.data.items import Item
+from headword.data.safe_images import load_image
 from headword.data.shapes import ATTRIBUTES
 from headword.data.splits import WATCHED
 from headword.errors import HeadwordError

@@ -18,8 +18,8 @@ from torch import Tensor
 from headword.cache import once
 from headword.data.captions import REWRITTEN_KEY, Captioned, read_captions
 from headword.data.folders import class_folders
-from headword.data.images import load_image, load_image_bytes
 from headword.data.items import read_member
+from headword.data.safe_images import load_image, load_image_bytes
 from headword.data.shapes import Shapes
 from headword.data.splits import TRAINED, chosen_split
 from headword.data.tables import CAPTION_KEYS

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headword.data import images
-from headword.data.images import load_image
+from headword.data import safe_images
+from headword.data.safe_images import load_image
 from headword.errors import HeadwordError
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -352,7 +352,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     said = refusal(tmp_path / "bomb.png")
     assert "3,600,000,000 pixels (60000 by 60000)" in said
-    assert f"{images.MAX_PIXELS:,}" in said
+    assert f"{safe_images.MAX_PIXELS:,}" in said
 
 
 def test_between_pillows_warning_and_the_limit_all_is_quiet(
@@ -370,9 +370,9 @@ def test_between_pillows_warning_and_the_limit_all_is_quiet(
 
 def test_the_limit_itself_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flag().save(tmp_path / "x.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30)
+    monkeypatch.setattr(safe_images, "MAX_PIXELS", 40 * 30)
     assert load_image(tmp_path / "x.png").size == (40, 30)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
+    monkeypatch.setattr(safe_images, "MAX_PIXELS", 40 * 30 - 1)
     assert "scale it down" in refusal(tmp_path / "x.png")
 
 
