@@ -156,7 +156,7 @@ def run() -> dict[str, Any]:
     by_list = {one.name: refined(one, moves) for one in twelve}
     gains = torch.tensor([[after - before for after in found] for before, found in by_list.values()])
     worth = gains.mean(dim=0).masked_fill(gains.min(dim=0).values < 0, -torch.inf)
-    best, own = int(worth.argmax()), (LEAST_MOVE, MOVE, WRONG)
+    best = int(worth.argmax())
     queries = {
         "chosen": dict(zip(("least_move", "move", "wrong"), moves[best], strict=True)),
         "lists": {
@@ -164,9 +164,7 @@ def run() -> dict[str, Any]:
         },
         "mean_gain": float(worth[best]),
         "mean_gain_by_setting": {str(moves[n]): round(float(worth[n]), 2) for n in worth.topk(10).indices},
-        "sets": {
-            one.name: dict(zip(("before", "after"), _flat(refined(one, [own])), strict=True)) for one in sets
-        },
+        "sets": {one.name: _by_own_numbers(one) for one in sets},
     }
 
     grid = list(itertools.product(SHARES, PENALTIES))
@@ -204,8 +202,10 @@ def run() -> dict[str, Any]:
     }
 
 
-def _flat(found: tuple[float, list[float]]) -> tuple[float, float]:
-    return found[0], found[1][0]
+def _by_own_numbers(one: Listed) -> dict[str, float]:
+    """What the product's numbers make of a search."""
+    before, (after,) = refined(one, [(LEAST_MOVE, MOVE, WRONG)])
+    return {"before": before, "after": after}
 
 
 def _named(figure: tuple[float, float]) -> dict[str, float]:

@@ -41,8 +41,9 @@ class Examples:
         for place, key in enumerate(keys(features)):
             before = first.setdefault(key, place)
             if not torch.equal(judged[before], judged[place]):
-                same = f"{named[before]} and {named[place]} are the same picture and have"
-                who = f"{named[place]} has" if named[before] == named[place] else same
+                who = f"{named[place]} has"
+                if named[before] != named[place]:
+                    who = f"{named[before]} and {named[place]} are the same picture and have"
                 raise HeadwordError(f"{who} different labels; keep the one that is right")
         kept = list(first.values())
         return cls(features[kept], judged[kept], tuple(named[place] for place in kept))

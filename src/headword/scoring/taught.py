@@ -93,7 +93,8 @@ def teach(
         out = parts < len(counted)
         left_out = offsets.clone()
         for part, fitted in enumerate(apart):
-            left_out[parts == part] += coordinates[parts == part] @ fitted.T
+            those = parts == part
+            left_out[those] += coordinates[those] @ fitted.T
         temperature, right = _assessed(left_out[out], judged[out], independent)
     weight = s * words + delta[:, : words.shape[1]]
     shift = s * bias + (delta[:, -1] if learns_bias else 0)
